@@ -1,0 +1,60 @@
+/* clock.h: the cheapest honest time stamp of this machine, and its conversion to nanoseconds.
+ *
+ * A tick is one count of the invariant time stamp counter where the kernel itself trusts it (clocksource "tsc"), else
+ * one nanosecond of CLOCK_MONOTONIC. Ticks are stored as they are and become nanoseconds once, when they are read:
+ * the rate is the slope between an anchor taken at start and one taken at the moment of conversion, so it is
+ * the more exact the longer the program ran, and the start of the program pays nothing.
+ * Threads: pfo_clock_start() runs once (call it from module init); everything else is safe from any thread.
+ * Fork: ticks and anchors stay valid in the child.
+ */
+#ifndef PFO_BASE_CLOCK_H
+#define PFO_BASE_CLOCK_H
+
+#include <stdint.h>
+#include <time.h>
+
+#if defined(__x86_64__)
+#include <x86intrin.h>
+#endif
+
+typedef struct pfo_clock_info {
+    const char *source;      /* "tsc" or "clock_monotonic" */
+    double nanoseconds_per_tick;
+    double read_cost_ns;     /* measured: one pfo_ticks() call */
+} pfo_clock_info;
+
+/* 1 where ticks come from the time stamp counter. Written once by pfo_clock_start(). */
+extern int pfo_clock_uses_tsc;
+
+static inline int64_t
+pfo_monotonic_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + (int64_t)now.tv_nsec;
+}
+
+/* Current tick. Not ordered against neighbouring instructions: a fence would cost more than the reading itself. */
+static inline int64_t
+pfo_ticks(void)
+{
+#if defined(__x86_64__)
+    if (pfo_clock_uses_tsc) {
+        return (int64_t)__rdtsc();
+    }
+#endif
+    return pfo_monotonic_ns();
+}
+
+/* Chooses the source and takes the first anchor. Idempotent. */
+void pfo_clock_start(void);
+
+/* Nanoseconds per tick as known now (takes the second anchor; up to 2 ms of waiting in the first 2 ms after start). */
+double pfo_clock_ns_per_tick(void);
+
+/* CLOCK_MONOTONIC nanoseconds of a tick, for joining recordings with other clocks. */
+int64_t pfo_clock_tick_to_monotonic_ns(int64_t tick);
+
+pfo_clock_info pfo_clock_describe(void);
+
+#endif

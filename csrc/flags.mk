@@ -1,0 +1,14 @@
+# One truth for compiler flags: read by the Makefile (include) and by setup.py (parsed line by line).
+# Plain "NAME = value" lines only.
+
+PFO_CSTD = -std=c11 -D_GNU_SOURCE
+PFO_OPT = -O3 -fvisibility=hidden -fno-semantic-interposition -pthread
+PFO_WARN = -Wall -Wextra -Wshadow -Wconversion -Wdouble-promotion -Wstrict-prototypes -Wmissing-prototypes -Wcast-qual -Wvla -Wundef -Wformat=2
+# Bindings include Python's and NumPy's headers, whose macros are not clean under -Wconversion and -Wcast-qual.
+PFO_WARN_BINDINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 -Wno-cast-function-type -Wno-missing-field-initializers
+
+# Flags of single files (by stem): instruction sets go to the file that is only entered after cpuid said yes.
+# Contraction is off wherever arithmetic is specified bit by bit (every variant must round as the scalar reference does).
+PFO_FILE_kernels_scalar = -ffp-contract=off
+PFO_FILE_kernels_avx2 = -mavx2 -mfma -mf16c -ffp-contract=off
+PFO_FILE_kernels_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -ffp-contract=off

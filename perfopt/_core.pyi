@@ -1,0 +1,6 @@
+"""C engines of perfopt that need no NumPy: cache, profiler, memory monitor, backend loader."""
+
+from typing import Any
+
+def cpu_info() -> dict[str, Any]: ...
+def clock_info() -> dict[str, Any]: ...

@@ -1,0 +1,102 @@
+"""Build of perfopt's two extension modules (and, where nvcc is, of its CUDA backend).
+
+Compiler flags live in ``csrc/flags.mk`` and nowhere else; this file reads them. Sources are found by folder:
+
+* ``perfopt._core``: ``csrc/{base,cache,profiler,monitor,backend}`` and ``csrc/bindings/{common,core}``; no NumPy.
+* ``perfopt._train``: ``csrc/{base,kernels,backend}`` and ``csrc/bindings/{common,train}``; NumPy C API.
+
+Environment: ``PERFOPT_DEBUG=1`` builds with ``-O0 -g3 -UNDEBUG``; ``PERFOPT_SANITIZE=address,undefined`` adds sanitizers;
+``PERFOPT_WERROR=1`` turns warnings into errors.
+"""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read_flags() -> dict[str, list[str]]:
+    """``NAME = value`` lines of csrc/flags.mk as lists of words."""
+    flags: dict[str, list[str]] = {}
+    for line in (ROOT / "csrc" / "flags.mk").read_text().splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            flags[name.strip()] = value.split()
+    return flags
+
+
+def sources(*folders: str) -> list[str]:
+    """All C files of folders below csrc, relative to the root, in a stable order."""
+    found = [path for folder in folders for path in sorted((ROOT / "csrc" / folder).glob("*.c"))]
+    return [str(path.relative_to(ROOT)) for path in found]
+
+
+class BuildExtensions(build_ext):
+    """Compiles each source with the flags of its file, in parallel, and only when it or a header has changed."""
+
+    def build_extension(self, ext: Extension) -> None:
+        flags = read_flags()
+        debug = os.environ.get("PERFOPT_DEBUG") == "1"
+        sanitize = os.environ.get("PERFOPT_SANITIZE", "")
+        common = [*flags["PFO_CSTD"], *flags["PFO_OPT"], "-Icsrc", f"-I{sysconfig.get_paths()['include']}"]
+        common += ["-DNDEBUG"] if not debug else ["-O0", "-g3", "-UNDEBUG"]
+        if sanitize:
+            common += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g"]
+        if os.environ.get("PERFOPT_WERROR") == "1":
+            common.append("-Werror")
+        system_includes = [f"-isystem{path}" for path in ext.include_dirs]
+        headers = [*ROOT.glob("csrc/**/*.h"), ROOT / "csrc" / "flags.mk", Path(__file__)]
+        newest_header = max(path.stat().st_mtime for path in headers)
+        tag = ext.name.rpartition(".")[2] + ("-debug" if debug else "") + (f"-{sanitize}" if sanitize else "")
+        object_root = Path(self.build_temp) / tag
+
+        def compile_one(source: str) -> str:
+            target = object_root / Path(source).with_suffix(".o")
+            changed = max(newest_header, Path(source).stat().st_mtime)
+            if not self.force and target.exists() and target.stat().st_mtime > changed:
+                return str(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            warn = flags["PFO_WARN_BINDINGS"] if "bindings" in Path(source).parts else flags["PFO_WARN"]
+            own = flags.get(f"PFO_FILE_{Path(source).stem}", [])
+            command = [*compiler, *common, *warn, *system_includes, *own, "-fPIC", "-c", source, "-o", str(target)]
+            self.spawn(command)
+            return str(target)
+
+        compiler = os.environ.get("CC", "gcc").split()
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            objects = list(pool.map(compile_one, ext.sources))
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link = [*compiler, "-shared", "-pthread", "-Wl,-O1,--as-needed", *objects, "-o", str(target), "-ldl", "-lm"]
+        if sanitize:
+            link.append(f"-fsanitize={sanitize}")
+        self.spawn(link)
+
+
+def numpy_include() -> list[str]:
+    import numpy
+
+    return [numpy.get_include()]
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "perfopt._core",
+            sources("base", "cache", "profiler", "monitor", "backend", "bindings/common", "bindings/core"),
+        ),
+        Extension(
+            "perfopt._train",
+            sources("base", "kernels", "backend", "bindings/common", "bindings/train"),
+            include_dirs=numpy_include(),
+        ),
+    ],
+    cmdclass={"build_ext": BuildExtensions},
+)

@@ -1,0 +1,34 @@
+"""Suite-wide fixtures and the ``spec`` marker's report.
+
+Every passing test marked ``@pytest.mark.spec("S0-12", ...)`` writes its rows to ``build/spec/shown.json`` at the end of the
+run; ``make spec`` reads that file. A row counts as shown only when at least one marked test passed and none failed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+_outcomes: dict[str, dict[str, list[str]]] = {}
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.CallInfo[None], None]:
+    report = (yield).get_result()  # type: ignore[attr-defined]
+    if report.when != "call" and report.passed:
+        return
+    rows = [row for marker in item.iter_markers("spec") for row in marker.args]
+    for row in rows:
+        _outcomes.setdefault(row, {"passed": [], "failed": [], "skipped": []})[report.outcome].append(item.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not _outcomes or session.config.option.collectonly:
+        return
+    target = ROOT / "build" / "spec" / "shown.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(_outcomes, indent=1, sort_keys=True))
