@@ -1,0 +1,121 @@
+"""The techniques a training loop may use, each with the question whether it helps here, answered by measurement or by fact.
+
+A technique that is not used always says why; the reasons end up in the result of the loop.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Decision", "autocast_gain", "choose_autocast", "choose_optimizer"]
+
+LEAST_AUTOCAST_GAIN = 1.1
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a technique is used, and why (or why not)."""
+
+    used: bool
+    reason: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {"used": self.used, "reason": self.reason}
+
+
+@functools.lru_cache(maxsize=16)
+def autocast_gain(device_type: str, dtype_name: str) -> float:
+    """Time of a float32 matrix product over the time of the same in ``dtype_name``, on this device; above 1 is a gain.
+
+    The product has the shape of a small transformer's layer (768 x 256 by 256 x 1024); median of five interleaved pairs after
+    a warm-up. Measured once a process. The random generators are not touched.
+    """
+    import torch
+
+    dtype = getattr(torch, dtype_name)
+    left = torch.linspace(-1.0, 1.0, 768 * 256, device=device_type).reshape(768, 256)
+    right = torch.linspace(1.0, -1.0, 256 * 1024, device=device_type).reshape(256, 1024)
+    pairs = {"float32": (left, right), "low": (left.to(dtype), right.to(dtype))}
+    repeat = 50 if device_type == "cuda" else 1
+
+    def seconds(key: str) -> float:
+        a, b = pairs[key]
+        if device_type == "cuda":
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(repeat):
+            a @ b
+        if device_type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    with torch.no_grad():
+        seconds("float32"), seconds("low")
+        ratios = []
+        for _ in range(5):
+            ratios.append(seconds("float32") / seconds("low"))
+            if ratios[0] < 0.3:
+                break  # emulated in software: four more slow products would tell nothing new
+    return statistics.median(ratios)
+
+
+def choose_autocast(device: torch.device, wanted: bool) -> tuple[torch.dtype | None, Decision]:
+    """The 16-bit type to autocast to, or ``None``; bfloat16 where the device has it, float16 (with loss scaling) on older GPUs."""
+    import torch
+
+    if not wanted:
+        return None, Decision(False, "mixed_precision is off")
+    if device.type not in ("cpu", "cuda"):
+        return None, Decision(False, f"no measurement for device {device.type}")
+    half_only = device.type == "cuda" and not torch.cuda.is_bf16_supported()
+    dtype = torch.float16 if half_only else torch.bfloat16
+    name = str(dtype).removeprefix("torch.")
+    gain = autocast_gain(device.type, name)
+    if gain < LEAST_AUTOCAST_GAIN:
+        return None, Decision(False, f"a {name} matrix product takes {1 / gain:.1f}x the time of float32 here")
+    return dtype, Decision(True, f"a {name} matrix product is {gain:.1f}x as fast as float32 here")
+
+
+def choose_optimizer(
+    optimizer: torch.optim.Optimizer, max_grad_norm: float | None
+) -> tuple[torch.optim.Optimizer, Decision]:
+    """perfopt's fused AdamW over the user's own parameter groups and state, where the given optimizer is a plain AdamW."""
+    import torch
+
+    from perfopt.optim import AdamW
+
+    if isinstance(optimizer, AdamW):
+        return optimizer, Decision(True, "already perfopt's AdamW")
+    if type(optimizer) is not torch.optim.AdamW:
+        return optimizer, Decision(False, f"{type(optimizer).__name__} has no fused counterpart yet")
+    try:
+        return AdamW.adopt(optimizer, max_grad_norm=max_grad_norm), Decision(True, "AdamW with clipping inside the step")
+    except (ValueError, TypeError) as error:
+        return optimizer, Decision(False, str(error))
+
+
+@contextmanager
+def clipping_inside(optimizer: torch.optim.Optimizer, max_grad_norm: float | None) -> Iterator[bool]:
+    """Within: perfopt's optimizer clips to ``max_grad_norm`` unless it has a bound of its own. Yields whether it clips itself."""
+    from perfopt.optim import AdamW
+
+    if not isinstance(optimizer, AdamW):
+        yield False
+        return
+    own = optimizer.max_grad_norm
+    if own is None:
+        optimizer.max_grad_norm = max_grad_norm
+    try:
+        yield True
+    finally:
+        optimizer.max_grad_norm = own
