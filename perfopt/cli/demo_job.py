@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,12 +176,16 @@ def make_side(seed: int) -> Side:
     return Side(model, torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE))
 
 
-def loaders(encoded: torch.Tensor, size: DemoSize) -> Iterator[DataLoader[tuple[torch.Tensor, torch.Tensor]]]:
-    """One loader a block, over offsets drawn from the seed: each call gives the same batches again."""
+def block_offsets(length: int, size: DemoSize) -> list[torch.Tensor]:
+    """Window offsets of every block, drawn from the seed: both sides get the same."""
     generator = torch.Generator().manual_seed(size.seed)
-    for _ in range(size.blocks):
-        offsets = torch.randint(len(encoded) - CONTEXT - 1, (size.steps_per_block * BATCH,), generator=generator)
-        yield DataLoader(Windows(encoded, offsets), batch_size=BATCH)
+    count = size.steps_per_block * BATCH
+    return [torch.randint(length - CONTEXT - 1, (count,), generator=generator) for _ in range(size.blocks)]
+
+
+def make_loader(encoded: torch.Tensor, offsets: torch.Tensor) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
+    """A loader of the windows at ``offsets``, in that order."""
+    return DataLoader(Windows(encoded, offsets), batch_size=BATCH)
 
 
 def train_plainly(
@@ -201,7 +205,7 @@ def train_plainly(
 def heldout_loss(model: nn.Module, encoded: torch.Tensor) -> float:
     """Mean loss over evenly spaced held-out windows, the same for both sides."""
     offsets = torch.linspace(0, len(encoded) - CONTEXT - 2, HELDOUT_BATCHES * BATCH).long()
-    loader = DataLoader(Windows(encoded, offsets), batch_size=BATCH)
+    loader = make_loader(encoded, offsets)
     model.eval()
     with torch.no_grad():
         losses = [float(criterion(model(inputs), targets)) for inputs, targets in loader]
@@ -214,52 +218,55 @@ def run(size: DemoSize, on_step: Callable[[str, float], None]) -> dict[str, Any]
     config = perfopt.PerformanceConfig(gradient_accumulation=False, max_grad_norm=MAX_GRAD_NORM)
     optimizer = perfopt.PerformanceOptimizer(config)
 
-    def encoded(name: str, text: bytes) -> torch.Tensor:
-        """The corpus as a tensor, encoded once and then read from perfopt's cache."""
-        array = optimizer.cache.get((name, text))
-        if array is None:
-            array = encode(text)
-            optimizer.cache.set((name, text), array)
-        return torch.from_numpy(np.array(array))
+    def encoded(text: bytes) -> torch.Tensor:
+        """The text as a tensor: encoded once, then read from perfopt's cache."""
+        tensor = optimizer.cache.get(text)
+        if tensor is None:
+            tensor = torch.from_numpy(encode(text))
+            optimizer.cache.set(text, tensor)
+        return tensor
 
     plain, tuned = make_side(size.seed), make_side(size.seed)
-    plain_train = torch.from_numpy(encode(train_text))
-    _warm_up(plain_train, size)
-    blocks = zip(loaders(plain_train, size), loaders(encoded("train", train_text), size), strict=True)
-    for index, (plain_loader, tuned_loader) in enumerate(blocks):
+    plain_text = torch.from_numpy(encode(train_text))
+    offsets = block_offsets(len(plain_text), size)
+    train_plainly(make_side(size.seed), make_loader(plain_text, offsets[0][: 3 * BATCH]), lambda loss: None)
 
-        def plain_block(loader: DataLoader[Any] = plain_loader) -> None:
-            train_plainly(plain, loader, record(plain, "plain"))
+    techniques: dict[str, Any] = {}
 
-        def tuned_block(loader: DataLoader[Any] = tuned_loader) -> None:
-            step = record(tuned, "perfopt")
-            optimizer.optimize_training_loop(
-                tuned.model,
-                loader,
-                tuned.optimizer,
-                criterion,
-                num_epochs=1,
-                on_step=lambda _, loss: step(float(loss)),
-                quiet=True,
-            )
+    def record(side: Side, name: str) -> Callable[[float], None]:
+        def step(loss: float) -> None:
+            side.losses.append(loss)
+            side.peak_bytes = max(side.peak_bytes, resident_bytes())
+            on_step(name, loss)
 
-        def record(side: Side, name: str) -> Callable[[float], None]:
-            def step(loss: float) -> None:
-                side.losses.append(loss)
-                side.peak_bytes = max(side.peak_bytes, resident_bytes())
-                on_step(name, loss)
+        return step
 
-            return step
+    def plain_block(block: torch.Tensor) -> None:
+        train_plainly(plain, make_loader(plain_text, block), record(plain, "plain"))
 
+    def tuned_block(block: torch.Tensor) -> None:
+        step = record(tuned, "perfopt")
+        result = optimizer.optimize_training_loop(
+            tuned.model,
+            make_loader(encoded(train_text), block),
+            tuned.optimizer,
+            criterion,
+            num_epochs=1,
+            on_step=lambda _, loss: step(float(loss)),
+            quiet=True,
+        )
+        techniques.update(result["techniques"])
+
+    for index, block in enumerate(offsets):
         pair = [(plain, plain_block), (tuned, tuned_block)]
-        for side, block in pair if index % 2 == 0 else reversed(pair):
+        for side, run_block in pair if index % 2 == 0 else reversed(pair):
             begin = time.perf_counter()
-            block()
+            run_block(block)
             side.block_seconds.append(time.perf_counter() - begin)
 
     results = {
         "plain": plain.result(heldout_loss(plain.model, torch.from_numpy(encode(heldout_text)))),
-        "perfopt": tuned.result(heldout_loss(tuned.model, encoded("heldout", heldout_text))),
+        "perfopt": tuned.result(heldout_loss(tuned.model, encoded(heldout_text))),
     }
     summary = optimizer.get_performance_summary()
     return {
@@ -270,13 +277,7 @@ def run(size: DemoSize, on_step: Callable[[str, float], None]) -> dict[str, Any]
         "cache_stats": summary["cache_stats"],
         "profiling_summary": summary["profiling_summary"],
         "memory_trends": summary["memory_trends"],
+        "techniques": techniques,
         "parameters": sum(p.numel() for p in tuned.model.parameters()),
         "corpus_bytes": len(train_text) + len(heldout_text),
     }
-
-
-def _warm_up(encoded: torch.Tensor, size: DemoSize) -> None:
-    """A few steps of a throw-away model, so that one-time library set-up is charged to neither side."""
-    side = make_side(size.seed)
-    loader = next(loaders(encoded, DemoSize(1, 3, size.seed)))
-    train_plainly(side, loader, lambda loss: None)

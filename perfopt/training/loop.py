@@ -56,7 +56,9 @@ class TrainingLoop:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
         if not callable(criterion):
-            raise TypeError(f"criterion must be callable as criterion(outputs, targets), not {type(criterion).__name__}")
+            raise TypeError(
+                f"criterion must be callable as criterion(outputs, targets), not {type(criterion).__name__}"
+            )
         first = next(model.parameters(), None)
         if first is None:
             raise ValueError("model has no parameters to train")

@@ -99,7 +99,9 @@ def choose_optimizer(
     if type(optimizer) is not torch.optim.AdamW:
         return optimizer, Decision(False, f"{type(optimizer).__name__} has no fused counterpart yet")
     try:
-        return AdamW.adopt(optimizer, max_grad_norm=max_grad_norm), Decision(True, "AdamW with clipping inside the step")
+        return AdamW.adopt(optimizer, max_grad_norm=max_grad_norm), Decision(
+            True, "AdamW with clipping inside the step"
+        )
     except (ValueError, TypeError) as error:
         return optimizer, Decision(False, str(error))
 
