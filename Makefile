@@ -14,7 +14,7 @@ STAMP := $(BUILD)/stamps
 C_SOURCES := $(wildcard csrc/*/*.c csrc/bindings/*/*.c)
 C_HEADERS := $(wildcard csrc/*/*.h csrc/bindings/*/*.h)
 
-.PHONY: all setup demo test test-c asan tsan lint format bench spec cuda clean
+.PHONY: all setup demo test test-c asan tsan lint format bench spec wheel cuda clean
 
 all: setup
 
@@ -46,6 +46,7 @@ test: $(STAMP)/built
 ## test-c, asan, tsan: the pure-C parts as C programs, plain and under the sanitizers
 C_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*.c))
 TSAN_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*thread*.c tests/c/test_pool.c tests/c/test_recorder.c tests/c/test_sampler.c))
+FORMATTED = $(C_SOURCES) $(C_HEADERS) $(wildcard tests/c/*.[ch] cuda/*.cu cuda/*.cuh cuda/dev/*.cu)
 PURE_SOURCES := $(wildcard csrc/base/*.c csrc/cache/*.c csrc/profiler/*.c csrc/monitor/*.c csrc/kernels/*.c csrc/backend/*.c)
 
 # $(1) lane, $(2) extra flags
@@ -73,6 +74,37 @@ asan: $(C_TESTS:%=$(BUILD)/c-asan/%)
 	$(call run_c,$^)
 tsan: $(TSAN_TESTS:%=$(BUILD)/c-tsan/%)
 	$(call run_c,$^)
+
+## lint: formatting, types and style; changes nothing
+lint: $(STAMP)/built
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m mypy.stubtest perfopt._core perfopt._train --ignore-missing-stub
+	@$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
+
+## format: what lint asks for, done
+format: $(STAMP)/built
+	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q .
+	@$(BIN)/clang-format -i $(FORMATTED)
+
+## bench: side by side with peers; rows go to benchmarks/results. BENCH=file narrows it
+BENCH ?= benchmarks
+bench: $(STAMP)/bench
+	@$(BIN)/python -m pytest $(BENCH) -q -p no:cacheprovider --benchmark-columns=rounds
+	@cat benchmarks/results/table.md
+
+$(STAMP)/bench: $(STAMP)/built
+	@$(BIN)/python -m pip --disable-pip-version-check -q install --no-build-isolation --editable ".[torch,bench]"
+	@touch $@
+
+## spec: which promised rows the last passing test run has shown
+spec: $(STAMP)/built
+	@$(BIN)/python tools/spec_report.py --missing
+
+## wheel: a wheel in dist/
+wheel: $(STAMP)/built
+	@$(BIN)/python -m pip --disable-pip-version-check -q wheel --no-build-isolation --no-deps -w dist .
 
 clean:
 	rm -rf $(BUILD) perfopt/*.so perfopt/_backends *.egg-info
