@@ -1,0 +1,46 @@
+"""Progress: plain lines off a terminal, a bar on one, silence when asked for."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from perfopt._progress import Progress
+
+
+def run(total: int | None, steps: int, *, terminal: bool = False, quiet: bool = False) -> str:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=100)
+    with Progress("work", total, quiet=quiet, console=console) as progress:
+        for i in range(steps):
+            progress.advance(f"note {i}")
+    assert progress.done == steps
+    return out.getvalue()
+
+
+def test_plain_lines_come_each_tenth() -> None:
+    lines = run(40, 40).splitlines()
+    assert len(lines) == 10
+    assert lines[0].startswith("work: 4/40")
+    assert lines[-1].startswith("work: 40/40")
+
+
+def test_unknown_total_and_quiet_print_nothing() -> None:
+    assert run(None, 5) == ""
+    assert run(5, 5, quiet=True) == ""
+
+
+def test_bar_on_a_terminal() -> None:
+    assert "5/5" in run(5, 5, terminal=True)
+
+
+def test_bar_is_stopped_by_an_error() -> None:
+    out = io.StringIO()
+    with pytest.raises(KeyError), Progress("work", 3, console=Console(file=out, force_terminal=True)) as progress:
+        progress.advance()
+        raise KeyError("x")
+    assert progress._bar is not None
+    assert progress._bar.finished is False
+    assert not progress._bar.live.is_started
