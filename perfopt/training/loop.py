@@ -117,8 +117,7 @@ class TrainingLoop:
             stack.callback(self.model.train, was_training)
             self.model.train()
             self.optimizer.zero_grad(set_to_none=True)
-            for epoch in range(num_epochs):
-                epoch_losses.append(self._epoch(dataloader, epoch, on_step, progress))
+            epoch_losses.extend(self._epoch(dataloader, epoch, on_step, progress) for epoch in range(num_epochs))
         seconds = time.perf_counter() - begin
         return {
             "epochs": num_epochs,

@@ -70,7 +70,7 @@ def autocast_gain(device_type: str, dtype_name: str) -> float:
 
 
 def choose_autocast(device: torch.device, wanted: bool) -> tuple[torch.dtype | None, Decision]:
-    """The 16-bit type to autocast to, or ``None``; bfloat16 where the device has it, float16 (with loss scaling) on older GPUs."""
+    """The 16-bit type to autocast to, or ``None``; bfloat16, or float16 (with loss scaling) on older GPUs."""
     import torch
 
     if not wanted:

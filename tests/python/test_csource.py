@@ -23,7 +23,9 @@ ALLOWED = {
     "kernels": {"kernels", "base", "backend"},
     "backend": {"backend", "base", "kernels"},
 }
-BANNED = re.compile(r"\b(printf|puts|perror|exit|_exit|abort|assert_fail|malloc|calloc|realloc|free|strdup|strcpy|sprintf)\s*\(")
+BANNED = re.compile(
+    r"\b(printf|puts|perror|exit|_exit|abort|assert_fail|malloc|calloc|realloc|free|strdup|strcpy|sprintf)\s*\("
+)
 
 
 def code_of(path: Path) -> str:

@@ -38,9 +38,15 @@ def test_bar_on_a_terminal() -> None:
 
 def test_bar_is_stopped_by_an_error() -> None:
     out = io.StringIO()
-    with pytest.raises(KeyError), Progress("work", 3, console=Console(file=out, force_terminal=True)) as progress:
-        progress.advance()
-        raise KeyError("x")
+    progress = Progress("work", 3, console=Console(file=out, force_terminal=True))
+
+    def fail() -> None:
+        with progress:
+            progress.advance()
+            raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        fail()
     assert progress._bar is not None
     assert progress._bar.finished is False
     assert not progress._bar.live.is_started

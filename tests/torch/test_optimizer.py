@@ -39,7 +39,9 @@ def config(**changes: Any) -> PerformanceConfig:
     return PerformanceConfig(**{"mixed_precision": False, "gradient_accumulation": False, **changes})
 
 
-def plain_loop(model: nn.Module, batches: list[Any], optimizer: Any, *, epochs: int, window: int, clip: float | None) -> None:
+def plain_loop(
+    model: nn.Module, batches: list[Any], optimizer: Any, *, epochs: int, window: int, clip: float | None
+) -> None:
     """The reference: mean gradient over each window, also over the last, shorter one."""
     for _ in range(epochs):
         for begin in range(0, len(batches), window):
@@ -237,7 +239,9 @@ def test_clear_metrics_is_a_fresh_start() -> None:
 
 
 @pytest.mark.parametrize(("gain", "used"), [(0.2, False), (1.05, False), (3.0, True)])
-def test_autocast_is_used_only_where_it_measures_faster(monkeypatch: pytest.MonkeyPatch, gain: float, used: bool) -> None:
+def test_autocast_is_used_only_where_it_measures_faster(
+    monkeypatch: pytest.MonkeyPatch, gain: float, used: bool
+) -> None:
     monkeypatch.setattr(techniques, "autocast_gain", lambda device, dtype: gain)
     seen = []
 
