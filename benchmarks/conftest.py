@@ -216,6 +216,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         if old["machine"]["cpu"] == machine["cpu"]:
             new = {row["row"] for row in _rows}
             kept = [row for row in old["rows"] if row["row"] not in new]
-    rows = sorted([*kept, *_rows], key=lambda row: (row["suite"] if "suite" in row else "", row["row"]))
+    rows = sorted([*kept, *_rows], key=lambda row: str(row["row"]))
     target.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
     (RESULTS / "table.md").write_text(_markdown(rows, machine))

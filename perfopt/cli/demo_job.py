@@ -1,8 +1,8 @@
 """The demo's job: one small character-level transformer, trained twice on the standard library's own source text.
 
 The plain side is the loop a PyTorch user writes; the other side hands the same model, loader, optimizer and criterion to
-:meth:`perfopt.PerformanceOptimizer.optimize_training_loop`. Both start from the same weights and see the same batches. They run in
-alternating blocks of steps in one process, so that a drift of the machine's speed hits both alike.
+:meth:`perfopt.PerformanceOptimizer.optimize_training_loop`. Both start from the same weights and see the same batches. They
+run in alternating blocks of steps in one process, so that a drift of the machine's speed hits both alike.
 """
 
 from __future__ import annotations
