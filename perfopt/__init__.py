@@ -1,12 +1,49 @@
 """perfopt: caching, profiling, memory monitoring and fused training kernels, in C, for people who train models.
 
-``import perfopt`` loads no torch; ``perfopt.optim`` and everything else that needs torch is loaded when it is first used.
+``import perfopt`` loads neither torch nor NumPy; ``perfopt.optim`` (torch) and ``perfopt.kernels`` (NumPy) are loaded when they are first
+used. See the README for three examples, and ``perfopt info`` for what was found on this machine.
 """
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from perfopt._version import __version__
+from perfopt.cache import PerformanceCache, cache_result, fingerprint
+from perfopt.config import PerformanceConfig
+from perfopt.memory import MemoryOptimizer, optimize_memory
+from perfopt.optimizer import PerformanceOptimizer
+from perfopt.profiler import PerformanceProfiler, profile_operation
+
+if TYPE_CHECKING:
+    from perfopt import kernels, optim, training
 
 __all__ = [
+    "MemoryOptimizer",
+    "PerformanceCache",
+    "PerformanceConfig",
+    "PerformanceOptimizer",
+    "PerformanceProfiler",
     "__version__",
+    "cache_result",
+    "fingerprint",
+    "kernels",
+    "optim",
+    "optimize_memory",
+    "profile_operation",
+    "training",
 ]
+
+_LAZY = frozenset({"kernels", "optim", "training"})
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a submodule that needs NumPy or torch when it is first asked for (PEP 562)."""
+    if name in _LAZY:
+        return importlib.import_module(f"perfopt.{name}")
+    raise AttributeError(f"module 'perfopt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
