@@ -28,11 +28,9 @@ __all__ = [
     "__version__",
     "cache_result",
     "fingerprint",
-    "kernels",
-    "optim",
     "optimize_memory",
     "profile_operation",
-    "training",
+    # kernels, optim and training are loaded on first use and stay out of `from perfopt import *`.
 ]
 
 _LAZY = frozenset({"kernels", "optim", "training"})
