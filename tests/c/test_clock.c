@@ -1,0 +1,78 @@
+/* test_clock.c: ticks move forward and agree with CLOCK_MONOTONIC once converted. */
+#include "base/clock.h"
+
+#include "check.h"
+
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+static void
+ticks_never_go_back(void)
+{
+    int64_t last = pfo_ticks();
+    int backwards = 0;
+    for (int i = 0; i < 100000; i++) {
+        const int64_t now = pfo_ticks();
+        backwards += now < last;
+        last = now;
+    }
+    CHECK(backwards == 0);
+}
+
+static void
+ticks_agree_with_the_monotonic_clock(void)
+{
+    const struct timespec nap = { 0, 30000000 };
+    const int64_t tick_begin = pfo_ticks();
+    const int64_t ns_begin = pfo_monotonic_ns();
+    (void)nanosleep(&nap, NULL);
+    const int64_t tick_end = pfo_ticks();
+    const int64_t ns_end = pfo_monotonic_ns();
+    const double by_ticks = (double)(tick_end - tick_begin) * pfo_clock_ns_per_tick();
+    const double by_clock = (double)(ns_end - ns_begin);
+    CHECK(by_ticks > 29e6);
+    CHECK(fabs(by_ticks / by_clock - 1.0) < 0.05); /* a preemption between two readings, not drift */
+}
+
+static void
+tick_of_now_is_the_time_of_now(void)
+{
+    const int64_t before = pfo_monotonic_ns();
+    const int64_t converted = pfo_clock_tick_to_monotonic_ns(pfo_ticks());
+    const int64_t after = pfo_monotonic_ns();
+    CHECK(converted > before - 1000000 && converted < after + 1000000);
+}
+
+static void
+description_is_complete(void)
+{
+    const pfo_clock_info info = pfo_clock_describe();
+    CHECK(strcmp(info.source, pfo_clock_uses_tsc ? "tsc" : "clock_monotonic") == 0);
+    CHECK(info.nanoseconds_per_tick > 0.01 && info.nanoseconds_per_tick < 1000.0);
+    CHECK(info.read_cost_ns > 0.0);
+}
+
+static void
+the_fallback_is_the_monotonic_clock(void)
+{
+    const int saved = pfo_clock_uses_tsc;
+    pfo_clock_uses_tsc = 0;
+    const int64_t before = pfo_monotonic_ns();
+    const int64_t tick = pfo_ticks();
+    CHECK(tick >= before && tick <= pfo_monotonic_ns());
+    CHECK(fabs(pfo_clock_ns_per_tick() - 1.0) < 1e-12);
+    pfo_clock_uses_tsc = saved;
+}
+
+int
+main(void)
+{
+    pfo_clock_start();
+    RUN(ticks_never_go_back);
+    RUN(ticks_agree_with_the_monotonic_clock);
+    RUN(tick_of_now_is_the_time_of_now);
+    RUN(description_is_complete);
+    RUN(the_fallback_is_the_monotonic_clock);
+    return FINISH();
+}
