@@ -14,6 +14,7 @@ else
     [ -f "$header" ] || missing+=(python3-dev)
 fi
 if command -v gcc >/dev/null; then
+    echo '#include <stdio.h>' | gcc -E - >/dev/null 2>&1 || missing+=(libc6-dev)
     echo '#include <xxhash.h>' | gcc -E - >/dev/null 2>&1 || missing+=(libxxhash-dev)
 else
     missing+=(libxxhash-dev)
