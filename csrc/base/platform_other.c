@@ -3,6 +3,7 @@
 
 #if !defined(__linux__)
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 int
@@ -16,6 +17,73 @@ int
 pfo_thread_create_quiet(pthread_t *thread, const pthread_attr_t *attributes, void *(*entry)(void *), void *argument)
 {
     return pthread_create(thread, attributes, entry, argument);
+}
+
+int64_t
+pfo_thread_cpu_ns(pthread_t thread)
+{
+    (void)thread;
+    return -1;
+}
+
+int64_t
+pfo_page_size(void)
+{
+    return (int64_t)sysconf(_SC_PAGESIZE);
+}
+
+int64_t
+pfo_process_rss(void)
+{
+    return -1;
+}
+
+int64_t
+pfo_process_peak_rss(void)
+{
+    return -1;
+}
+
+void
+pfo_process_faults(int64_t *minor, int64_t *major)
+{
+    struct rusage usage;
+    const int known = getrusage(RUSAGE_SELF, &usage) == 0;
+    *minor = known ? (int64_t)usage.ru_minflt : -1;
+    *major = known ? (int64_t)usage.ru_majflt : -1;
+}
+
+pfo_machine_memory
+pfo_machine_memory_read(const char *root)
+{
+    (void)root;
+    pfo_machine_memory memory = { -1, -1 };
+#if defined(_SC_PHYS_PAGES)
+    const long pages = sysconf(_SC_PHYS_PAGES);
+    memory.total = pages > 0 ? (int64_t)pages * pfo_page_size() : -1;
+#endif
+    return memory;
+}
+
+pfo_heap_info
+pfo_heap_read(void)
+{
+    return (pfo_heap_info){ -1, -1 };
+}
+
+pfo_status
+pfo_heap_trim(int64_t *given_back, pfo_error *err)
+{
+    *given_back = 0;
+    return pfo_fail(err, PFO_UNAVAILABLE, "giving free heap pages back is not implemented for this system");
+}
+
+pfo_status
+pfo_heap_retain(int on, int64_t *given_back, pfo_error *err)
+{
+    (void)on;
+    *given_back = 0;
+    return pfo_fail(err, PFO_UNAVAILABLE, "keeping freed heap pages is not implemented for this system");
 }
 
 #else

@@ -9,10 +9,10 @@
 #include <Python.h>
 
 /* X(field, public): the heap type is kept in state->field; public types become module attributes. */
-#define PFO_CORE_TYPES(X)
+#define PFO_CORE_TYPES(X) X(memory_sampler_type, 1)
 
 /* X(name): functions of pfo_<name>_functions become functions of the module. */
-#define PFO_CORE_FUNCTIONS(X) X(info)
+#define PFO_CORE_FUNCTIONS(X) X(info) X(memory)
 
 typedef struct pfo_core_state {
     int ready; /* 1 once the module's exec slot has finished */

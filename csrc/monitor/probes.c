@@ -1,0 +1,114 @@
+/* probes.c: see probes.h. Two of the figures have a budget: limits change rarely and cost a file per ancestor, and malloc's
+ * statistics cost a walk over all free blocks. */
+#include "monitor/probes.h"
+
+#include "base/clock.h"
+#include "base/platform.h"
+
+#include <string.h>
+
+enum { HEAP_COST_SHARE = 1000 }; /* a heap walk that took t is not repeated before HEAP_COST_SHARE * t */
+static const int64_t limit_valid_ns = INT64_C(1000000000);
+
+static const char *const source_names[PFO_LIMIT_SOURCE_COUNT] = {
+#define PFO_LIMIT_NAME(id, name) name,
+    PFO_LIMIT_SOURCES(PFO_LIMIT_NAME)
+#undef PFO_LIMIT_NAME
+};
+
+const char *
+pfo_limit_source_name(pfo_limit_source source)
+{
+    const int index = (int)source;
+    return source_names[index >= 0 && index < PFO_LIMIT_SOURCE_COUNT ? index : 0];
+}
+
+int64_t
+pfo_effective_limit(const pfo_cgroup_memory *cgroup, int version, int64_t machine_total, pfo_limit_source *source)
+{
+    const pfo_limit_source group_source = version == 1 ? PFO_LIMIT_CGROUP_V1 : PFO_LIMIT_CGROUP_V2;
+    const int64_t candidates[3] = { machine_total, cgroup->limit, cgroup->high };
+    int64_t smallest = -1;
+    *source = PFO_LIMIT_UNKNOWN;
+    for (int i = 0; i < 3; i++) {
+        if (candidates[i] > 0 && (smallest < 0 || candidates[i] < smallest)) {
+            smallest = candidates[i];
+            *source = i == 0 ? PFO_LIMIT_MACHINE : group_source;
+        }
+    }
+    return smallest;
+}
+
+pfo_status
+pfo_probes_open(pfo_probes *probes, const char *root, pfo_error *err)
+{
+    memset(probes, 0, sizeof *probes);
+    probes->usage = (pfo_kept_file)PFO_KEPT_FILE_INIT;
+    probes->heap_in_use = -1;
+    probes->heap_retained = -1;
+    probes->limit = -1;
+    const size_t length = strlen(root);
+    if (length >= sizeof probes->root) {
+        return pfo_fail(err, PFO_OVERFLOW, "root is %zu bytes long; at most %zu are accepted", length,
+                        sizeof probes->root - 1);
+    }
+    memcpy(probes->root, root, length + 1);
+    PFO_TRY(pfo_cgroup_find(root, "memory", &probes->group, err));
+    char path[PFO_CGROUP_PATH + 64];
+    if (pfo_cgroup_usage_path(&probes->group, path, sizeof path)) {
+        (void)pfo_kept_file_open(&probes->usage, path);
+    }
+    return PFO_OK;
+}
+
+static int64_t
+read_usage(pfo_probes *probes)
+{
+    char text[64];
+    int64_t usage;
+    if (pfo_kept_file_read(&probes->usage, text, sizeof text) <= 0 || pfo_procfile_number(text, &usage) == NULL) {
+        return -1;
+    }
+    return usage;
+}
+
+static void
+read_limit(pfo_probes *probes)
+{
+    pfo_cgroup_memory memory;
+    pfo_limit_source source;
+    pfo_cgroup_memory_read(&probes->group, &memory);
+    const pfo_machine_memory machine = pfo_machine_memory_read(probes->root);
+    probes->limit = pfo_effective_limit(&memory, probes->group.version, machine.total, &source);
+}
+
+void
+pfo_probes_read(pfo_probes *probes, pfo_memory_sample *sample)
+{
+    const int64_t now = pfo_monotonic_ns();
+    sample->time_ns = now;
+    sample->rss = pfo_process_rss();
+    sample->cgroup_usage = read_usage(probes);
+    pfo_process_faults(&sample->minor_faults, &sample->major_faults);
+    if (now >= probes->limit_due_ns) {
+        read_limit(probes);
+        probes->limit_due_ns = now + limit_valid_ns;
+    }
+    if (now >= probes->heap_due_ns) {
+        const int64_t begin = pfo_monotonic_ns();
+        const pfo_heap_info heap = pfo_heap_read();
+        probes->heap_in_use = heap.in_use;
+        probes->heap_retained = heap.retained;
+        const int64_t end = pfo_monotonic_ns();
+        probes->heap_due_ns = end + HEAP_COST_SHARE * (end - begin);
+    }
+    sample->limit = probes->limit;
+    sample->heap_in_use = probes->heap_in_use;
+    sample->heap_retained = probes->heap_retained;
+}
+
+void
+pfo_probes_close(pfo_probes *probes)
+{
+    pfo_kept_file_close(&probes->usage);
+}

@@ -1,0 +1,580 @@
+"""Memory: how much this process has, how much it may have, whether it grows, and giving back what is not needed.
+
+Four figures are called "memory" and they differ; every name here says which one it is:
+
+* **resident set (RSS)**: pages of the process that are in memory now, shared ones included. ``cpu_memory_gb`` and the
+  trend.
+* **cgroup usage**: what the kernel charges to the container, other processes and page cache included. The kernel takes
+  inactive page cache back without asking, so pressure counts usage minus ``inactive_file`` of ``memory.stat``.
+* **heap**: what malloc has handed out (in use) and what it keeps after ``free`` (retained). A process whose heap is
+  retained has a large resident set and no leak.
+* **device**: what torch's CUDA allocator has handed out (allocated) and holds (reserved), of the device's total.
+
+The limit is the smallest of the machine's memory and the limits of the process's cgroup and all its ancestors, v1 or
+v2. Torch is used when the program has imported it and CUDA is initialised, and is never imported from here. GB means
+2**30 bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import inspect
+import math
+import numbers
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from typing import Any, ParamSpec, TypeVar, cast, overload
+
+from perfopt import _core
+
+__all__ = ["MemoryOptimizer", "optimize_memory", "retain_heap"]
+
+_GB = float(2**30)
+_MIB = 2**20
+_MINIMUM_CHANGE_SHARE = 0.005  # a trend counts when it adds up to this share of the usual value, and to a MiB
+_GPU_HISTORY = 4096
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _gb(value: int | None) -> float | None:
+    return None if value is None else value / _GB
+
+
+def _checked_threshold(threshold: object) -> float:
+    if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real):
+        raise TypeError(f"threshold must be a number in (0, 1], not {type(threshold).__name__}")
+    value = float(threshold)
+    if not 0.0 < value <= 1.0:
+        raise ValueError(f"threshold is {threshold!r}; accepted: more than 0, at most 1")
+    return value
+
+
+def _live_cuda() -> Any | None:
+    """``torch.cuda`` if the program has imported torch and initialised CUDA, else None."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    is_initialized = getattr(cuda, "is_initialized", None)  # torch may be half imported on another thread
+    return cuda if is_initialized is not None and is_initialized() else None
+
+
+def _cuda_bytes() -> list[tuple[int, int, int]]:
+    """``(allocated, reserved, total)`` of every CUDA device; empty without an initialised CUDA."""
+    cuda = _live_cuda()
+    if cuda is None:
+        return []
+    return [
+        (
+            int(cuda.memory_allocated(device)),
+            int(cuda.memory_reserved(device)),
+            int(cuda.get_device_properties(device).total_memory),
+        )
+        for device in range(cuda.device_count())
+    ]
+
+
+def _release_cuda() -> int:
+    """Bytes of CUDA memory that torch's allocator gave back to the driver."""
+    cuda = _live_cuda()
+    if cuda is None:
+        return 0
+    before = sum(reserved for _, reserved, _ in _cuda_bytes())
+    cuda.empty_cache()
+    return max(0, before - sum(reserved for _, reserved, _ in _cuda_bytes()))
+
+
+def _shares(info: dict[str, Any], devices: list[tuple[int, int, int]]) -> dict[str, float]:
+    """Used share (0 to 1) of each limit that is known."""
+    shares: dict[str, float] = {}
+    if info["limit"] and info["rss"] is not None:
+        shares["rss"] = info["rss"] / info["limit"]
+    if info["cgroup_fullest"] is not None:
+        shares["cgroup"] = info["cgroup_fullest"]
+    if info["machine_total"] and info["machine_available"] is not None:
+        shares["machine"] = 1.0 - info["machine_available"] / info["machine_total"]
+    gpu = [allocated / total for allocated, _, total in devices if total > 0]
+    if gpu:
+        shares["gpu"] = max(gpu)
+    return shares
+
+
+def _resident() -> int | None:
+    try:
+        return _core.resident_bytes()
+    except NotImplementedError:
+        return None
+
+
+def _clean() -> dict[str, Any]:
+    """Collect garbage, empty torch's CUDA cache, trim the heap; see :meth:`MemoryOptimizer.optimize_memory`."""
+    start = time.perf_counter()
+    before = _resident()
+    collected = gc.collect()
+    error = None
+    released = 0
+    try:
+        released = _release_cuda()
+    except RuntimeError as problem:  # a broken CUDA context must not hide the error that broke it
+        error = str(problem)
+    try:
+        trimmed = _core.trim()
+    except NotImplementedError:
+        trimmed = 0
+    report: dict[str, Any] = {
+        "gc_collected": collected,
+        "trimmed_bytes": trimmed,
+        "rss_before": before,
+        "rss_after": _resident(),
+        "cuda_released_bytes": released,
+        "seconds": time.perf_counter() - start,
+    }
+    if error is not None:
+        report["cuda_error"] = error
+    return report
+
+
+def _trend(times: list[float], values: list[float]) -> dict[str, Any]:
+    """The trend of a series of bytes over seconds, under the names of :meth:`MemoryOptimizer.get_memory_trends`."""
+    minimum = max(float(_MIB), _MINIMUM_CHANGE_SHARE * statistics.median(values)) if values else float(_MIB)
+    found = _core.trend(times, values, minimum_change=minimum)
+    verdict = found["trend"]
+    return {
+        "trend": "stable" if verdict == "insufficient" else verdict,
+        "slope_bytes_per_second": found["slope"],
+        "interval": [found["low"], found["high"]],
+        "change_bytes": found["change"],
+        "seconds": found["span"],
+        "samples": found["samples"],
+        "verdict": verdict,
+    }
+
+
+class MemoryOptimizer:
+    """Watches this process's memory against its limits and gives back what can be given back.
+
+    threshold: the share of a limit, more than 0 and at most 1, from which :meth:`is_memory_pressure` is true.
+    interval: seconds between samples of :meth:`start_monitoring` when it is not told otherwise (0.0001 to 86400).
+    capacity: samples kept, 64 bytes each; older ones are overwritten.
+
+    Every method can be called from any thread. After a fork the child's copy is not monitoring and has no samples.
+    Raises TypeError or ValueError naming the argument, its value and what is accepted.
+    """
+
+    def __init__(self, threshold: float = 0.8, *, interval: float = 0.1, capacity: int = 16384) -> None:
+        self.threshold = threshold
+        self._sampler = _core.MemorySampler(interval, capacity)
+        self._lock = threading.Lock()
+        self._gpu_history: deque[tuple[float, int]] = deque(maxlen=_GPU_HISTORY)
+
+    def __repr__(self) -> str:
+        """Show the threshold and whether the sampler runs."""
+        state = "monitoring" if self.monitoring else "not monitoring"
+        return f"MemoryOptimizer(threshold={self.threshold}, {state}, {len(self._sampler)} samples)"
+
+    @property
+    def threshold(self) -> float:
+        """The share of a limit from which there is pressure; assigning checks it as the constructor does."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value: float) -> None:
+        self._threshold = _checked_threshold(value)
+
+    # -- usage and pressure --
+
+    def pressure(self) -> dict[str, float]:
+        """The used share (0 to 1) of each limit that is known here.
+
+        ``rss``: resident set over the effective limit. ``cgroup``: fullest group among the process's cgroup and its
+        ancestors, inactive page cache not counted (only where one has a limit). ``machine``: memory of the machine that
+        is not available to anybody. ``gpu``: allocated over total of the fullest CUDA device (only with CUDA
+        initialised).
+        """
+        return _shares(_core.memory_info(), self._note_gpu())
+
+    def is_memory_pressure(self) -> bool:
+        """Whether any share of :meth:`pressure` has reached the threshold."""
+        return max(self.pressure().values(), default=0.0) >= self.threshold
+
+    def get_memory_usage(self) -> dict[str, Any]:
+        """Present usage; every key is there on every machine and ``json.dumps`` takes the result as it is.
+
+        ``cpu_memory_gb`` (resident set), ``gpu_memory_gb`` (``allocated``, ``reserved``, ``total``: sums over the CUDA
+        devices, 0.0 without them), ``cpu_limit_gb`` (effective limit) and ``limit_source`` (machine, cgroup v1, cgroup
+        v2, unknown), ``cpu_percent`` (fullest share of :meth:`pressure` without the GPU, times 100), ``gpu_percent``,
+        ``cpu_peak_gb``, ``cpu_available_gb`` (of the machine), ``cgroup_memory_gb`` (usage with page cache),
+        ``cgroup_working_gb`` (without the inactive part of it), ``heap_in_use_gb``, ``heap_retained_gb``. None: this
+        system does not tell.
+        """
+        info = _core.memory_info()
+        devices = self._note_gpu()
+        shares = _shares(info, devices)
+        gpu_share = shares.pop("gpu", 0.0)
+        usage, inactive = info["cgroup_usage"], info["cgroup_inactive_file"]
+        return {
+            "cpu_memory_gb": (info["rss"] or 0) / _GB,
+            "gpu_memory_gb": {
+                "allocated": sum(allocated for allocated, _, _ in devices) / _GB,
+                "reserved": sum(reserved for _, reserved, _ in devices) / _GB,
+                "total": sum(total for _, _, total in devices) / _GB,
+            },
+            "cpu_limit_gb": _gb(info["limit"]),
+            "limit_source": info["limit_source"],
+            "cpu_percent": 100.0 * max(shares.values(), default=0.0),
+            "gpu_percent": 100.0 * gpu_share,
+            "cpu_peak_gb": _gb(info["peak_rss"]),
+            "cpu_available_gb": _gb(info["machine_available"]),
+            "cgroup_memory_gb": _gb(usage),
+            "cgroup_working_gb": None if usage is None else max(0, usage - (inactive or 0)) / _GB,
+            "heap_in_use_gb": _gb(info["heap_in_use"]),
+            "heap_retained_gb": _gb(info["heap_retained"]),
+        }
+
+    # -- cleaning --
+
+    def optimize_memory(self) -> dict[str, Any]:
+        """Collect garbage, give torch's cached CUDA memory to the driver, give free heap pages to the system.
+
+        Returns what that did: ``gc_collected`` (objects), ``trimmed_bytes`` (fall of the resident set during the trim),
+        ``rss_before``, ``rss_after``, ``cuda_released_bytes``, ``seconds``; and ``cuda_error`` (text) only when CUDA
+        refused. It takes milliseconds to tens of them, waits for the GPU when CUDA is initialised, and the next
+        allocations pay page faults: call it between phases, not in every step.
+        """
+        return _clean()
+
+    def check(self) -> dict[str, Any] | None:
+        """Run :meth:`optimize_memory` if there is pressure and return its report; None if there is none.
+
+        Cheap enough (tens of microseconds) to call every few training steps.
+        """
+        return self.optimize_memory() if self.is_memory_pressure() else None
+
+    # -- monitoring --
+
+    def start_monitoring(self, interval: float | None = None) -> None:
+        """Sample in the background every interval seconds (None: as given to the constructor, 0.1 by default).
+
+        The samples are taken by a thread in C that never needs the GIL. When it runs already it goes on at the new
+        interval.
+        """
+        with self._lock:
+            if self._sampler.running:
+                if interval is None or math.isclose(interval, self._sampler.interval):
+                    return
+                self._sampler.stop()
+            self._sampler.start(interval)
+
+    def stop_monitoring(self) -> None:
+        """Stop sampling; the samples are kept. Does nothing when it does not run."""
+        with self._lock:
+            self._sampler.stop()
+
+    @property
+    def monitoring(self) -> bool:
+        """Whether the sampling thread runs in this process."""
+        return self._sampler.running
+
+    @property
+    def peak(self) -> int:
+        """Largest resident set among all samples taken so far, in bytes; 0 without samples."""
+        return self._sampler.peak_rss or 0
+
+    def samples(self) -> dict[str, list[int | None]]:
+        """The samples held, oldest first, as lists of equal length; see ``MemorySampler.samples`` for the columns."""
+        return self._sampler.samples()
+
+    def sampler_stats(self) -> dict[str, Any]:
+        """What the sampler has done and cost.
+
+        ``taken``, ``held``, ``dropped`` (overwritten), ``missed`` (turns skipped because it was late), ``interval``
+        (seconds), ``sample_cost_ns`` (mean wall time of one sample), ``cpu_seconds`` (processor time of its thread).
+        """
+        sampler = self._sampler
+        cpu_ns = sampler.cpu_ns
+        return {
+            "taken": sampler.taken,
+            "held": len(sampler),
+            "dropped": sampler.dropped,
+            "missed": sampler.missed,
+            "interval": sampler.interval,
+            "sample_cost_ns": sampler.sample_cost_ns,
+            "cpu_seconds": None if cpu_ns is None else cpu_ns * 1e-9,
+        }
+
+    def get_memory_trends(self) -> dict[str, dict[str, Any]]:
+        """Whether resident set and CUDA memory rise or fall, over the samples held; takes one sample now.
+
+        ``cpu_memory_trend`` and ``gpu_memory_trend`` each have ``trend`` (``increasing``, ``decreasing`` or ``stable``;
+        stable also with fewer than 10 samples), ``slope_bytes_per_second`` with its 95 % ``interval`` (a list of two),
+        ``change_bytes`` over ``seconds``, ``samples``, and ``verdict`` (as trend, but ``insufficient`` where there are
+        too few).
+
+        The slope is the median over pairs of window minima (Theil-Sen); a rise or fall counts when the whole interval
+        is on one side of zero and the change is at least 1 MiB and 0.5 % of the usual value. CPU samples come from
+        :meth:`start_monitoring` and from each call of this method; CUDA samples from each call of a method that looks
+        at usage. A lasting ``increasing`` is the sign of a leak; :meth:`recommendations` tells it from memory that
+        malloc keeps.
+        """
+        self._sampler.sample()
+        columns = self._sampler.samples()
+        points = [
+            (t, r) for t, r in zip(columns["time_ns"], columns["rss"], strict=True) if t is not None and r is not None
+        ]
+        self._note_gpu()
+        gpu = list(self._gpu_history)
+        return {
+            "cpu_memory_trend": _trend([t * 1e-9 for t, _ in points], [float(r) for _, r in points]),
+            "gpu_memory_trend": _trend([t for t, _ in gpu], [float(b) for _, b in gpu]),
+        }
+
+    def recommendations(self) -> list[str]:
+        """Advice on memory, each line with the figures it rests on; empty when nothing calls for any."""
+        info = _core.memory_info()
+        devices = _cuda_bytes()
+        trend = self.get_memory_trends()["cpu_memory_trend"]
+        found = [
+            _advise_on_pressure(_shares(info, devices), self.threshold, info),
+            _advise_on_growth(trend, info, self._sampler.samples()),
+            _advise_on_retained_heap(info),
+            _advise_on_cuda_cache(devices),
+            _advise_on_faults(self._sampler.samples()),
+            _advise_on_garbage(),
+        ]
+        return [line for line in found if line is not None]
+
+    def _note_gpu(self) -> list[tuple[int, int, int]]:
+        """CUDA figures of now, noted for the trend."""
+        devices = _cuda_bytes()
+        if devices:
+            self._gpu_history.append((time.monotonic(), sum(allocated for allocated, _, _ in devices)))
+        return devices
+
+
+# -- advice: each function looks at one thing and gives a line with its evidence, or None --
+
+
+def _advise_on_pressure(shares: dict[str, float], threshold: float, info: dict[str, Any]) -> str | None:
+    what, share = max(shares.items(), key=lambda item: item[1], default=("rss", 0.0))
+    if share < threshold:
+        return None
+    if what == "gpu":
+        return (
+            f"CUDA memory is {share:.0%} full (threshold {threshold:.0%}): use a smaller batch, gradient checkpointing "
+            "or a lower precision."
+        )
+    place = (
+        "the machine" if what == "machine" else f"the limit of {info['limit'] / _GB:.2f} GB ({info['limit_source']})"
+    )
+    return (
+        f"Memory is {share:.0%} of {place} (threshold {threshold:.0%}; resident set {(info['rss'] or 0) / _GB:.2f} GB): "
+        "use smaller batches, fewer loader workers or a smaller cache, or raise the limit."
+    )
+
+
+def _advise_on_growth(trend: dict[str, Any], info: dict[str, Any], columns: dict[str, list[int | None]]) -> str | None:
+    if trend["trend"] != "increasing":
+        return None
+    slope = trend["slope_bytes_per_second"]
+    low, high = (bound * 3600 / _MIB for bound in trend["interval"])
+    line = (
+        f"The resident set rises by {slope * 3600 / _MIB:.1f} MiB/h (95 % interval {low:.1f} to {high:.1f}; "
+        f"{trend['change_bytes'] / _MIB:.1f} MiB in {trend['seconds']:.1f} s)"
+    )
+    retained = [value for value in columns["heap_retained"] if value is not None]
+    if len(retained) > 1 and retained[-1] - retained[0] >= 0.5 * trend["change_bytes"]:
+        return (
+            f"{line}, and at least half of it is heap that malloc keeps after free(): optimize_memory() gives it back."
+        )
+    if info["limit"] and slope > 0:
+        hours = max(0.0, info["limit"] - info["rss"]) / slope / 3600
+        line += f", which reaches the limit in {hours:.1f} h if it goes on"
+    return f"{line}: look for a leak (lists that grow, tensors kept with their graph, caches without a bound)."
+
+
+def _advise_on_retained_heap(info: dict[str, Any]) -> str | None:
+    retained, rss = info["heap_retained"], info["rss"]
+    if retained is None or rss is None or retained < 64 * _MIB or retained < 0.2 * rss:
+        return None
+    return (
+        f"malloc keeps {retained / _MIB:.0f} MiB that the program has freed ({retained / rss:.0%} of the resident set "
+        f"of {rss / _MIB:.0f} MiB): optimize_memory() gives them back; this is not a leak."
+    )
+
+
+def _advise_on_cuda_cache(devices: list[tuple[int, int, int]]) -> str | None:
+    for index, (allocated, reserved, total) in enumerate(devices):
+        idle = reserved - allocated
+        if total > 0 and idle > 0.2 * total:
+            return (
+                f"cuda:{index} holds {idle / _GB:.2f} GB reserved but not allocated ({idle / total:.0%} of it): "
+                "PYTORCH_ALLOC_CONF=expandable_segments:True reduces such gaps; optimize_memory() gives it back."
+            )
+    return None
+
+
+def _advise_on_faults(columns: dict[str, list[int | None]]) -> str | None:
+    times, faults = columns["time_ns"], columns["minor_faults"]
+    if len(times) < 10:
+        return None
+    t0, t1, f0, f1 = times[0], times[-1], faults[0], faults[-1]
+    if t0 is None or t1 is None or f0 is None or f1 is None or t1 <= t0:
+        return None
+    rate = (f1 - f0) / (t1 - t0) * 1e9
+    if rate < 20000:
+        return None
+    return (
+        f"{rate:,.0f} page faults per second (about {rate * 4096 / _GB:.2f} GB/s of memory mapped anew): keep freed "
+        "pages with perfopt.memory.retain_heap() around the training loop."
+    )
+
+
+def _advise_on_garbage() -> str | None:
+    if not gc.garbage:
+        return None
+    return (
+        f"{len(gc.garbage)} objects in gc.garbage cannot be collected: look at their finalizers and reference cycles."
+    )
+
+
+# -- keeping pages --
+
+_retain_lock = threading.Lock()
+_retain_depth = 0
+
+
+@contextlib.contextmanager
+def retain_heap() -> Iterator[bool]:
+    """Let malloc keep freed pages inside the block, so that tensors of each training step reuse those of the last one.
+
+    Works on the whole process. Blocks may be nested and may overlap on several threads; when the last one ends free()
+    gives memory back again and the heap is trimmed. Yields False, and does nothing, where malloc has no such setting.
+    """
+    global _retain_depth
+    with _retain_lock:
+        try:
+            if _retain_depth == 0:
+                _core.heap_retain(True)
+            available = True
+            _retain_depth += 1
+        except NotImplementedError:
+            available = False
+    try:
+        yield available
+    finally:
+        if available:
+            with _retain_lock:
+                _retain_depth -= 1
+                if _retain_depth == 0:
+                    _core.heap_retain(False)
+
+
+# -- the decorator --
+
+
+@overload
+def optimize_memory(function: Callable[_P, _R], /) -> Callable[_P, _R]: ...
+@overload
+def optimize_memory(*, threshold: float | None = None) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]: ...
+def optimize_memory(function: Any = None, /, *, threshold: float | None = None) -> Any:
+    """Decorator: memory is optimised before and after each call, as by :meth:`MemoryOptimizer.optimize_memory`.
+
+    Bare (``@optimize_memory``) it cleans at every call. With ``@optimize_memory(threshold=0.8)`` it cleans, before and
+    after each on its own, only when there is pressure at that share of a limit. The cleaning after the call also
+    happens when it raises. Works on functions, methods (also over staticmethod and classmethod), ``async def``,
+    generators and async generators (there around the whole iteration). Each cleaning takes milliseconds: decorate
+    phases, not inner loops.
+
+    Raises TypeError for something that cannot be called and for a class, ValueError for a threshold outside (0, 1].
+    """
+    if threshold is None:
+        clean: Callable[[], object] = _clean
+    else:
+        clean = MemoryOptimizer(threshold, capacity=1).check
+    if function is None:
+        return functools.partial(_wrap, clean=clean)
+    return _wrap(function, clean)
+
+
+def _wrap(function: Any, clean: Callable[[], object]) -> Any:
+    if isinstance(function, (staticmethod, classmethod)):
+        return type(function)(_wrap(function.__func__, clean))
+    if isinstance(function, type) or not callable(function):
+        raise TypeError(f"optimize_memory decorates functions and methods, not {function!r}")
+    if inspect.iscoroutinefunction(function):
+        return _wrap_coroutine(cast(Callable[..., Awaitable[Any]], function), clean)
+    if inspect.isasyncgenfunction(function):
+        return _wrap_async_generator(cast(Callable[..., AsyncGenerator[Any, Any]], function), clean)
+    if inspect.isgeneratorfunction(function):
+        return _wrap_generator(cast(Callable[..., Generator[Any, Any, Any]], function), clean)
+    return _wrap_function(function, clean)
+
+
+def _wrap_function(function: Callable[..., Any], clean: Callable[[], object]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        clean()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            clean()
+
+    return wrapper
+
+
+def _wrap_coroutine(function: Callable[..., Awaitable[Any]], clean: Callable[[], object]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        clean()
+        try:
+            return await function(*args, **kwargs)
+        finally:
+            clean()
+
+    return wrapper
+
+
+def _wrap_generator(
+    function: Callable[..., Generator[Any, Any, Any]], clean: Callable[[], object]
+) -> Callable[..., Generator[Any, Any, Any]]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        clean()
+        try:
+            return (yield from function(*args, **kwargs))
+        finally:
+            clean()
+
+    return wrapper
+
+
+def _wrap_async_generator(
+    function: Callable[..., AsyncGenerator[Any, Any]], clean: Callable[[], object]
+) -> Callable[..., AsyncGenerator[Any, Any]]:
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        clean()
+        inner = function(*args, **kwargs)
+        try:
+            value = await inner.__anext__()
+            while True:
+                try:
+                    sent = yield value
+                except GeneratorExit:
+                    raise
+                except BaseException as thrown:
+                    value = await inner.athrow(thrown)
+                else:
+                    value = await inner.asend(sent)
+        except StopAsyncIteration:
+            return
+        finally:
+            await inner.aclose()
+            clean()
+
+    return wrapper
