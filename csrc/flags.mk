@@ -12,3 +12,5 @@ PFO_WARN_BINDINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototy
 PFO_FILE_kernels_scalar = -ffp-contract=off
 PFO_FILE_kernels_avx2 = -mavx2 -mfma -mf16c -ffp-contract=off
 PFO_FILE_kernels_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -ffp-contract=off
+PFO_FILE_xxh_avx2 = -mavx2
+PFO_FILE_xxh_avx512 = -mavx512f -mavx2

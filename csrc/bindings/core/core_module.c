@@ -18,10 +18,26 @@ add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec, int is_public
 }
 
 static int
+intern_names(pfo_core_state *state)
+{
+    state->name_numpy = PyUnicode_InternFromString("numpy");
+    state->name_torch = PyUnicode_InternFromString("torch");
+    state->name_torch_nn = PyUnicode_InternFromString("torch.nn");
+    state->name_version = PyUnicode_InternFromString("_version");
+    return state->name_numpy == NULL || state->name_torch == NULL || state->name_torch_nn == NULL ||
+                   state->name_version == NULL
+               ? -1
+               : 0;
+}
+
+static int
 core_exec(PyObject *module)
 {
     pfo_core_state *state = pfo_core_state_of(module);
     pfo_clock_start();
+    if (intern_names(state) < 0) {
+        return -1;
+    }
 #define PFO_CORE_ADD_TYPE(field, is_public)                                             \
     if (add_type(module, &state->field, &pfo_##field##_spec, is_public) < 0) {          \
         return -1;                                                                      \
@@ -46,6 +62,9 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
 #define PFO_CORE_VISIT(field, is_public) Py_VISIT(state->field);
     PFO_CORE_TYPES(PFO_CORE_VISIT)
 #undef PFO_CORE_VISIT
+#define PFO_CORE_VISIT_OBJECT(field) Py_VISIT(state->field);
+    PFO_CORE_OBJECTS(PFO_CORE_VISIT_OBJECT)
+#undef PFO_CORE_VISIT_OBJECT
     (void)state;
     (void)visit;
     (void)arg;
@@ -59,6 +78,9 @@ core_clear(PyObject *module)
 #define PFO_CORE_CLEAR(field, is_public) Py_CLEAR(state->field);
     PFO_CORE_TYPES(PFO_CORE_CLEAR)
 #undef PFO_CORE_CLEAR
+#define PFO_CORE_CLEAR_OBJECT(field) Py_CLEAR(state->field);
+    PFO_CORE_OBJECTS(PFO_CORE_CLEAR_OBJECT)
+#undef PFO_CORE_CLEAR_OBJECT
     state->ready = 0;
     return 0;
 }

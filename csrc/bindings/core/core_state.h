@@ -9,16 +9,33 @@
 #include <Python.h>
 
 /* X(field, public): the heap type is kept in state->field; public types become module attributes. */
-#define PFO_CORE_TYPES(X) X(memory_sampler_type, 1)
+#define PFO_CORE_TYPES(X) \
+    X(cached_function, 1) \
+    X(instance_note, 0) \
+    X(performance_cache, 1) \
+    X(memory_sampler_type, 1)
+
+/* X(field): Python objects kept for the module's life, NULL until something sets them: names looked up often, and types and
+ * functions found the first time they are needed. */
+#define PFO_CORE_OBJECTS(X)                                                                        \
+    X(name_numpy) X(name_torch) X(name_torch_nn) X(name_version)                                   \
+    X(numpy_ndarray) X(numpy_memmap) X(numpy_generic) X(torch_tensor) X(torch_module)              \
+    X(keys_reduce) X(values_prepare) X(values_copy)
 
 /* X(name): functions of pfo_<name>_functions become functions of the module. */
-#define PFO_CORE_FUNCTIONS(X) X(info) X(memory)
+#define PFO_CORE_FUNCTIONS(X) \
+    X(info) \
+    X(fingerprint) \
+    X(memory)
 
 typedef struct pfo_core_state {
     int ready; /* 1 once the module's exec slot has finished */
 #define PFO_CORE_FIELD(field, public) PyTypeObject *field;
     PFO_CORE_TYPES(PFO_CORE_FIELD)
 #undef PFO_CORE_FIELD
+#define PFO_CORE_OBJECT_FIELD(field) PyObject *field;
+    PFO_CORE_OBJECTS(PFO_CORE_OBJECT_FIELD)
+#undef PFO_CORE_OBJECT_FIELD
 } pfo_core_state;
 
 extern struct PyModuleDef pfo_core_module;
@@ -35,6 +52,25 @@ pfo_core_state_of_type(PyTypeObject *type)
 {
     PyObject *module = PyType_GetModule(type);
     return module == NULL ? NULL : pfo_core_state_of(module);
+}
+
+/* The same for a type that may be a Python subclass of one of ours. */
+static inline pfo_core_state *
+pfo_core_state_of_subtype(PyTypeObject *type)
+{
+#if PY_VERSION_HEX >= 0x030B0000
+    PyObject *module = PyType_GetModuleByDef(type, &pfo_core_module);
+    return module == NULL ? NULL : pfo_core_state_of(module);
+#else
+    for (PyTypeObject *base = type; base != NULL; base = base->tp_base) {
+        PyObject *module = (base->tp_flags & Py_TPFLAGS_HEAPTYPE) != 0 ? ((PyHeapTypeObject *)base)->ht_module : NULL;
+        if (module != NULL && PyModule_GetDef(module) == &pfo_core_module) {
+            return pfo_core_state_of(module);
+        }
+    }
+    PyErr_SetString(PyExc_TypeError, "not a type of perfopt._core");
+    return NULL;
+#endif
 }
 
 #define PFO_CORE_DECLARE_TYPE(field, public) extern PyType_Spec pfo_##field##_spec;

@@ -1,0 +1,466 @@
+/* key.c: see key.h.
+ *
+ * A kept call key counts its own references, because comparing with it may run user code that removes its entry. An instance part of a
+ * kept key holds a weak reference whose callback is an instance note (instance_note_type.c); the note points back to owner and key
+ * and is cut loose when the key goes.
+ */
+#include "bindings/core/key.h"
+
+#include "bindings/core/instance_note.h"
+
+#include <string.h>
+
+typedef struct pfo_call_key {
+    Py_ssize_t references;
+    Py_ssize_t count;
+    pfo_key_part parts[];
+} pfo_call_key;
+
+static pfo_call_key *
+call_key_of(const void *kept)
+{
+    return (pfo_call_key *)((uintptr_t)kept & ~(uintptr_t)1);
+}
+
+void
+pfo_key_start(pfo_key_builder *builder, pfo_core_state *state, int holds_weakly)
+{
+    builder->state = state;
+    builder->culprit = NULL;
+    builder->parts = builder->inline_parts;
+    builder->count = 0;
+    builder->capacity = PFO_KEY_INLINE_PARTS;
+    builder->hash = 0;
+    builder->holds_weakly = holds_weakly;
+}
+
+void
+pfo_key_drop(pfo_key_builder *builder)
+{
+    const Py_ssize_t count = builder->count;
+    builder->count = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Py_XDECREF(builder->parts[i].object);
+    }
+    if (builder->parts != builder->inline_parts) {
+        PyMem_Free(builder->parts);
+        builder->parts = builder->inline_parts;
+        builder->capacity = PFO_KEY_INLINE_PARTS;
+    }
+    Py_CLEAR(builder->culprit);
+}
+
+static int
+grow(pfo_key_builder *builder)
+{
+    const Py_ssize_t capacity = builder->capacity * 2;
+    const int was_inline = builder->parts == builder->inline_parts;
+    pfo_key_part *parts = PyMem_Realloc(was_inline ? NULL : builder->parts, (size_t)capacity * sizeof *parts);
+    if (parts == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (was_inline) {
+        memcpy(parts, builder->inline_parts, sizeof builder->inline_parts);
+    }
+    builder->parts = parts;
+    builder->capacity = capacity;
+    return 0;
+}
+
+static inline int
+add_part(pfo_key_builder *builder, pfo_part_kind kind, uint32_t detail, uint64_t low, uint64_t high, PyObject *object)
+{
+    if (builder->count == builder->capacity && grow(builder) < 0) {
+        return -1;
+    }
+    builder->parts[builder->count++] =
+        (pfo_key_part){ .kind = (uint32_t)kind, .detail = detail, .low = low, .high = high, .object = Py_XNewRef(object) };
+    return 0;
+}
+
+int
+pfo_key_add_mark(pfo_key_builder *builder, char detail, uint64_t count)
+{
+    return add_part(builder, PFO_PART_MARK, (uint32_t)(unsigned char)detail, 0, count, NULL);
+}
+
+static int
+cannot_key(pfo_key_builder *builder, PyTypeObject *type)
+{
+    Py_XSETREF(builder->culprit, (PyTypeObject *)Py_NewRef(type));
+    return 1;
+}
+
+static int
+add_identity(pfo_key_builder *builder, PyObject *object)
+{
+    return add_part(builder, PFO_PART_INSTANCE, 0, (uint64_t)(uintptr_t)object >> 4, 0, object);
+}
+
+int
+pfo_key_add_instance(pfo_key_builder *builder, PyObject *object)
+{
+    return PyType_SUPPORTS_WEAKREFS(Py_TYPE(object)) ? add_identity(builder, object) : cannot_key(builder, Py_TYPE(object));
+}
+
+static int
+add_bits(pfo_key_builder *builder, char detail, double first, double second)
+{
+    uint64_t bits[2];
+    memcpy(&bits[0], &first, sizeof first);
+    memcpy(&bits[1], &second, sizeof second);
+    return add_part(builder, PFO_PART_BITS, (uint32_t)detail, bits[0], bits[1], NULL);
+}
+
+static int add(pfo_key_builder *builder, PyObject *object, int depth);
+
+static int
+add_all(pfo_key_builder *builder, char mark, PyObject *items, Py_ssize_t first, int depth)
+{
+    const Py_ssize_t size = PyTuple_GET_SIZE(items);
+    int answer = pfo_key_add_mark(builder, mark, (uint64_t)(size - first));
+    for (Py_ssize_t i = first; i < size && answer == 0; i++) {
+        answer = add(builder, PyTuple_GET_ITEM(items, i), depth + 1);
+    }
+    return answer;
+}
+
+/* A container with a member that has no content of its own, only an equality: its members become parts one by one. Sets and dict
+ * keys have no order to put such members in, so they are refused; dict values are put in the order of their keys' digests. */
+typedef struct sorted_item {
+    pfo_digest digest;
+    PyObject *value; /* borrowed from the snapshot */
+} sorted_item;
+
+static int
+compare_items(const void *left, const void *right)
+{
+    return memcmp(left, right, sizeof(pfo_digest));
+}
+
+static int
+add_digest(pfo_key_builder *builder, const pfo_digest *digest)
+{
+    uint64_t halves[2];
+    memcpy(halves, digest->bytes, sizeof halves);
+    return add_part(builder, PFO_PART_DIGEST, 0, halves[0], halves[1], NULL);
+}
+
+static int
+add_sorted_dict(pfo_key_builder *builder, pfo_content *content, PyObject *items, int depth)
+{
+    const Py_ssize_t size = PyList_GET_SIZE(items);
+    sorted_item *sorted = PyMem_Malloc((size_t)(size > 0 ? size : 1) * sizeof *sorted);
+    if (sorted == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    int answer = 0;
+    for (Py_ssize_t i = 0; i < size && answer == 0; i++) {
+        PyObject *pair = PyList_GET_ITEM(items, i);
+        sorted[i].value = PyTuple_GET_ITEM(pair, 1);
+        answer = pfo_content_digest(content, PyTuple_GET_ITEM(pair, 0), depth + 1, &sorted[i].digest);
+    }
+    if (answer == 0) {
+        qsort(sorted, (size_t)size, sizeof *sorted, compare_items);
+        answer = pfo_key_add_mark(builder, '{', (uint64_t)size);
+    }
+    for (Py_ssize_t i = 0; i < size && answer == 0; i++) {
+        answer = add_digest(builder, &sorted[i].digest);
+        answer = answer == 0 ? add(builder, sorted[i].value, depth + 1) : answer;
+    }
+    PyMem_Free(sorted);
+    return answer;
+}
+
+static int
+add_members(pfo_key_builder *builder, pfo_content *content, PyObject *object, int depth)
+{
+    if (pfo_content_check_depth(depth) < 0) {
+        return -1;
+    }
+    if (PyTuple_CheckExact(object)) {
+        return add_all(builder, '(', object, 0, depth);
+    }
+    if (PyList_CheckExact(object)) {
+        PyObject *snapshot = PyList_AsTuple(object);
+        const int answer = snapshot == NULL ? -1 : add_all(builder, '[', snapshot, 0, depth);
+        Py_XDECREF(snapshot);
+        return answer;
+    }
+    if (PyDict_CheckExact(object)) {
+        PyObject *items = PyDict_Items(object);
+        const int answer = items == NULL ? -1 : add_sorted_dict(builder, content, items, depth);
+        Py_XDECREF(items);
+        return answer;
+    }
+    if (PyAnySet_CheckExact(object)) {
+        return 1;
+    }
+    PyObject *reduction;
+    int answer = pfo_content_reduce(content, object, &reduction);
+    if (answer == 0) {
+        answer = add_all(builder, 'R', reduction, 1, depth);
+        Py_DECREF(reduction);
+    }
+    return answer;
+}
+
+/* Classes that gave the content its meaning belong to an in-process key: two classes of one name are not one class. */
+static int
+add_types(pfo_key_builder *builder, PyObject *types)
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(types); i++) {
+        if (add_part(builder, PFO_PART_SAME, 'C', 0, 0, PyList_GET_ITEM(types, i)) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+add_content(pfo_key_builder *builder, PyObject *object, int depth)
+{
+    pfo_content content = { .state = builder->state, .types = PyList_New(0) };
+    pfo_digest digest;
+    int answer = content.types == NULL ? -1 : pfo_content_digest(&content, object, depth, &digest);
+    if (answer == 0) {
+        answer = add_digest(builder, &digest);
+    }
+    else if (answer > 0) {
+        Py_SETREF(content.types, PyList_New(0));
+        answer = content.types == NULL ? -1 : add_members(builder, &content, object, depth);
+        if (answer > 0 && builder->culprit == NULL) {
+            (void)cannot_key(builder, content.culprit);
+        }
+    }
+    if (answer == 0) {
+        answer = add_types(builder, content.types);
+    }
+    pfo_content_clear(&content);
+    return answer;
+}
+
+static int
+add_hashable(pfo_key_builder *builder, PyObject *object, int depth)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    if (builder->holds_weakly && type->tp_hash == PyBaseObject_Type.tp_hash &&
+        type->tp_richcompare == PyBaseObject_Type.tp_richcompare && PyType_SUPPORTS_WEAKREFS(type)) {
+        return add_identity(builder, object); /* [instances] */
+    }
+    const Py_hash_t hash = PyObject_Hash(object);
+    if (hash == -1) {
+        if (!PyErr_ExceptionMatches(PyExc_TypeError)) {
+            return -1;
+        }
+        PyErr_Clear(); /* unhashable, or hashable in name only */
+        return add_content(builder, object, depth);
+    }
+    return add_part(builder, PFO_PART_OBJECT, 0, (uint64_t)hash, 0, object);
+}
+
+static int
+add(pfo_key_builder *builder, PyObject *object, int depth)
+{
+    if (PyLong_CheckExact(object)) {
+        return add_part(builder, PFO_PART_INT, 0, (uint64_t)PyLong_Type.tp_hash(object), 0, object);
+    }
+    if (PyUnicode_CheckExact(object)) {
+        return add_part(builder, PFO_PART_STR, 0, (uint64_t)PyUnicode_Type.tp_hash(object), 0, object);
+    }
+    if (object == Py_None || PyBool_Check(object) || object == Py_Ellipsis || object == Py_NotImplemented) {
+        return add_part(builder, PFO_PART_SAME, 0, (uint64_t)(uintptr_t)object >> 4, 0, object);
+    }
+    if (PyFloat_CheckExact(object)) {
+        return add_bits(builder, 'f', PyFloat_AS_DOUBLE(object), 0.0);
+    }
+    if (PyBytes_CheckExact(object)) {
+        return add_part(builder, PFO_PART_BYTES, 0, (uint64_t)PyBytes_Type.tp_hash(object), 0, object);
+    }
+    if (PyComplex_CheckExact(object)) {
+        return add_bits(builder, 'c', PyComplex_RealAsDouble(object), PyComplex_ImagAsDouble(object));
+    }
+    const int by_content = pfo_content_goes_before_hash(builder->state, object);
+    if (by_content != 0) {
+        return by_content < 0 ? -1 : add_content(builder, object, depth);
+    }
+    return add_hashable(builder, object, depth);
+}
+
+int
+pfo_key_add(pfo_key_builder *builder, PyObject *object)
+{
+    return add(builder, object, 0);
+}
+
+static int
+is_simple(const pfo_key_builder *builder)
+{
+    return builder->count == 1 && (builder->parts[0].kind == PFO_PART_INT || builder->parts[0].kind == PFO_PART_STR);
+}
+
+void
+pfo_key_finish(pfo_key_builder *builder)
+{
+    if (is_simple(builder)) {
+        builder->hash = builder->parts[0].low; /* the object's own hash, as the fast path has it */
+        return;
+    }
+    uint64_t hash = UINT64_C(0x2545F4914F6CDD1D) ^ (uint64_t)builder->count;
+    for (Py_ssize_t i = 0; i < builder->count; i++) {
+        const pfo_key_part *part = &builder->parts[i];
+        hash ^= part->low ^ (part->high << 1) ^ ((uint64_t)part->kind << 56) ^ ((uint64_t)part->detail << 48);
+        hash *= UINT64_C(0xD6E8FEB86659FD93);
+        hash ^= hash >> 32;
+    }
+    builder->hash = hash;
+}
+
+/* pre: kind, detail, low and high agree. */
+static int
+same_object(const pfo_key_part *sought, const pfo_key_part *kept)
+{
+    switch ((pfo_part_kind)sought->kind) {
+    case PFO_PART_SAME:
+        return sought->object == kept->object;
+    case PFO_PART_INT:
+        return sought->object == kept->object || pfo_same_int(sought->object, kept->object);
+    case PFO_PART_STR:
+        return sought->object == kept->object || pfo_same_text(sought->object, kept->object);
+    case PFO_PART_BYTES:
+        return PyBytes_GET_SIZE(sought->object) == PyBytes_GET_SIZE(kept->object) &&
+               memcmp(PyBytes_AS_STRING(sought->object), PyBytes_AS_STRING(kept->object),
+                      (size_t)PyBytes_GET_SIZE(sought->object)) == 0;
+    case PFO_PART_INSTANCE:
+        return pfo_instance_of(kept->object) == sought->object;
+    case PFO_PART_OBJECT:
+        if (sought->object == kept->object) {
+            return 1;
+        }
+        return Py_TYPE(sought->object) != Py_TYPE(kept->object)
+                   ? 0
+                   : PyObject_RichCompareBool(sought->object, kept->object, Py_EQ);
+    case PFO_PART_BITS:
+    case PFO_PART_DIGEST:
+    case PFO_PART_MARK:
+        break;
+    }
+    return 1;
+}
+
+static void
+release_call_key(pfo_call_key *key)
+{
+    if (--key->references > 0) {
+        return;
+    }
+    for (Py_ssize_t i = 0; i < key->count; i++) {
+        if (key->parts[i].kind == PFO_PART_INSTANCE) {
+            pfo_instance_forget(key->parts[i].object);
+        }
+    }
+    for (Py_ssize_t i = 0; i < key->count; i++) {
+        Py_XDECREF(key->parts[i].object);
+    }
+    PyMem_Free(key);
+}
+
+int
+pfo_key_equal(void *context, const void *sought, const void *kept)
+{
+    (void)context;
+    const pfo_key_builder *builder = sought;
+    if (!PFO_KEY_IS_CALL(kept)) {
+        return is_simple(builder) ? pfo_key_equal_simple(NULL, builder->parts[0].object, kept) : 0;
+    }
+    pfo_call_key *key = call_key_of(kept);
+    if (key->count != builder->count) {
+        return 0;
+    }
+    key->references++;
+    int same = 1;
+    for (Py_ssize_t i = 0; i < key->count && same == 1; i++) {
+        const pfo_key_part *left = &builder->parts[i];
+        const pfo_key_part *right = &key->parts[i];
+        same = left->kind == right->kind && left->detail == right->detail && left->low == right->low &&
+                       left->high == right->high
+                   ? same_object(left, right)
+                   : 0;
+    }
+    release_call_key(key);
+    return same;
+}
+
+void *
+pfo_key_keep(const pfo_key_builder *builder, PyObject *owner, pfo_key_orphaned orphaned)
+{
+    if (is_simple(builder)) {
+        return Py_NewRef(builder->parts[0].object);
+    }
+    pfo_call_key *key = PyMem_Malloc(sizeof *key + (size_t)builder->count * sizeof *key->parts);
+    if (key == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    key->references = 1;
+    key->count = 0;
+    void *kept = (void *)((uintptr_t)key | 1u);
+    for (Py_ssize_t i = 0; i < builder->count; i++) {
+        pfo_key_part part = builder->parts[i];
+        if (part.kind == PFO_PART_INSTANCE) {
+            part.object = pfo_instance_remember(builder->state, part.object, owner, builder->hash, kept, orphaned);
+            if (part.object == NULL) {
+                release_call_key(key);
+                return NULL;
+            }
+        }
+        else {
+            Py_XINCREF(part.object);
+        }
+        key->parts[key->count++] = part;
+    }
+    return kept;
+}
+
+void
+pfo_key_release(void *kept)
+{
+    if (kept == NULL) {
+        return;
+    }
+    if (PFO_KEY_IS_CALL(kept)) {
+        release_call_key(call_key_of(kept));
+    }
+    else {
+        Py_DECREF((PyObject *)kept);
+    }
+}
+
+int
+pfo_key_visit(const void *kept, visitproc visit, void *arg)
+{
+    if (kept == NULL || !PFO_KEY_IS_CALL(kept)) {
+        return 0; /* an exact int or str refers to nothing */
+    }
+    const pfo_call_key *key = call_key_of(kept);
+    for (Py_ssize_t i = 0; i < key->count; i++) {
+        Py_VISIT(key->parts[i].object);
+    }
+    return 0;
+}
+
+void
+pfo_key_disown(void *kept)
+{
+    if (kept == NULL || !PFO_KEY_IS_CALL(kept)) {
+        return;
+    }
+    const pfo_call_key *key = call_key_of(kept);
+    for (Py_ssize_t i = 0; i < key->count; i++) {
+        if (key->parts[i].kind == PFO_PART_INSTANCE) {
+            pfo_instance_disown(key->parts[i].object);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+/* policy_lru.c: least recently used: a doubly linked list through the entries, youngest first.
+ *
+ * Invariants: fresh == head; walking `next` from head visits every live entry once and ends at tail; `previous` is its mirror image.
+ * Complexity: O(1) each.
+ */
+#include "cache/policy.h"
+
+static void
+lru_clear(pfo_policy *policy)
+{
+    policy->head = PFO_SLOT_NONE;
+    policy->tail = PFO_SLOT_NONE;
+    policy->fresh = PFO_SLOT_NONE;
+}
+
+static void
+lru_admit(pfo_policy *policy, pfo_entry *entries, uint32_t slot)
+{
+    entries[slot].previous = PFO_SLOT_NONE;
+    entries[slot].next = policy->head;
+    if (policy->head == PFO_SLOT_NONE) {
+        policy->tail = slot;
+    }
+    else {
+        entries[policy->head].previous = slot;
+    }
+    policy->head = slot;
+    policy->fresh = slot;
+}
+
+static void
+lru_remove(pfo_policy *policy, pfo_entry *entries, uint32_t slot)
+{
+    const uint32_t previous = entries[slot].previous;
+    const uint32_t next = entries[slot].next;
+    if (previous == PFO_SLOT_NONE) {
+        policy->head = next;
+        policy->fresh = next;
+    }
+    else {
+        entries[previous].next = next;
+    }
+    if (next == PFO_SLOT_NONE) {
+        policy->tail = previous;
+    }
+    else {
+        entries[next].previous = previous;
+    }
+}
+
+static void
+lru_touch(pfo_policy *policy, pfo_entry *entries, uint32_t slot)
+{
+    if (policy->head != slot) {
+        lru_remove(policy, entries, slot);
+        lru_admit(policy, entries, slot);
+    }
+}
+
+static uint32_t
+lru_victim(pfo_policy *policy, pfo_entry *entries)
+{
+    (void)entries;
+    return policy->tail;
+}
+
+const pfo_policy_ops pfo_policy_lru = {
+    .name = "lru",
+    .clear = lru_clear,
+    .admit = lru_admit,
+    .touch = lru_touch,
+    .victim = lru_victim,
+    .remove = lru_remove,
+};
