@@ -92,7 +92,7 @@ class PerformanceOptimizer:
             profiler=self.profiler,
             memory=self.memory_optimizer,
         )
-        watch = self.config.enable_memory_optimization and not self.memory_optimizer.is_monitoring
+        watch = self.config.enable_memory_optimization and not self.memory_optimizer.monitoring
         if watch:
             self.memory_optimizer.start_monitoring()
         try:

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 import perfopt
-from perfopt.memory import resident_bytes
+from perfopt import _core
 
 VOCABULARY = 98  # printable ASCII, tab, newline; everything else becomes one "unknown" character
 CONTEXT = 64
@@ -236,7 +236,7 @@ def run(size: DemoSize, on_step: Callable[[str, float], None]) -> dict[str, Any]
     def record(side: Side, name: str) -> Callable[[float], None]:
         def step(loss: float) -> None:
             side.losses.append(loss)
-            side.peak_bytes = max(side.peak_bytes, resident_bytes())
+            side.peak_bytes = max(side.peak_bytes, _core.resident_bytes())
             on_step(name, loss)
 
         return step

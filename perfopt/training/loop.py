@@ -110,9 +110,9 @@ class TrainingLoop:
         with ExitStack() as stack:
             self._clips = stack.enter_context(techniques.clipping_inside(self.optimizer, self.config.max_grad_norm))
             if self.decisions["heap_retention"].used:
-                from perfopt.memory import retained_heap
+                from perfopt.memory import retain_heap
 
-                stack.enter_context(retained_heap())
+                stack.enter_context(retain_heap())
             progress = stack.enter_context(Progress("training", total, quiet=quiet))
             stack.callback(self.model.train, was_training)
             self.model.train()

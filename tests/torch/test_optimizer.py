@@ -166,7 +166,7 @@ def test_modes_are_put_back_also_after_an_error() -> None:
     with pytest.raises(OSError, match="disk gone"):
         engine.optimize_training_loop(model, broken(), optimizer, functional.cross_entropy, num_epochs=1, quiet=True)
     assert not model.training
-    assert not engine.memory_optimizer.is_monitoring
+    assert not engine.memory_optimizer.monitoring
     assert engine.get_performance_summary()["profiling_summary"]["operations"]["forward"]["count"] == 1
 
 
@@ -206,7 +206,7 @@ def test_flags_switch_their_feature_off_for_real(monkeypatch: pytest.MonkeyPatch
     assert len(engine.cache) == 0
     monkeypatch.setattr(engine.memory_optimizer, "start_monitoring", lambda *a, **k: pytest.fail("sampler started"))
     monkeypatch.setattr(engine.memory_optimizer, "check", lambda *a, **k: pytest.fail("pressure checked"))
-    monkeypatch.setattr(perfopt.memory, "retained_heap", lambda *a, **k: pytest.fail("heap retained"))
+    monkeypatch.setattr(perfopt.memory, "retain_heap", lambda *a, **k: pytest.fail("heap retained"))
     monkeypatch.setattr(techniques, "autocast_gain", lambda *a, **k: pytest.fail("autocast measured"))
     model = make_model()
     result = engine.optimize_training_loop(
