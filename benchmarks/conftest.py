@@ -1,7 +1,7 @@
 """The benchmark frame: candidates side by side in one process, interleaved, judged by ratios.
 
-A benchmark is a pytest-benchmark test that calls the ``versus`` fixture once per row. Each round times every candidate once, in an
-order that rotates from round to round, so that a drift of the machine's speed hits all alike; the figure of a row is the
+A benchmark is a pytest-benchmark test that calls the ``versus`` fixture once per row. Each round times every candidate once, in
+an order that rotates from round to round, so that a drift of the machine's speed hits all alike; the figure of a row is the
 median over the rounds of (ours / peer) of the same round. Rows where perfopt loses stay in the table. A bar that is missed
 never fails a run: speed is reported here, correctness is tested in ``tests/``.
 

@@ -1,7 +1,7 @@
 """perfopt: caching, profiling, memory monitoring and fused training kernels, in C, for people who train models.
 
-``import perfopt`` loads neither torch nor NumPy; ``perfopt.optim`` (torch) and ``perfopt.kernels`` (NumPy) are loaded when they are first
-used. See the README for three examples, and ``perfopt info`` for what was found on this machine.
+``import perfopt`` loads neither torch nor NumPy; ``perfopt.optim`` (torch) and ``perfopt.kernels`` (NumPy) are loaded when
+they are first used. See the README for three examples, and ``perfopt info`` for what was found on this machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from perfopt.optimizer import PerformanceOptimizer
 from perfopt.profiler import PerformanceProfiler, profile_operation
 
 if TYPE_CHECKING:
-    from perfopt import kernels, optim, training
+    from perfopt import kernels as kernels
+    from perfopt import optim as optim
+    from perfopt import training as training
 
 __all__ = [
     "MemoryOptimizer",

@@ -81,20 +81,22 @@ def _comparison(summary: dict[str, Any]) -> Table:
 
     plain, ours = summary["plain"], summary["perfopt"]
     table = Table(title=f"{summary['parameters'] / 1e6:.1f} M parameters, {plain['steps']} optimizer steps each")
-    for heading in ("", "plain PyTorch", "perfopt", "plain / perfopt"):
+    for heading in ("", "plain PyTorch", "perfopt", "ratio"):
         table.add_column(heading, justify="left" if not heading else "right")
-    rows: list[tuple[str, str, str]] = [
-        ("seconds", "seconds", "{:.1f}"),
-        ("tokens/s", "tokens_per_second", "{:.0f}"),
-        ("final training loss", "final_loss", "{:.4f}"),
-        ("held-out loss", "heldout_loss", "{:.4f}"),
-    ]
-    for title, key, form in rows:
-        table.add_row(title, form.format(plain[key]), form.format(ours[key]), f"{plain[key] / ours[key]:.2f}")
+    table.add_row("seconds", f"{plain['seconds']:.1f}", f"{ours['seconds']:.1f}", f"{summary['speedup']:.2f}x")
+    tokens = [side["tokens_per_second"] for side in (plain, ours)]
+    table.add_row("tokens/s", f"{tokens[0]:.0f}", f"{tokens[1]:.0f}", f"{tokens[1] / tokens[0]:.2f}x")
+    for title, key in (("final training loss", "final_loss"), ("held-out loss", "heldout_loss")):
+        table.add_row(title, f"{plain[key]:.4f}", f"{ours[key]:.4f}", f"{ours[key] - plain[key]:+.4f}")
     for step, loss in plain["losses_at"].items():
-        table.add_row(f"loss at step {step}", f"{loss:.4f}", f"{ours['losses_at'][step]:.4f}", "")
+        table.add_row(
+            f"loss at step {step}",
+            f"{loss:.4f}",
+            f"{ours['losses_at'][step]:.4f}",
+            f"{ours['losses_at'][step] - loss:+.4f}",
+        )
     peaks = [side["peak_resident_bytes"] / 2**20 for side in (plain, ours)]
-    table.add_row("peak resident MiB", *(f"{peak:.0f}" for peak in peaks), f"{peaks[0] / peaks[1]:.2f}")
+    table.add_row("peak resident MiB", *(f"{peak:.0f}" for peak in peaks), f"{peaks[1] / peaks[0]:.2f}x")
     return table
 
 

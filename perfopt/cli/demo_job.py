@@ -199,7 +199,7 @@ def train_plainly(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(side.model.parameters(), MAX_GRAD_NORM)
         side.optimizer.step()
-        on_step(float(loss))
+        on_step(loss.item())
 
 
 def heldout_loss(model: nn.Module, encoded: torch.Tensor) -> float:
