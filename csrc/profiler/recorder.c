@@ -182,6 +182,12 @@ pfo_recorder_epoch(const pfo_recorder *recorder)
 }
 
 int64_t
+pfo_recorder_max_names(const pfo_recorder *recorder)
+{
+    return (int64_t)recorder->max_names;
+}
+
+int64_t
 pfo_recorder_names(pfo_recorder *recorder)
 {
     return (int64_t)atomic_load_explicit(&recorder->names, memory_order_acquire);

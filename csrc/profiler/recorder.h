@@ -45,6 +45,7 @@ void pfo_recorder_destroy(pfo_recorder *recorder); /* NULL is allowed */
 
 pfo_name pfo_recorder_add_name(pfo_recorder *recorder);
 int64_t pfo_recorder_names(pfo_recorder *recorder); /* given out in this epoch, without the overflow row */
+int64_t pfo_recorder_max_names(const pfo_recorder *recorder);
 uint64_t pfo_recorder_epoch(const pfo_recorder *recorder);
 
 /* Adds one range to the calling thread's histogram of the name; end < begin counts as 0 ticks. Cannot fail visibly:

@@ -9,7 +9,7 @@
 #include <Python.h>
 
 /* X(field, public): the heap type is kept in state->field; public types become module attributes. */
-#define PFO_CORE_TYPES(X)
+#define PFO_CORE_TYPES(X) X(profiler_type, 1) X(range_type, 1) X(profiled_function_type, 1)
 
 /* X(name): functions of pfo_<name>_functions become functions of the module. */
 #define PFO_CORE_FUNCTIONS(X) X(info)
