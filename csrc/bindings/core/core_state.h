@@ -13,6 +13,9 @@
     X(cached_function, 1) \
     X(instance_note, 0) \
     X(performance_cache, 1) \
+    X(profiler_type, 1) \
+    X(range_type, 1) \
+    X(profiled_function_type, 1) \
     X(memory_sampler_type, 1)
 
 /* X(field): Python objects kept for the module's life, NULL until something sets them: names looked up often, and types and
