@@ -20,10 +20,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import inspect
 import math
 import numbers
-import statistics
 import sys
 import threading
 import time
@@ -141,7 +139,8 @@ def _clean() -> dict[str, Any]:
 
 def _trend(times: list[float], values: list[float]) -> dict[str, Any]:
     """The trend of a series of bytes over seconds, under the names of :meth:`MemoryOptimizer.get_memory_trends`."""
-    minimum = max(float(_MIB), _MINIMUM_CHANGE_SHARE * statistics.median(values)) if values else float(_MIB)
+    usual = sorted(values)[len(values) // 2] if values else 0.0
+    minimum = max(float(_MIB), _MINIMUM_CHANGE_SHARE * usual)
     found = _core.trend(times, values, minimum_change=minimum)
     verdict = found["trend"]
     return {
@@ -372,8 +371,8 @@ def _advise_on_pressure(shares: dict[str, float], threshold: float, info: dict[s
         "the machine" if what == "machine" else f"the limit of {info['limit'] / _GB:.2f} GB ({info['limit_source']})"
     )
     return (
-        f"Memory is {share:.0%} of {place} (threshold {threshold:.0%}; resident set {(info['rss'] or 0) / _GB:.2f} GB): "
-        "use smaller batches, fewer loader workers or a smaller cache, or raise the limit."
+        f"Memory is {share:.0%} of {place} (threshold {threshold:.0%}; resident set {(info['rss'] or 0) / _GB:.2f} GB):"
+        " use smaller batches, fewer loader workers or a smaller cache, or raise the limit."
     )
 
 
@@ -502,6 +501,8 @@ def optimize_memory(function: Any = None, /, *, threshold: float | None = None) 
 
 
 def _wrap(function: Any, clean: Callable[[], object]) -> Any:
+    import inspect  # milliseconds that only a program which decorates should pay
+
     if isinstance(function, (staticmethod, classmethod)):
         return type(function)(_wrap(function.__func__, clean))
     if isinstance(function, type) or not callable(function):

@@ -58,9 +58,10 @@ pfo_heap_info pfo_heap_read(void);
 pfo_status pfo_heap_trim(int64_t *given_back, pfo_error *err);
 
 /* on: freed blocks stay in the process for reuse, so that tensors allocated and freed in every training step do not cost an
- * munmap, an mmap and a page fault per 4 KiB each time; memory once used is then not given back by free(). off: free() gives
- * back again (fixed thresholds; malloc's self-adjusting ones are gone for good after any change) and the heap is trimmed.
- * *given_back: as for trim; 0 for on. PFO_UNAVAILABLE where malloc has no such setting. */
+ * munmap, an mmap and a page fault per 4 KiB each time; memory once used is then not given back by free(), and holes between
+ * blocks may raise the peak somewhat. off: free() gives back again (fixed thresholds; malloc's self-adjusting ones are gone for
+ * good after any change) and the heap is trimmed. *given_back: as for trim; 0 for on. PFO_UNAVAILABLE where malloc has no
+ * such setting. */
 pfo_status pfo_heap_retain(int on, int64_t *given_back, pfo_error *err);
 
 #endif
