@@ -56,11 +56,6 @@ def _reduce_dataclass(value: Any) -> Reduction:
 # ---- NumPy ---------------------------------------------------------------------------------------------------------------------
 
 
-def _significant_bytes(numpy: Any, dtype: Any) -> int:
-    """Bytes of one extended-precision number that carry its value; the others are padding and may hold anything."""
-    return 10 if numpy.finfo(dtype).nmant == 63 else int(dtype.itemsize)
-
-
 def _describe_dtype(numpy: Any, dtype: Any) -> Any:
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
@@ -86,10 +81,10 @@ def _array_parts(numpy: Any, array: Any) -> tuple[Any, ...]:
     if dtype.kind in "OT":
         return "objects", "O" if dtype.kind == "O" else "T", array.shape, array.reshape(-1).tolist()
     if dtype.char in "gG":
-        real = array.dtype.newbyteorder("=") if dtype.isnative else dtype
-        width = _significant_bytes(numpy, numpy.dtype(real.char.lower()))
-        item = dtype.itemsize // (2 if dtype.char == "G" else 1)
-        raw = numpy.ascontiguousarray(array).view("u1").reshape((*array.shape, -1, item))
+        numbers = 2 if dtype.char == "G" else 1
+        item = dtype.itemsize // numbers
+        width = 10 if numpy.finfo(numpy.longdouble).nmant == 63 else item  # the other bytes are padding and may hold anything
+        raw = numpy.ascontiguousarray(array).view("u1").reshape((*array.shape, numbers, item))
         return "extended", dtype.str, array.shape, raw[..., :width] if dtype.isnative else raw[..., item - width :]
     if array.itemsize == 0:
         return "empty items", dtype.str, array.shape

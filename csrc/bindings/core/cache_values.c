@@ -16,7 +16,7 @@ pfo_parse_max_size(PyObject *object, uint64_t *max_entries)
     }
     int overflow = 0;
     const long long number = PyLong_AsLongLongAndOverflow(object, &overflow);
-    if (overflow < 0 || number < 0) {
+    if (overflow < 0 || (overflow == 0 && number < 0)) {
         PyErr_Format(PyExc_ValueError, "max_size must be at least 0 (or None for no bound), not %S", object);
         return -1;
     }

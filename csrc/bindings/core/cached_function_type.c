@@ -150,15 +150,17 @@ key_by_name(const cached_function *self, pfo_key_builder *builder, const call_ar
     if (bound != 0) {
         return bound;
     }
+    uint64_t gap = 0; /* parameters left out since the last one that counts; those at the end leave no trace */
     for (Py_ssize_t i = 0; i < used; i++) {
         if (slots[i] == NULL || (self->ignored_slots >> i & 1) != 0) {
-            if (pfo_key_add_mark(builder, '-', 0) < 0) {
-                return -1;
-            }
+            gap++;
+            continue;
         }
-        else if (add_argument(self, builder, slots[i], PyTuple_GET_ITEM(self->names, i), i) < 0) {
+        if ((gap > 0 && pfo_key_add_mark(builder, '-', gap) < 0) ||
+            add_argument(self, builder, slots[i], PyTuple_GET_ITEM(self->names, i), i) < 0) {
             return -1;
         }
+        gap = 0;
     }
     return 0;
 }

@@ -185,12 +185,14 @@ encode_view(pfo_encoder *encoder, const Py_buffer *view, const char *kind, size_
     if (view->ndim > PFO_FINGERPRINT_MAX_DIMENSIONS) {
         return 1;
     }
-    for (int d = 0; d < view->ndim; d++) {
-        if (view->suboffsets != NULL && view->suboffsets[d] >= 0) {
+    Py_ssize_t packed = view->itemsize; /* ctypes, for one, leaves strides out of what PyBUF_FULL_RO asks for */
+    for (int d = view->ndim - 1; d >= 0; d--) {
+        if (view->shape == NULL || (view->suboffsets != NULL && view->suboffsets[d] >= 0)) {
             return 1;
         }
         shape[d] = view->shape[d];
-        strides[d] = view->strides[d];
+        strides[d] = view->strides != NULL ? view->strides[d] : packed;
+        packed *= view->shape[d];
     }
     const pfo_array_view array = {
         .data = view->buf,

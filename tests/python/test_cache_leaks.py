@@ -1,0 +1,278 @@
+"""References and memory: what the cache takes it gives back, and cycles through it are collected."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import tracemalloc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perfopt import _core
+from perfopt.cache import PerformanceCache, cache_result, fingerprint
+
+
+class Key:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __hash__(self) -> int:
+        return hash(self.number)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and self.number == other.number
+
+
+class Plain:
+    pass
+
+
+def live_objects() -> int:
+    gc.collect()
+    return len(gc.get_objects())
+
+
+def steady(operation: Callable[[], object], rounds: int = 2000) -> None:
+    """Neither objects nor bytes grow with the number of rounds."""
+    tracemalloc.start()
+    for _ in range(200):  # everything that is kept is replaced by something traced
+        operation()
+    objects = live_objects()
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(rounds):
+        operation()
+    gc.collect()
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert live_objects() - objects < 50
+    assert grown < 12_000 + 20 * rounds, f"{grown} bytes after {rounds} rounds"
+
+
+def test_references_of_keys_and_values() -> None:
+    marker, value = Key(123456), ["value"]
+    text = "".join(["a", "key"])
+    number = 10**9 + 7
+    before = [sys.getrefcount(item) for item in (marker, value, text, number)]
+    cache = PerformanceCache(3)
+
+    @cache_result(max_size=3)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return value
+
+    for i in range(1000):
+        for key in (marker, text, number, (marker, text), [marker, number], {"a": marker}, i):
+            cache.set(key, value)
+            cache.get(key)
+            function(key)
+            function(key)
+            function(key, word=marker)
+            function(word=key)
+        if i % 10 == 0:
+            cache.delete(marker)
+            cache.clear()
+            function.cache_clear()  # type: ignore[attr-defined]
+    cache.clear()
+    function.cache_clear()  # type: ignore[attr-defined]
+    assert [sys.getrefcount(item) for item in (marker, value, text, number)] == before
+    del cache, function, key
+    gc.collect()
+    after = [sys.getrefcount(item) for item in (marker, value, text, number)]
+    assert after[0] == before[0]
+    assert after[2:] == before[2:]
+
+
+@pytest.mark.parametrize("size", [0, 1, 4, None])
+def test_calls_do_not_leak(size: int | None) -> None:
+    @cache_result(max_size=size)
+    def function(x: Any, y: Any = None, *, z: Any = 0) -> Any:
+        return [x]
+
+    array = np.arange(100)
+    count = [0]
+
+    def operation() -> None:
+        count[0] += 1
+        i = count[0] % 7
+        function(i)
+        function(str(i))
+        function(Key(i), y=[i, Key(i)])
+        function(array, z=(i, {"a": {i}}))
+        function(Plain(), i)
+        with pytest.raises(TypeError):
+            function(type)(1, 2, 3)
+        with pytest.raises(TypeError):
+            function(1, 2, 3)
+        if i == 0:
+            function.cache_clear()  # type: ignore[attr-defined]
+
+    steady(operation, 1000)
+
+
+def test_errors_do_not_leak() -> None:
+    class Bad:
+        __hash__ = None  # type: ignore[assignment]
+
+    class Raises:
+        def __hash__(self) -> int:
+            raise OSError
+
+    cache = PerformanceCache(4)
+
+    @cache_result
+    def function(x: Any) -> Any:
+        raise ValueError
+
+    loop: list[Any] = []
+    loop.append((loop,))
+
+    def operation() -> None:
+        for key, error in ((Bad(), TypeError), ([1, Bad()], TypeError), (Raises(), OSError), (loop, RecursionError)):
+            with pytest.raises(error):
+                function(key)
+            with pytest.raises(error):
+                cache.set(key, 1)
+            with pytest.raises((error, TypeError)):
+                fingerprint(key)
+        with pytest.raises(ValueError):  # noqa: PT011
+            function(5)
+        with pytest.raises(NotImplementedError):
+            cache.set(1, 1, persist=True)
+        for arguments in ((-1,), ("a",), (1, 5), (1, "")):
+            with pytest.raises((TypeError, ValueError)):
+                PerformanceCache(*arguments)  # type: ignore[arg-type]
+
+    steady(operation, 200)
+
+
+def test_making_and_dropping_caches_does_not_leak() -> None:
+    def operation() -> None:
+        cache = PerformanceCache(5, "directory")
+        cache.set(Key(1), cache)  # a cycle through the value
+        cache.set((Key(2), [1]), [cache])
+
+        @cache_result(ignore=("y",), key=None)
+        def function(x: Any, y: Any = 0) -> Any:
+            return function  # a cycle through the value
+
+        function(1)
+        function(Plain())
+        function(operation)
+        function((function, 1))
+
+        class Local:
+            @cache_result(key=lambda: 1)
+            def method(self) -> Any:
+                return Local
+
+        Local().method()
+        local = Local()
+        local.method()
+
+    steady(operation, 300)
+
+
+def test_cycles_are_collected() -> None:
+    class Node:
+        def __hash__(self) -> int:
+            return 5
+
+        def __eq__(self, other: object) -> bool:
+            return self is other
+
+    node = Node()
+    cache = PerformanceCache()
+    cache.set(node, cache)
+    node.cache = cache  # type: ignore[attr-defined]
+    gone = weakref.ref(cache), weakref.ref(node)
+    del cache, node
+    gc.collect()
+    assert [reference() for reference in gone] == [None, None]
+
+    @cache_result
+    def function(x: Any) -> Any:
+        return function
+
+    node = Node()
+    node.function = function  # type: ignore[attr-defined]
+    function(node)
+    function((node, 1))
+    gone2 = weakref.ref(function), weakref.ref(node)
+    del function, node
+    gc.collect()
+    assert [reference() for reference in gone2] == [None, None]
+
+
+def test_dead_instances_leave_nothing() -> None:
+    class Thing:
+        @cache_result(max_size=None)
+        def method(self, x: Any) -> Any:
+            return [x]
+
+    def operation() -> None:
+        things = [Thing() for _ in range(5)]
+        for thing in things:
+            for x in range(3):
+                thing.method(x)
+        things[0].loop = things  # type: ignore[attr-defined]
+
+    steady(operation, 500)
+    assert Thing.method.cache_info().currsize == 0  # type: ignore[attr-defined]
+
+
+def test_evictions_with_arrays_keep_memory_flat() -> None:
+    cache = PerformanceCache(3)
+
+    @cache_result(max_size=2)
+    def function(x: Any) -> Any:
+        return np.full(5000, x[0])
+
+    count = [0]
+
+    def operation() -> None:
+        count[0] += 1
+        array = np.full(3000, count[0])
+        cache.set(array, np.zeros(4000))
+        cache.get(array)
+        function(array)
+        function(array)
+        fingerprint(array[::2], [array], {"a": np.array([(1, 2.0)], [("x", "i4"), ("y", "f8")])}, np.array(["a", 1], object))
+
+    steady(operation, 300)
+
+
+def test_async_calls_do_not_leak() -> None:
+    @cache_result(max_size=3)
+    async def function(x: Any) -> Any:
+        if x == 0:
+            raise ValueError
+        return [x]
+
+    count = [0]
+
+    async def main() -> None:
+        for _ in range(20):
+            count[0] += 1
+            for key in (Key(count[0] % 5), [count[0] % 3], 0):
+                try:
+                    await function(key)
+                except ValueError:
+                    pass
+        pending = function((Key(1), 2))
+        pending.close()
+
+    steady(lambda: asyncio.run(main()), 30)
+
+
+def test_fingerprints_of_large_arrays_keep_the_reference_count() -> None:
+    array = np.arange(2_000_000)
+    before = sys.getrefcount(array)
+    for _ in range(20):
+        fingerprint(array, array[::3], memoryview(array))
+    assert sys.getrefcount(array) == before
+    array.resize(10, refcheck=False)  # no buffer is still exported
+    assert _core.fingerprint(array) == fingerprint(np.arange(10))

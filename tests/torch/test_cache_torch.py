@@ -1,0 +1,317 @@
+"""Caching with torch: tensors and modules as keys by content, tensors as values with their version counter."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perfopt.cache import PerformanceCache, cache_result, fingerprint
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+DTYPES = [
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32),
+    *(torch.float64, torch.complex64, torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32),
+]
+
+
+def make(dtype: Any, *shape: int) -> Any:
+    return (torch.arange(int(np.prod(shape))) % 100).reshape(shape).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_layouts_of_every_dtype_agree(dtype: Any) -> None:
+    base = make(dtype, 4, 6, 5)
+    if dtype is not torch.bool:
+        assert fingerprint(base) != fingerprint(make(dtype, 4, 6, 5) if dtype is None else make(dtype, 4, 5, 6))
+    for view in (base, base[::2], base.permute(2, 0, 1), base[1:, 2:5, ::2], base[0, 0, 0], base[:, :0], base[0, :1].expand(3, 5)):
+        assert fingerprint(view) == fingerprint(view.clone(memory_format=torch.contiguous_format))
+    changed = base.clone()
+    changed.view(torch.uint8)[3, 5, -1] ^= 1
+    assert fingerprint(changed) != fingerprint(base)
+
+
+def test_different_tensors_differ() -> None:
+    values = [make(dtype, 2, 2) for dtype in DTYPES]
+    values += [
+        make(torch.float32, 4),
+        make(torch.float32, 2, 2).requires_grad_(),
+        make(torch.float32, 2, 2).to_sparse(),
+        make(torch.float32, 2, 2).to_sparse_csr(),
+        make(torch.float32, 2, 2).numpy(),
+        make(torch.float32, 0),
+        make(torch.float32, 0, 1),
+        torch.tensor(-0.0),
+        torch.tensor(0.0),
+        make(torch.complex64, 2, 2).conj() * 1j,
+        torch.float32,
+        torch.device("cpu"),
+        torch.Size([2, 2]),
+        (2, 2),
+    ]
+    assert len({fingerprint(value) for value in values}) == len(values)
+
+
+def test_lazy_conjugate_and_sparse_order() -> None:
+    tensor = torch.tensor([1 + 2j, 3 - 1j])
+    assert tensor.conj().is_conj()
+    assert fingerprint(tensor.conj()) == fingerprint(tensor.conj().resolve_conj())
+    assert fingerprint(tensor.conj()) != fingerprint(tensor)
+    assert fingerprint(tensor.conj().imag) == fingerprint(tensor.conj().imag.resolve_neg().clone())
+    one = torch.sparse_coo_tensor(torch.tensor([[0, 2]]), torch.tensor([5.0, 6.0]), (4,))
+    two = torch.sparse_coo_tensor(torch.tensor([[2, 0]]), torch.tensor([6.0, 5.0]), (4,))
+    assert fingerprint(one) == fingerprint(two)
+
+
+def test_what_has_no_readable_content_is_refused() -> None:
+    quantized = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+    for tensor in (quantized, torch.empty(3, device="meta"), torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])):
+        with pytest.raises(TypeError, match="Tensor"):
+            fingerprint(tensor)
+
+    @cache_result
+    def function(weights: Any) -> int:
+        return 1
+
+    with pytest.raises(TypeError, match="argument 'weights'"):
+        function(quantized)
+
+
+@pytest.mark.spec("S0-14", "S0-45")
+def test_tensor_arguments_are_keyed_by_content() -> None:
+    calls = []
+
+    @cache_result("model_inference")
+    def infer(x: Any, scale: float = 1.0) -> Any:
+        calls.append(1)
+        return float(x.sum()) * scale
+
+    x = torch.randn(64, 64)
+    assert infer(x) == infer(x.clone()) == infer(x.t().contiguous().t())
+    assert len(calls) == 1
+    x[3, 3] += 1
+    infer(x)
+    infer(x.double())
+    infer(x.clone().requires_grad_())
+    infer(nn.Parameter(x.clone()))
+    assert len(calls) == 4, "a parameter is a tensor that requires a gradient"
+    infer({"a": [x]}["a"][0], scale=2.0)
+    assert len(calls) == 5
+
+
+def test_large_tensor_by_every_byte() -> None:
+    tensor = torch.zeros(3_000_000)
+    digest = fingerprint(tensor)
+    tensor[2_999_999] = 1
+    assert fingerprint(tensor) != digest
+
+
+class Net(nn.Module):
+    def __init__(self, rate: float = 0.1, activation: Any = torch.relu) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.drop = nn.Dropout(rate)
+        self.activation = activation
+        self.register_buffer("scratch", torch.zeros(2), persistent=False)
+
+    def forward(self, x: Any) -> Any:
+        return self.drop(self.activation(self.layer(x)))
+
+
+class OtherNet(Net):
+    pass
+
+
+@pytest.mark.spec("S0-14")
+def test_modules_are_keyed_by_class_mode_and_state() -> None:
+    calls = []
+
+    @cache_result("model_weights")
+    def weights(model: Any) -> Any:
+        calls.append(1)
+        return [p.detach().clone() for p in model.parameters()]
+
+    model = Net()
+    other = Net()
+    other.load_state_dict(model.state_dict())
+    weights(model)
+    weights(other)
+    assert len(calls) == 1, "equal content, another object"
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    weights(model)
+    assert len(calls) == 2, "a step changes the weights, so it changes the key"
+    model.eval()
+    weights(model)
+    assert len(calls) == 3
+    different = OtherNet().eval()
+    different.load_state_dict(model.state_dict())
+    weights(different)
+    assert len(calls) == 4
+
+    def variant(**options: Any) -> Any:
+        net = Net(**options).eval()
+        net.load_state_dict(model.state_dict())
+        return net
+
+    weights(variant())
+    assert len(calls) == 4
+    weights(variant(rate=0.5))
+    weights(variant(activation=torch.tanh))
+    net = variant()
+    net.scratch[0] = 1
+    weights(net)
+    net = variant()
+    net.layer.weight.requires_grad_(False)
+    weights(net)
+    assert len(calls) == 8
+    assert fingerprint(nn.Conv2d(1, 1, 3, stride=1).requires_grad_(False)) != fingerprint(nn.Conv2d(1, 1, 3, stride=2))
+
+
+def test_the_same_digest_in_another_process() -> None:
+    code = (
+        "import torch; from perfopt.cache import fingerprint; torch.manual_seed(0);"
+        "print(fingerprint(torch.arange(1000.).to(torch.bfloat16), torch.nn.Linear(3, 2), {'a': torch.ones(2, 2).to_sparse()}).hex())"
+    )
+    run = [sys.executable, "-c", code]
+    digests = {
+        subprocess.run(run, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed}).stdout
+        for seed in "12"
+    }
+    assert len(digests) == 1
+
+
+def test_a_tensor_modified_in_place_is_a_miss() -> None:
+    calls = []
+
+    @cache_result
+    def function(n: int) -> Any:
+        calls.append(n)
+        return torch.zeros(n)
+
+    first = function(3)
+    assert function(3) is first
+    first.add_(1)
+    second = function(3)
+    assert second.tolist() == [0, 0, 0]
+    assert len(calls) == 2
+    assert function(3) is second
+    info = function.cache_info()  # type: ignore[attr-defined]
+    assert (info.hits, info.misses, info.currsize) == (2, 2, 1)
+    second[:1].mul_(2)
+    assert function(3) is not second, "a change through a view counts too"
+
+
+def test_tensors_inside_containers_are_watched() -> None:
+    @cache_result
+    def function(n: int) -> Any:
+        return {"a": [torch.zeros(n), 1], "b": (torch.ones(n), np.zeros(2))}
+
+    first = function(2)
+    assert function(2) is first
+    assert not first["b"][1].flags.writeable
+    first["b"][0].add_(1)
+    assert function(2)["b"][0].tolist() == [1, 1]
+
+
+def test_performance_cache_watches_tensors() -> None:
+    cache = PerformanceCache()
+    tensor = torch.zeros(3)
+    cache.set("a", tensor)
+    cache.set(tensor, "by content")
+    assert cache.get("a") is tensor
+    assert cache.get(torch.zeros(3)) == "by content"
+    tensor.add_(1)
+    assert cache.get("a", 5) == 5
+    assert "a" not in cache
+    assert cache.get_stats()["misses"] == 1
+    assert cache.get(tensor) is None
+
+
+def test_copies_of_tensors() -> None:
+    @cache_result(copy=True)
+    def function(n: int) -> Any:
+        return torch.zeros(n)
+
+    function(2).add_(1)
+    function(2).add_(1)
+    assert function(2).tolist() == [0, 0]
+    assert function.cache_info().hits == 2  # type: ignore[attr-defined]
+
+
+def test_gradients_through_cached_values() -> None:
+    weight = torch.ones(2, requires_grad=True)
+
+    @cache_result
+    def function(w: Any) -> Any:
+        return (w * 3).sum()
+
+    function(weight).backward(retain_graph=True)
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [3, 3]
+    assert not function(weight.detach()).requires_grad
+
+
+def test_inference_tensors_have_no_version() -> None:
+    @cache_result
+    def function(n: int) -> Any:
+        with torch.inference_mode():
+            return torch.zeros(n)
+
+    assert function(2) is function(2)
+
+
+def test_a_method_of_a_module_holds_it_weakly() -> None:
+    class Model(nn.Module):
+        @cache_result
+        def size(self, x: int) -> list[int]:
+            return [x]
+
+    model = Model()
+    assert model.size(1) is model.size(1)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+    assert Model.size.cache_info().currsize == 0  # type: ignore[attr-defined]
+
+
+class Tagged(torch.Tensor):
+    pass
+
+
+def test_subclasses_of_tensor_count_with_class_and_attributes() -> None:
+    plain = torch.ones(3)
+    one, two = plain.as_subclass(Tagged), plain.clone().as_subclass(Tagged)
+    assert fingerprint(one) == fingerprint(two)
+    assert fingerprint(one) != fingerprint(plain)
+    two.note = "x"
+    assert fingerprint(one) != fingerprint(two)
+
+
+def test_import_order_does_not_matter() -> None:
+    code = """
+import sys
+from perfopt.cache import cache_result, fingerprint
+@cache_result
+def f(x): return 1
+class K: pass
+f(K()); f([1]); fingerprint([1])
+assert "torch" not in sys.modules and "numpy" not in sys.modules
+import torch
+calls = []
+@cache_result
+def g(x): calls.append(1)
+g(torch.ones(2)); g(torch.ones(2))
+assert len(calls) == 1
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
