@@ -8,6 +8,7 @@
 #ifndef PFO_KERNELS_TENSOR_H
 #define PFO_KERNELS_TENSOR_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* X(enumerator, name as NumPy and torch spell it, bytes of one element) */
@@ -19,6 +20,22 @@ typedef enum pfo_dtype {
 #undef PFO_DTYPE_ENUM
     PFO_DTYPE_COUNT
 } pfo_dtype;
+
+/* Bytes of one element. */
+static inline size_t
+pfo_dtype_bytes(pfo_dtype dtype)
+{
+    switch (dtype) {
+#define PFO_DTYPE_BYTES(id, name, bytes) \
+    case PFO_DTYPE_##id:                 \
+        return bytes;
+        PFO_DTYPE_LIST(PFO_DTYPE_BYTES)
+#undef PFO_DTYPE_BYTES
+    case PFO_DTYPE_COUNT:
+        break;
+    }
+    return 1;
+}
 
 /* X(enumerator, name as torch spells it) */
 #define PFO_DEVICE_LIST(X) \

@@ -1,0 +1,676 @@
+/* optimizer_plan_type.c: OptimizerPlan: the parameters and state of a torch-style optimizer as one plan for the kernels.
+ *
+ * A plan is made from `param_groups` (a list of dicts with "params" and options) and `state` (a dict from parameter to a dict
+ * with "step", "exp_avg", "exp_avg_sq"), checks every tensor once and holds references to all of them. Each step first compares
+ * what the optimizer holds now with what the plan was made from, by identity and data pointer; any difference makes
+ * step() answer None, and the caller makes a new plan. Gradients are read anew each step, only their pointers and layout.
+ *
+ * Invariants: slots are in the order of param_groups; slot.entry is the index in the C plan, or -1 while the parameter has no
+ * state. `running` is set from the first look at the arguments to the last use of the plan, so that neither another thread
+ * nor user code reached through an attribute can start a second step; slot.grad is held only while running.
+ */
+#include "bindings/common/errors.h"
+#include "bindings/train/tensor_args.h"
+#include "bindings/train/train_state.h"
+
+#include "base/alloc.h"
+#include "kernels/execute.h"
+
+#include <math.h>
+
+enum { PARAM, EXP_AVG, EXP_AVG_SQ, STEP, HELD_TENSORS };
+
+typedef struct plan_slot {
+    PyObject *tensor[HELD_TENSORS]; /* strong; all but PARAM are NULL without state */
+    PyObject *state;                /* strong: this parameter's state dict, or NULL */
+    PyObject *grad;                 /* strong while a step runs, else NULL */
+    void *step_data;
+    int32_t entry;
+    int32_t group;
+} plan_slot;
+
+typedef struct state_item {
+    PyObject *key, *value; /* strong: one item of the optimizer's state, in the dict's order */
+} state_item;
+
+typedef struct plan_object {
+    PyObject_HEAD
+    pfo_train_state *module_state;
+    pfo_plan *plan;
+    plan_slot *slots;
+    Py_ssize_t slot_count;
+    state_item *state_items;
+    Py_ssize_t state_count;
+    pfo_adamw_options *options; /* [group_count], read at each step */
+    int32_t group_count;
+    int running;
+} plan_object;
+
+static const char *const held_names[HELD_TENSORS] = { "params", "exp_avgs", "exp_avg_sqs", "steps" };
+
+/* ---- Making a plan ---- */
+
+/* Borrowed list of a group's parameters, or NULL with an exception. */
+static PyObject *
+group_params(const pfo_train_state *state, PyObject *param_groups, Py_ssize_t index)
+{
+    PyObject *group = PyList_GET_ITEM(param_groups, index);
+    PyObject *params = PyDict_Check(group) ? PyDict_GetItemWithError(group, state->string.params) : NULL;
+    if (params == NULL || !PyList_Check(params)) {
+        if (!PyErr_Occurred()) {
+            PyErr_Format(PyExc_TypeError, "param_groups[%zd] is no dict with a list under 'params'", index);
+        }
+        return NULL;
+    }
+    return params;
+}
+
+static int
+check_containers(PyObject *param_groups, PyObject *state)
+{
+    if (!PyList_Check(param_groups)) {
+        PyErr_Format(PyExc_TypeError, "param_groups is a %.80s; accepted: a list of dicts", Py_TYPE(param_groups)->tp_name);
+        return -1;
+    }
+    if (!PyDict_Check(state)) {
+        PyErr_Format(PyExc_TypeError, "state is a %.80s; accepted: a dict", Py_TYPE(state)->tp_name);
+        return -1;
+    }
+    return 0;
+}
+
+/* Takes references to all parameters; no user code runs here. 0, or -1 with an exception. */
+static int
+collect_slots(plan_object *self, PyObject *param_groups)
+{
+    const Py_ssize_t groups = PyList_GET_SIZE(param_groups);
+    Py_ssize_t total = 0;
+    for (Py_ssize_t g = 0; g < groups; g++) {
+        PyObject *params = group_params(self->module_state, param_groups, g);
+        if (params == NULL) {
+            return -1;
+        }
+        total += PyList_GET_SIZE(params);
+    }
+    if (groups > INT32_MAX || total > INT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "too many parameters");
+        return -1;
+    }
+    self->slots = pfo_alloc_array((size_t)total, sizeof *self->slots);
+    self->options = pfo_alloc_array((size_t)groups, sizeof *self->options);
+    if (self->slots == NULL || self->options == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    self->group_count = (int32_t)groups;
+    for (Py_ssize_t g = 0; g < groups; g++) {
+        PyObject *params = group_params(self->module_state, param_groups, g);
+        for (Py_ssize_t i = 0; params != NULL && i < PyList_GET_SIZE(params) && self->slot_count < total; i++) {
+            plan_slot *slot = &self->slots[self->slot_count++];
+            slot->tensor[PARAM] = Py_NewRef(PyList_GET_ITEM(params, i));
+            slot->entry = -1;
+            slot->group = (int32_t)g;
+        }
+    }
+    return 0;
+}
+
+static int
+collect_state_items(plan_object *self, PyObject *state)
+{
+    const Py_ssize_t count = PyDict_GET_SIZE(state);
+    self->state_items = pfo_alloc_array((size_t)count, sizeof *self->state_items);
+    if (self->state_items == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (self->state_count < count && PyDict_Next(state, &position, &key, &value)) {
+        state_item *item = &self->state_items[self->state_count++];
+        item->key = Py_NewRef(key);
+        item->value = Py_NewRef(value);
+    }
+    return 0;
+}
+
+/* New reference to state[name] in slot->tensor[which]. 0, or -1 with an exception. */
+static int
+take_state_tensor(plan_slot *slot, int which, PyObject *name, Py_ssize_t index)
+{
+    PyObject *tensor = PyDict_GetItemWithError(slot->state, name);
+    if (tensor == NULL) {
+        if (!PyErr_Occurred()) {
+            PyErr_Format(PyExc_ValueError, "the state of params[%zd] has no '%U'", index, name);
+        }
+        return -1;
+    }
+    slot->tensor[which] = Py_NewRef(tensor);
+    return 0;
+}
+
+/* Finds the slot's state, if it has any. Hashing a parameter may run Python code; nothing here is visible to it yet. */
+static int
+find_state(plan_object *self, plan_slot *slot, PyObject *state, Py_ssize_t index)
+{
+    PyObject *found = PyDict_GetItemWithError(state, slot->tensor[PARAM]);
+    if (found == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    if (!PyDict_Check(found)) {
+        PyErr_Format(PyExc_TypeError, "the state of params[%zd] is a %.80s; accepted: a dict", index, Py_TYPE(found)->tp_name);
+        return -1;
+    }
+    slot->state = Py_NewRef(found);
+    if (PyDict_GET_SIZE(found) == 0) {
+        return 0;
+    }
+    const pfo_train_state *names = self->module_state;
+    if (take_state_tensor(slot, EXP_AVG, names->string.exp_avg, index) < 0 ||
+        take_state_tensor(slot, EXP_AVG_SQ, names->string.exp_avg_sq, index) < 0) {
+        return -1;
+    }
+    return take_state_tensor(slot, STEP, names->string.step, index);
+}
+
+/* Reads one tensor of a slot; moments must be laid out as the parameter. 0, or -1 with an exception. */
+static int
+read_held(plan_object *self, const plan_slot *slot, int which, Py_ssize_t index, const pfo_tensor_arg *param,
+          pfo_tensor_arg *arg)
+{
+    PyObject *tensor = slot->tensor[which];
+    if (pfo_tensor_arg_from_tensor(self->module_state, tensor, held_names[which], index, arg) < 0) {
+        return -1;
+    }
+    if (which == STEP && arg->count != 1) {
+        return pfo_tensor_arg_fail(PyExc_ValueError, tensor, held_names[which], index, "accepted: one element");
+    }
+    if ((which == EXP_AVG || which == EXP_AVG_SQ) && !pfo_tensor_arg_same_layout(param, arg)) {
+        return pfo_tensor_arg_fail(PyExc_ValueError, tensor, held_names[which], index,
+                                   "shape and memory order must be those of its parameter");
+    }
+    return 0;
+}
+
+static int
+make_entry(plan_object *self, plan_slot *slot, Py_ssize_t index, pfo_plan_entry *entries, int32_t *used)
+{
+    pfo_tensor_arg param, other;
+    if (read_held(self, slot, PARAM, index, NULL, &param) < 0) {
+        return -1;
+    }
+    if (slot->tensor[STEP] == NULL) {
+        return 0;
+    }
+    pfo_plan_entry *entry = &entries[*used];
+    entry->data[PFO_ROLE_PARAM] = param.data;
+    entry->count = param.count;
+    entry->group = slot->group;
+    if (read_held(self, slot, EXP_AVG, index, &param, &other) < 0) {
+        return -1;
+    }
+    entry->data[PFO_ROLE_EXP_AVG] = other.data;
+    if (read_held(self, slot, EXP_AVG_SQ, index, &param, &other) < 0) {
+        return -1;
+    }
+    entry->data[PFO_ROLE_EXP_AVG_SQ] = other.data;
+    if (read_held(self, slot, STEP, index, &param, &other) < 0) {
+        return -1;
+    }
+    slot->step_data = other.data;
+    entry->step = other.data;
+    slot->entry = (*used)++;
+    return 0;
+}
+
+static int
+build(plan_object *self, PyObject *param_groups, PyObject *state)
+{
+    if (collect_slots(self, param_groups) < 0 || collect_state_items(self, state) < 0) {
+        return -1;
+    }
+    pfo_plan_entry *entries = pfo_alloc_array((size_t)self->slot_count, sizeof *entries);
+    if (entries == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    int32_t used = 0;
+    for (Py_ssize_t i = 0; i < self->slot_count; i++) {
+        if (find_state(self, &self->slots[i], state, i) < 0 || make_entry(self, &self->slots[i], i, entries, &used) < 0) {
+            pfo_free(entries);
+            return -1;
+        }
+    }
+    pfo_error err = PFO_ERROR_INIT;
+    const pfo_status status = pfo_plan_create(PFO_OP_ADAMW, entries, used, self->group_count, &self->plan, &err);
+    pfo_free(entries);
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"param_groups", "state", NULL};
+    PyObject *param_groups, *state;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:OptimizerPlan", names, &param_groups, &state) ||
+        check_containers(param_groups, state) < 0) {
+        return NULL;
+    }
+    pfo_train_state *module_state = pfo_train_state_of_type(type);
+    plan_object *self = module_state != NULL ? (plan_object *)type->tp_alloc(type, 0) : NULL;
+    if (self == NULL) {
+        return NULL;
+    }
+    self->module_state = module_state;
+    self->running = 1; /* found by gc.get_objects() while it is half made, it refuses to step */
+    if (build(self, param_groups, state) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->running = 0;
+    return (PyObject *)self;
+}
+
+/* ---- One step ---- */
+
+/* Three-valued: 1 the plan still describes these containers, 0 it does not, -1 exception. Runs no user code. */
+static int
+containers_match(const plan_object *self, PyObject *param_groups, PyObject *state)
+{
+    if (PyList_GET_SIZE(param_groups) != self->group_count || PyDict_GET_SIZE(state) != self->state_count) {
+        return 0;
+    }
+    Py_ssize_t seen = 0;
+    for (Py_ssize_t g = 0; g < self->group_count; g++) {
+        PyObject *params = group_params(self->module_state, param_groups, g);
+        if (params == NULL) {
+            return -1;
+        }
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params); i++, seen++) {
+            if (seen >= self->slot_count || self->slots[seen].group != g ||
+                self->slots[seen].tensor[PARAM] != PyList_GET_ITEM(params, i)) {
+                return 0;
+            }
+        }
+    }
+    if (seen != self->slot_count) {
+        return 0;
+    }
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    for (const state_item *item = self->state_items; PyDict_Next(state, &position, &key, &value); item++) {
+        if (item->key != key || item->value != value) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* 1 if the slot's state dict still holds the tensors the plan holds. */
+static int
+state_matches(const plan_object *self, const plan_slot *slot)
+{
+    if (slot->entry < 0) {
+        return slot->state == NULL || PyDict_GET_SIZE(slot->state) == 0;
+    }
+    const pfo_train_state *names = self->module_state;
+    return PyDict_GetItemWithError(slot->state, names->string.exp_avg) == slot->tensor[EXP_AVG] &&
+           PyDict_GetItemWithError(slot->state, names->string.exp_avg_sq) == slot->tensor[EXP_AVG_SQ] &&
+           PyDict_GetItemWithError(slot->state, names->string.step) == slot->tensor[STEP];
+}
+
+/* Compares the memory of a slot's tensors with the plan and hands the plan its gradient. 1 fine, 0 out of date, -1 exception. */
+static int
+refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index)
+{
+    slot->grad = PyObject_GetAttr(slot->tensor[PARAM], self->module_state->string.grad);
+    if (slot->grad == NULL) {
+        return -1;
+    }
+    if (!state_matches(self, slot)) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    if (slot->entry < 0) {
+        return slot->grad == Py_None;
+    }
+    pfo_error err = PFO_ERROR_INIT;
+    if (slot->grad == Py_None) {
+        (void)pfo_plan_set_grad(self->plan, slot->entry, 0, NULL, &err);
+        return 1;
+    }
+    const pfo_plan_entry *entry = &self->plan->entries[slot->entry];
+    void *const expected[HELD_TENSORS] = {
+        [PARAM] = entry->data[PFO_ROLE_PARAM],
+        [EXP_AVG] = entry->data[PFO_ROLE_EXP_AVG],
+        [EXP_AVG_SQ] = entry->data[PFO_ROLE_EXP_AVG_SQ],
+        [STEP] = slot->step_data,
+    };
+    pfo_tensor_arg param, other;
+    for (int which = 0; which < HELD_TENSORS; which++) {
+        pfo_tensor_arg *arg = which == PARAM ? &param : &other;
+        if (read_held(self, slot, which, index, &param, arg) < 0) {
+            return -1;
+        }
+        if (arg->data != expected[which] || (which == PARAM && arg->count != entry->count)) {
+            return 0;
+        }
+    }
+    if (pfo_tensor_arg_from_tensor(self->module_state, slot->grad, "grads", index, &other) < 0) {
+        return -1;
+    }
+    if (!pfo_tensor_arg_same_layout(&param, &other)) {
+        return pfo_tensor_arg_fail(PyExc_ValueError, slot->grad, "grads", index,
+                                   "shape and memory order must be those of its parameter");
+    }
+    const pfo_status status = pfo_plan_set_grad(self->plan, slot->entry, 1, other.data, &err);
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
+        return -1;
+    }
+    return 1;
+}
+
+/* group[name] as a number (a float or anything with __float__, such as a one-element tensor). */
+static int
+read_number(PyObject *group, PyObject *name, double *number)
+{
+    PyObject *value = PyDict_GetItemWithError(group, name);
+    if (value == NULL) {
+        if (!PyErr_Occurred()) {
+            PyErr_Format(PyExc_ValueError, "a parameter group has no %R", name);
+        }
+        return -1;
+    }
+    Py_INCREF(value);
+    *number = PyFloat_AsDouble(value);
+    Py_DECREF(value);
+    return *number == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* Truth of group[name], missing meaning false; -1 with an exception. */
+static int
+read_flag(PyObject *group, PyObject *name)
+{
+    PyObject *value = PyDict_GetItemWithError(group, name);
+    if (value == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    Py_INCREF(value);
+    const int truth = PyObject_IsTrue(value);
+    Py_DECREF(value);
+    return truth;
+}
+
+static int
+read_betas(const pfo_train_state *state, PyObject *group, pfo_adamw_options *options)
+{
+    PyObject *betas = PyDict_GetItemWithError(group, state->string.betas);
+    PyObject *pair = betas != NULL ? PySequence_Tuple(betas) : NULL;
+    if (pair == NULL || PyTuple_GET_SIZE(pair) != 2) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_ValueError, "a parameter group's 'betas' are not two numbers");
+        }
+        Py_XDECREF(pair);
+        return -1;
+    }
+    options->beta1 = PyFloat_AsDouble(PyTuple_GET_ITEM(pair, 0));
+    options->beta2 = PyErr_Occurred() ? -1.0 : PyFloat_AsDouble(PyTuple_GET_ITEM(pair, 1));
+    Py_DECREF(pair);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static int
+read_group(const pfo_train_state *state, PyObject *group, Py_ssize_t index, pfo_adamw_options *options)
+{
+    PyObject *const refused[] = { state->string.amsgrad, state->string.capturable, state->string.differentiable };
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
+        const int truth = read_flag(group, refused[i]);
+        if (truth != 0) {
+            if (truth > 0) {
+                PyErr_Format(PyExc_ValueError, "param_groups[%zd]['%U'] is true; accepted: false", index, refused[i]);
+            }
+            return -1;
+        }
+    }
+    if (read_number(group, state->string.lr, &options->lr) < 0 || read_betas(state, group, options) < 0 ||
+        read_number(group, state->string.eps, &options->eps) < 0 ||
+        read_number(group, state->string.weight_decay, &options->weight_decay) < 0) {
+        return -1;
+    }
+    options->maximize = read_flag(group, state->string.maximize);
+    return options->maximize < 0 ? -1 : 0;
+}
+
+/* Reads the options of every group; numbers may come from user code, so each group is held while it is read. */
+static int
+read_options(plan_object *self, PyObject *param_groups)
+{
+    for (Py_ssize_t g = 0; g < self->group_count; g++) {
+        if (g >= PyList_GET_SIZE(param_groups) || !PyDict_Check(PyList_GET_ITEM(param_groups, g))) {
+            PyErr_SetString(PyExc_RuntimeError, "param_groups changed while a step was reading it");
+            return -1;
+        }
+        PyObject *group = Py_NewRef(PyList_GET_ITEM(param_groups, g));
+        const int status = read_group(self->module_state, group, g, &self->options[g]);
+        Py_DECREF(group);
+        if (status < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* 1 all slots are ready, 0 out of date, -1 exception. Options come first: reading them may run user code, the comparison after
+ * it then sees what that code did. */
+static int
+prepare(plan_object *self, PyObject *param_groups, PyObject *state)
+{
+    int answer = containers_match(self, param_groups, state);
+    if (answer <= 0) {
+        return answer;
+    }
+    if (read_options(self, param_groups) < 0) {
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < self->slot_count; i++) {
+        answer = refresh_slot(self, &self->slots[i], i);
+        if (answer <= 0) {
+            return answer;
+        }
+    }
+    return containers_match(self, param_groups, state);
+}
+
+static void
+drop_gradients(plan_object *self)
+{
+    for (Py_ssize_t i = 0; i < self->slot_count; i++) {
+        Py_CLEAR(self->slots[i].grad);
+    }
+}
+
+PyDoc_STRVAR(plan_step_doc,
+             "step($self, param_groups, state, max_grad_norm, skip_nonfinite, /)\n--\n\n"
+             "One AdamW step over every parameter that has a gradient, with the GIL released.\n\n"
+             "max_grad_norm is None or a float >= 0, skip_nonfinite a bool. Returns ``(norm, skipped, clip_factor)``, or None\n"
+             "when the containers hold other tensors than those the plan was made from (nothing has changed then: make a\n"
+             "new plan). Raises TypeError or ValueError for a gradient of another dtype, device, shape or memory order, and\n"
+             "RuntimeError when another thread is stepping this plan.");
+
+static PyObject *
+run_step(plan_object *self, PyObject *param_groups, PyObject *state, const pfo_step_request *request)
+{
+    const int ready = prepare(self, param_groups, state);
+    if (ready < 0) {
+        return NULL;
+    }
+    if (ready == 0) {
+        Py_RETURN_NONE;
+    }
+    pfo_step_result result;
+    Py_BEGIN_ALLOW_THREADS
+    pfo_execute_adamw(self->plan, self->module_state->kernels, self->options, request, &result);
+    Py_END_ALLOW_THREADS
+    return Py_BuildValue("(dNd)", result.norm, PyBool_FromLong(result.skipped), result.clip_factor);
+}
+
+static PyObject *
+plan_step(PyObject *op, PyObject *const *args, Py_ssize_t count)
+{
+    plan_object *self = (plan_object *)op;
+    if (count != 4) {
+        PyErr_Format(PyExc_TypeError, "step() takes 4 arguments (%zd given)", count);
+        return NULL;
+    }
+    if (check_containers(args[0], args[1]) < 0) {
+        return NULL;
+    }
+    pfo_step_request request = { .max_grad_norm = -1.0, .unscale = 1.0 };
+    if (args[2] != Py_None) {
+        request.max_grad_norm = PyFloat_AsDouble(args[2]);
+        if (request.max_grad_norm == -1.0 && PyErr_Occurred()) {
+            return NULL;
+        }
+        if (!(request.max_grad_norm >= 0.0)) {
+            PyErr_Format(PyExc_ValueError, "max_grad_norm=%R; accepted: None or a number >= 0", args[2]);
+            return NULL;
+        }
+    }
+    request.skip_nonfinite = PyObject_IsTrue(args[3]);
+    if (request.skip_nonfinite < 0) {
+        return NULL;
+    }
+    if (self->running) {
+        PyErr_SetString(PyExc_RuntimeError, "this optimizer is already in a step on another thread");
+        return NULL;
+    }
+    self->running = 1;
+    PyObject *answer = run_step(self, args[0], args[1], &request);
+    drop_gradients(self);
+    self->running = 0;
+    return answer;
+}
+
+PyDoc_STRVAR(plan_written_doc,
+             "written($self, /)\n--\n\n"
+             "List of the tensors the last step wrote (parameters, moments and step counts of those that had a gradient),\n"
+             "for whoever keeps version counters.");
+
+static PyObject *
+plan_written(PyObject *op, PyObject *unused)
+{
+    plan_object *self = (plan_object *)op;
+    (void)unused;
+    PyObject *list = PyList_New(0);
+    for (Py_ssize_t i = 0; list != NULL && i < self->slot_count; i++) {
+        const plan_slot *slot = &self->slots[i];
+        if (slot->entry < 0 || !self->plan->entries[slot->entry].has_grad) {
+            continue;
+        }
+        for (int which = 0; which < HELD_TENSORS; which++) {
+            if (PyList_Append(list, slot->tensor[which]) < 0) {
+                Py_CLEAR(list);
+                break;
+            }
+        }
+    }
+    return list;
+}
+
+/* ---- Type ---- */
+
+static int
+plan_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    plan_object *self = (plan_object *)op;
+    Py_VISIT(Py_TYPE(op));
+    for (Py_ssize_t i = 0; i < self->slot_count; i++) {
+        for (int which = 0; which < HELD_TENSORS; which++) {
+            Py_VISIT(self->slots[i].tensor[which]);
+        }
+        Py_VISIT(self->slots[i].state);
+        Py_VISIT(self->slots[i].grad);
+    }
+    for (Py_ssize_t i = 0; i < self->state_count; i++) {
+        Py_VISIT(self->state_items[i].key);
+        Py_VISIT(self->state_items[i].value);
+    }
+    return 0;
+}
+
+/* References go only after the tables are out of reach: releasing a tensor may run user code that finds this object. */
+static int
+plan_clear(PyObject *op)
+{
+    plan_object *self = (plan_object *)op;
+    plan_slot *slots = self->slots;
+    state_item *items = self->state_items;
+    const Py_ssize_t slot_count = self->slot_count;
+    const Py_ssize_t state_count = self->state_count;
+    self->slots = NULL;
+    self->state_items = NULL;
+    self->slot_count = 0;
+    self->state_count = 0;
+    self->group_count = -1; /* matches no list of groups: step() answers None from here on */
+    for (Py_ssize_t i = 0; i < slot_count; i++) {
+        for (int which = 0; which < HELD_TENSORS; which++) {
+            Py_XDECREF(slots[i].tensor[which]);
+        }
+        Py_XDECREF(slots[i].state);
+        Py_XDECREF(slots[i].grad);
+    }
+    for (Py_ssize_t i = 0; i < state_count; i++) {
+        Py_XDECREF(items[i].key);
+        Py_XDECREF(items[i].value);
+    }
+    pfo_free(slots);
+    pfo_free(items);
+    return 0;
+}
+
+static void
+plan_dealloc(PyObject *op)
+{
+    plan_object *self = (plan_object *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)plan_clear(op);
+    pfo_plan_destroy(self->plan);
+    pfo_free(self->options);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef plan_methods[] = {
+    {"step", (PyCFunction)(void (*)(void))plan_step, METH_FASTCALL, plan_step_doc},
+    {"written", plan_written, METH_NOARGS, plan_written_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(plan_doc,
+             "OptimizerPlan(param_groups, state)\n--\n\n"
+             "Checked plan over the parameters and state of a torch-style AdamW optimizer: a list of dicts with ``params`` and\n"
+             "options, and a dict from parameter to ``{'step', 'exp_avg', 'exp_avg_sq'}``. Parameters without state wait for\n"
+             "theirs. All tensors must be dense float32 on the CPU, moments laid out as their parameter; anything else raises\n"
+             "TypeError or ValueError that names the tensor.");
+
+static PyType_Slot plan_slots[] = {
+    {Py_tp_new, (void *)plan_new},
+    {Py_tp_dealloc, (void *)plan_dealloc},
+    {Py_tp_traverse, (void *)plan_traverse},
+    {Py_tp_clear, (void *)plan_clear},
+    {Py_tp_methods, plan_methods},
+    {Py_tp_doc, (void *)plan_doc},
+    {0, NULL},
+};
+
+PyType_Spec pfo_optimizer_plan_spec = {
+    .name = "perfopt._train.OptimizerPlan",
+    .basicsize = sizeof(plan_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = plan_slots,
+};

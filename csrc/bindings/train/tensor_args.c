@@ -1,0 +1,325 @@
+/* tensor_args.c: see tensor_args.h.
+ *
+ * The DLPack structures are written down here as the interface they are (dlpack.h, version 1): a type that offers
+ * `__dlpack_c_exchange_api__` gives a table of functions, one of which fills a DLTensor that borrows from the tensor.
+ */
+#define NO_IMPORT_ARRAY
+#define PY_ARRAY_UNIQUE_SYMBOL pfo_train_array_api
+#define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
+#include "bindings/train/tensor_args.h"
+
+#include <numpy/arrayobject.h>
+
+typedef struct dl_tensor {
+    void *data;
+    struct {
+        int32_t type, id;
+    } device;
+    int32_t ndim;
+    struct {
+        uint8_t code, bits;
+        uint16_t lanes;
+    } dtype;
+    int64_t *shape;
+    int64_t *strides; /* elements; NULL means C order before version 1.2 */
+    uint64_t byte_offset;
+} dl_tensor;
+
+typedef struct dl_exchange_api {
+    struct {
+        uint32_t major, minor;
+    } version;
+    struct dl_exchange_api *previous;
+    void *managed_tensor_allocator;
+    void *managed_tensor_from_object;
+    void *managed_tensor_to_object;
+    pfo_dltensor_from_object dltensor_from_object; /* may be NULL */
+    void *current_work_stream;
+} dl_exchange_api;
+
+enum { DL_VERSION = 1, DL_CPU = 1, DL_FLOAT = 2 };
+
+int
+pfo_tensor_arg_fail(PyObject *exception, PyObject *object, const char *list, Py_ssize_t index, const char *problem)
+{
+    PyObject *shape = PyObject_GetAttrString(object, "shape");
+    PyObject *dtype = shape != NULL ? PyObject_GetAttrString(object, "dtype") : NULL;
+    PyObject *shape_tuple = dtype != NULL ? PySequence_Tuple(shape) : NULL;
+    if (shape_tuple == NULL) {
+        PyErr_Clear();
+        PyErr_Format(exception, "%s[%zd] (a %.80s): %s", list, index, Py_TYPE(object)->tp_name, problem);
+    } else {
+        PyObject *device = PyObject_GetAttrString(object, "device");
+        if (device == NULL || PyUnicode_Check(device)) { /* torch's device says something, NumPy's "cpu" does not */
+            PyErr_Clear();
+            PyErr_Format(exception, "%s[%zd] (shape %S, dtype %S): %s", list, index, shape_tuple, dtype, problem);
+        } else {
+            PyErr_Format(exception, "%s[%zd] (shape %S, dtype %S, device %S): %s", list, index, shape_tuple, dtype, device,
+                         problem);
+        }
+        Py_XDECREF(device);
+    }
+    Py_XDECREF(shape_tuple);
+    Py_XDECREF(dtype);
+    Py_XDECREF(shape);
+    return -1;
+}
+
+int
+pfo_tensor_arg_same_layout(const pfo_tensor_arg *a, const pfo_tensor_arg *b)
+{
+    if (a->ndim != b->ndim || a->count != b->count) {
+        return 0;
+    }
+    for (int i = 0; i < a->ndim; i++) {
+        if (a->shape[i] != b->shape[i] || (a->shape[i] > 1 && a->count > 0 && a->strides[i] != b->strides[i])) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Dense: taken by ascending stride, each dimension steps over exactly the ones below it. */
+static int
+is_dense(const pfo_tensor_arg *arg)
+{
+    int64_t expected = 1;
+    uint64_t used = 0;
+    if (arg->count == 0) {
+        return 1;
+    }
+    for (int round = 0; round < arg->ndim; round++) {
+        int found = 0;
+        for (int i = arg->ndim - 1; i >= 0 && !found; i--) {
+            if ((used >> i & 1) == 0 && (arg->shape[i] == 1 || arg->strides[i] == expected)) {
+                used |= (uint64_t)1 << i;
+                expected *= arg->shape[i];
+                found = 1;
+            }
+        }
+        if (!found) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Fills count from shape; 0 when the product does not fit. */
+static int
+count_elements(pfo_tensor_arg *arg)
+{
+    int64_t count = 1;
+    for (int i = 0; i < arg->ndim; i++) {
+        if (arg->shape[i] < 0 || __builtin_mul_overflow(count, arg->shape[i], &count)) {
+            return 0;
+        }
+    }
+    arg->count = count;
+    return 1;
+}
+
+static int
+check_dense(PyObject *object, const char *list, Py_ssize_t index, pfo_tensor_arg *arg)
+{
+    if (!count_elements(arg)) {
+        return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index, "too many elements");
+    }
+    if (!is_dense(arg)) {
+        return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index,
+                                   "its elements do not lie densely in memory; accepted: contiguous in any order of dimensions");
+    }
+    return 0;
+}
+
+int
+pfo_tensor_arg_from_array(PyObject *object, const char *list, Py_ssize_t index, int writable, pfo_tensor_arg *arg)
+{
+    if (!PyArray_Check(object)) {
+        PyErr_Format(PyExc_TypeError, "%s[%zd] is a %.80s; accepted: numpy.ndarray of float32", list, index,
+                     Py_TYPE(object)->tp_name);
+        return -1;
+    }
+    PyArrayObject *array = (PyArrayObject *)object;
+    if (PyArray_TYPE(array) != NPY_FLOAT32 || !PyArray_ISNOTSWAPPED(array)) {
+        return pfo_tensor_arg_fail(PyExc_TypeError, object, list, index, "accepted: float32 in native byte order");
+    }
+    if (!PyArray_ISALIGNED(array)) {
+        return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index, "its memory is not aligned to 4 bytes");
+    }
+    if (writable && !PyArray_ISWRITEABLE(array)) {
+        return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index, "it is read-only and a step writes it");
+    }
+    arg->data = PyArray_DATA(array);
+    arg->ndim = PyArray_NDIM(array);
+    for (int i = 0; i < arg->ndim; i++) {
+        arg->shape[i] = PyArray_DIM(array, i);
+        const npy_intp stride = PyArray_STRIDE(array, i);
+        arg->strides[i] = stride % (npy_intp)sizeof(float) == 0 ? stride / (npy_intp)sizeof(float) : -1;
+    }
+    return check_dense(object, list, index, arg);
+}
+
+/* The type's function to fill a DLTensor, or NULL (no exception) when it has none of a version known here. */
+static pfo_dltensor_from_object
+exchange_function(pfo_train_state *state, PyTypeObject *type)
+{
+    int slot = 0;
+    for (; slot < PFO_TRAIN_TENSOR_TYPES && state->tensor_types[slot].type != NULL; slot++) {
+        if (state->tensor_types[slot].type == type) {
+            return state->tensor_types[slot].function;
+        }
+    }
+    pfo_dltensor_from_object function = NULL;
+    PyObject *capsule = PyObject_GetAttr((PyObject *)type, state->string.exchange_api);
+    if (capsule != NULL && PyCapsule_IsValid(capsule, "dlpack_exchange_api")) {
+        const dl_exchange_api *api = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
+        while (api != NULL && api->version.major > DL_VERSION) {
+            api = api->previous;
+        }
+        if (api != NULL && api->version.major == DL_VERSION) {
+            function = api->dltensor_from_object;
+        }
+    }
+    PyErr_Clear();
+    Py_XDECREF(capsule);
+    if (slot < PFO_TRAIN_TENSOR_TYPES && state->tensor_types[slot].type == NULL) {
+        state->tensor_types[slot].type = (PyTypeObject *)Py_NewRef((PyObject *)type);
+        state->tensor_types[slot].function = function;
+    }
+    return function;
+}
+
+static void
+c_order_strides(pfo_tensor_arg *arg)
+{
+    int64_t stride = 1;
+    for (int i = arg->ndim - 1; i >= 0; i--) {
+        arg->strides[i] = stride;
+        stride *= arg->shape[i];
+    }
+}
+
+/* 1: arg is filled; 0: the tensor is of a kind this path does not take (the attribute path finds the words for it). */
+static int
+read_by_exchange(pfo_dltensor_from_object function, PyObject *object, pfo_tensor_arg *arg)
+{
+    dl_tensor tensor;
+    if (function(object, &tensor) != 0) {
+        PyErr_Clear();
+        return 0;
+    }
+    if (tensor.device.type != DL_CPU || tensor.dtype.code != DL_FLOAT || tensor.dtype.bits != 32 ||
+        tensor.dtype.lanes != 1 || tensor.ndim > PFO_TENSOR_MAX_DIMS) {
+        return 0;
+    }
+    arg->data = tensor.data != NULL ? (char *)tensor.data + tensor.byte_offset : NULL;
+    arg->ndim = tensor.ndim;
+    for (int i = 0; i < arg->ndim; i++) {
+        arg->shape[i] = tensor.shape[i];
+        if (tensor.strides != NULL) {
+            arg->strides[i] = tensor.strides[i];
+        }
+    }
+    if (tensor.strides == NULL) {
+        c_order_strides(arg);
+    }
+    return 1;
+}
+
+/* A sequence of integers into numbers; its length, or -1 with an exception. */
+static int
+read_numbers(PyObject *sequence, int64_t numbers[PFO_TENSOR_MAX_DIMS])
+{
+    PyObject *tuple = sequence != NULL ? PySequence_Tuple(sequence) : NULL;
+    if (tuple == NULL) {
+        return -1;
+    }
+    const Py_ssize_t length = PyTuple_GET_SIZE(tuple);
+    if (length > PFO_TENSOR_MAX_DIMS) {
+        PyErr_Format(PyExc_ValueError, "a tensor of %zd dimensions; accepted: up to %d", length, PFO_TENSOR_MAX_DIMS);
+        Py_DECREF(tuple);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < length; i++) {
+        numbers[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, i));
+        if (numbers[i] == -1 && PyErr_Occurred()) {
+            Py_DECREF(tuple);
+            return -1;
+        }
+    }
+    Py_DECREF(tuple);
+    return (int)length;
+}
+
+/* 1 if str(object.name) is one of the two texts, 0 if not, -1 with an exception. */
+static int
+attribute_is(PyObject *object, PyObject *name, const char *text, const char *other)
+{
+    PyObject *value = PyObject_GetAttr(object, name);
+    PyObject *written = value != NULL ? PyObject_Str(value) : NULL;
+    Py_XDECREF(value);
+    if (written == NULL) {
+        return -1;
+    }
+    const int same = PyUnicode_CompareWithASCIIString(written, text) == 0 ||
+                     PyUnicode_CompareWithASCIIString(written, other) == 0;
+    Py_DECREF(written);
+    return same;
+}
+
+static int
+read_by_attributes(pfo_train_state *state, PyObject *object, const char *list, Py_ssize_t index, pfo_tensor_arg *arg)
+{
+    const int is_float32 = attribute_is(object, state->string.dtype, "torch.float32", "float32");
+    const int is_cpu = is_float32 < 0 ? -1 : attribute_is(object, state->string.device, "cpu", "cpu:0");
+    if (is_float32 < 0 || is_cpu < 0) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_TypeError, "%s[%zd] is a %.80s; accepted: a torch.Tensor of float32 on the CPU", list, index,
+                     Py_TYPE(object)->tp_name);
+        return -1;
+    }
+    if (!is_float32) {
+        return pfo_tensor_arg_fail(PyExc_TypeError, object, list, index, "accepted: float32 on the CPU");
+    }
+    if (!is_cpu) {
+        return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index, "accepted: float32 on the CPU");
+    }
+    PyObject *shape = PyObject_GetAttr(object, state->string.shape);
+    PyObject *stride = shape != NULL ? PyObject_CallMethodNoArgs(object, state->string.stride) : NULL;
+    PyObject *pointer = stride != NULL ? PyObject_CallMethodNoArgs(object, state->string.data_ptr) : NULL;
+    int status = -1;
+    if (pointer != NULL) {
+        arg->ndim = read_numbers(shape, arg->shape);
+        arg->data = PyLong_AsVoidPtr(pointer);
+        if (arg->ndim >= 0 && read_numbers(stride, arg->strides) == arg->ndim && !PyErr_Occurred()) {
+            status = 0;
+        }
+    }
+    Py_XDECREF(pointer);
+    Py_XDECREF(stride);
+    Py_XDECREF(shape);
+    if (status < 0) {
+        PyErr_Clear();
+        return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index,
+                                   "it has no strided memory of its own (sparse?); accepted: dense tensors");
+    }
+    return 0;
+}
+
+int
+pfo_tensor_arg_from_tensor(pfo_train_state *state, PyObject *object, const char *list, Py_ssize_t index,
+                           pfo_tensor_arg *arg)
+{
+    const pfo_dltensor_from_object function = exchange_function(state, Py_TYPE(object));
+    if ((function == NULL || !read_by_exchange(function, object, arg)) &&
+        read_by_attributes(state, object, list, index, arg) < 0) {
+        return -1;
+    }
+    if (check_dense(object, list, index, arg) < 0) {
+        return -1;
+    }
+    if (arg->data == NULL && arg->count > 0) {
+        return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index, "it has no memory");
+    }
+    return 0;
+}

@@ -1,0 +1,38 @@
+"""Training kernels of perfopt on NumPy arrays and on tensors by data pointer."""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+def variant() -> str: ...
+def grad_norm(grads: Sequence[NDArray[np.float32]]) -> tuple[float, bool]: ...
+def adamw_step(
+    params: Sequence[NDArray[np.float32]],
+    grads: Sequence[NDArray[np.float32]],
+    exp_avgs: Sequence[NDArray[np.float32]],
+    exp_avg_sqs: Sequence[NDArray[np.float32]],
+    step: int,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-08,
+    weight_decay: float = 0.01,
+    max_grad_norm: float | None = None,
+    maximize: bool = False,
+    skip_nonfinite: bool = True,
+) -> tuple[float, bool, float]: ...
+@final
+class OptimizerPlan:
+    """Checked plan over the parameters and state of a torch-style AdamW optimizer."""
+
+    def __new__(cls, param_groups: list[dict[str, Any]], state: dict[Any, Any]) -> OptimizerPlan: ...
+    def step(
+        self,
+        param_groups: list[dict[str, Any]],
+        state: dict[Any, Any],
+        max_grad_norm: float | None,
+        skip_nonfinite: bool,
+        /,
+    ) -> tuple[float, bool, float] | None: ...
+    def written(self, /) -> list[Any]: ...

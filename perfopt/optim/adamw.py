@@ -1,0 +1,203 @@
+"""AdamW for torch with gradient clipping inside the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from perfopt._train import OptimizerPlan
+
+__all__ = ["AdamW"]
+
+# What an adopted optimizer keeps for itself: its own (perhaps scheduler-wrapped) step, and what GradScaler leaves on it.
+_NOT_ADOPTED = {"step", "zero_grad", "grad_scale", "found_inf", "_step_supports_amp_scaling"}
+
+
+class AdamW(torch.optim.AdamW):
+    """``torch.optim.AdamW`` in two passes over memory, clipping included.
+
+    One pass reads the gradients (global norm, inf and NaN), one does the rest: clip, decay, moments, update. The
+    arithmetic and its order are those of ``torch.optim.AdamW`` with ``foreach=False, fused=False``; the state dictionary is the same
+    and loads both ways. Parameters are dense float32 tensors on the CPU in any memory format; gradients are read, never written.
+
+    Args:
+        params: parameters, or dicts of parameter groups with their own ``lr``, ``betas``, ``eps``, ``weight_decay``, ``maximize``.
+        lr: learning rate, a float or a one-element tensor.
+        betas: decay rates of the two moments, each in [0, 1).
+        eps: added to the denominator, >= 0.
+        weight_decay: decoupled weight decay, >= 0.
+        amsgrad: only ``False`` is supported.
+        maximize: go up instead of down.
+        max_grad_norm: clip the norm of all gradients of all groups together to this, as ``torch.nn.utils.clip_grad_norm_``
+            does; ``None``: do not clip. May be changed between steps.
+        skip_nonfinite: when any gradient is inf or NaN, change nothing (parameters, moments, step counts) and count it in
+            ``skipped_steps``. Needs the first pass also without clipping.
+
+    Raises:
+        ValueError: an option out of range, ``amsgrad=True``; at a step: a parameter, moment or gradient that is on another
+            device, sparse, strided, or laid out unlike its parameter.
+        TypeError: at a step: a tensor that is not float32. Nothing has changed when a step raises.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = True,
+    ) -> None:
+        if amsgrad:
+            raise ValueError("amsgrad=True is not supported; accepted: False")
+        self._start(max_grad_norm, skip_nonfinite)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
+
+    def _start(self, max_grad_norm: float | None, skip_nonfinite: bool) -> None:
+        if max_grad_norm is not None and not max_grad_norm >= 0:
+            raise ValueError(f"max_grad_norm={max_grad_norm!r}; accepted: None or a number >= 0")
+        self.max_grad_norm = max_grad_norm
+        self.skip_nonfinite = skip_nonfinite
+        self._skipped_steps = 0
+        self._last_grad_norm: float | None = None
+        self._plan: OptimizerPlan | None = None
+        self._adopted: torch.optim.AdamW | None = None
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that changed nothing because a gradient was inf or NaN."""
+        return self._skipped_steps
+
+    @property
+    def last_grad_norm(self) -> float | None:
+        """Norm of all gradients before clipping at the last step; None before the first and when nothing asked for it."""
+        return self._last_grad_norm
+
+    @classmethod
+    def adopt(cls, optimizer: torch.optim.Optimizer, *, max_grad_norm: float | None = None) -> AdamW:
+        """An ``AdamW`` that steps for an existing ``torch.optim.AdamW``, sharing its parameter groups, state and hooks.
+
+        The user's object stays in use: its LR schedulers act on the shared groups, its ``state_dict`` and ``load_state_dict`` see
+        and set the shared state. Only ``step`` is to be called on the new one.
+
+        Args:
+            optimizer: exactly a ``torch.optim.AdamW``, with or without state.
+            max_grad_norm: as in the constructor.
+
+        Raises:
+            ValueError: with the reason, when this optimizer cannot be taken over (another class, ``amsgrad``, ``capturable``,
+                ``differentiable``, tensors that are not dense float32 on the CPU).
+        """
+        if type(optimizer) is not torch.optim.AdamW:
+            kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+            raise ValueError(f"optimizer is a {kind}; accepted: exactly torch.optim.AdamW")
+        for index, group in enumerate(optimizer.param_groups):
+            for option in ("amsgrad", "capturable", "differentiable"):
+                if group.get(option):
+                    raise ValueError(f"optimizer.param_groups[{index}][{option!r}] is true; accepted: false")
+        self = cls.__new__(cls)
+        self.__dict__.update({key: value for key, value in optimizer.__dict__.items() if key not in _NOT_ADOPTED})
+        self._patch_step_function()
+        self._start(max_grad_norm, skip_nonfinite=True)
+        self._adopted = optimizer
+        self._normalize_steps()
+        try:
+            self._plan = OptimizerPlan(self.param_groups, self.state)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    # mypy sees torch as untyped here, hence the plain signature of Optimizer.step.
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step over every parameter that has a gradient.
+
+        Args:
+            closure: reevaluates the model and returns the loss, called once with gradients enabled.
+
+        Returns:
+            What ``closure`` returned, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._adopted is not None:
+            # load_state_dict gives an optimizer new containers; the owner's are the true ones.
+            self.param_groups = self._adopted.param_groups
+            self.state = self._adopted.state
+            self._adopted._opt_called = True  # what LR schedulers look at to warn about a wrong order
+        created: list[Tensor] = []
+        try:
+            norm, skipped, _ = self._run(created)
+        except BaseException:
+            self._forget_state(created)
+            raise
+        self._last_grad_norm = norm if self.skip_nonfinite or self.max_grad_norm is not None else None
+        if skipped:
+            self._skipped_steps += 1
+            self._forget_state(created)
+        else:
+            assert self._plan is not None
+            torch.autograd.graph.increment_version(self._plan.written())
+        return loss
+
+    def _run(self, created: list[Tensor]) -> tuple[float, bool, float]:
+        """The step itself; parameters that get their first state are appended to ``created``."""
+        if self._plan is not None:
+            result = self._plan.step(self.param_groups, self.state, self.max_grad_norm, self.skip_nonfinite)
+            if result is not None:
+                return result
+        self._normalize_steps()
+        self._create_state(created)
+        self._plan = OptimizerPlan(self.param_groups, self.state)
+        result = self._plan.step(self.param_groups, self.state, self.max_grad_norm, self.skip_nonfinite)
+        if result is None:
+            raise RuntimeError("the optimizer's parameters or state changed during a step")
+        return result
+
+    def _create_state(self, created: list[Tensor]) -> None:
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None and not self.state.get(param):
+                    created.append(param)
+                    self.state[param] = {
+                        "step": torch.zeros((), dtype=torch.float32),
+                        "exp_avg": torch.zeros_like(param, memory_format=torch.preserve_format, requires_grad=False),
+                        "exp_avg_sq": torch.zeros_like(param, memory_format=torch.preserve_format, requires_grad=False),
+                    }
+
+    def _forget_state(self, created: list[Tensor]) -> None:
+        """Takes back the state of a step that did not happen."""
+        for param in created:
+            del self.state[param]
+        if created:
+            self._plan = None
+
+    def _normalize_steps(self) -> None:
+        """Step counts as the kernels read them: float32 tensors on the CPU (old checkpoints have numbers or float64)."""
+        for entry in self.state.values():
+            step = entry.get("step") if isinstance(entry, dict) else None
+            if step is not None and not (isinstance(step, Tensor) and step.dtype == torch.float32 and step.device.type == "cpu"):
+                entry["step"] = torch.tensor(float(step), dtype=torch.float32)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("max_grad_norm", "skip_nonfinite", "_skipped_steps", "_last_grad_norm")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "_skipped_steps" not in self.__dict__:
+            self._start(None, skip_nonfinite=True)
+        super().__setstate__(state)
+        self._plan = None
+        if self._adopted is not None:  # load_state_dict on this one is meant for both
+            self._adopted.param_groups = self.param_groups
+            self._adopted.state = cast("Any", self.state)
