@@ -12,7 +12,9 @@
 #define PFO_CORE_TYPES(X)
 
 /* X(name): functions of pfo_<name>_functions become functions of the module. */
-#define PFO_CORE_FUNCTIONS(X) X(info)
+#define PFO_CORE_FUNCTIONS(X) \
+    X(info)                   \
+    X(backend)
 
 typedef struct pfo_core_state {
     int ready; /* 1 once the module's exec slot has finished */
