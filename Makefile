@@ -12,7 +12,7 @@ BUILD := build
 STAMP := $(BUILD)/stamps
 
 C_SOURCES := $(wildcard csrc/*/*.c csrc/bindings/*/*.c)
-C_HEADERS := $(wildcard csrc/*/*.h csrc/bindings/*/*.h)
+C_HEADERS := $(wildcard csrc/*/*.h csrc/bindings/*/*.h cuda/*.h)
 
 .PHONY: all setup demo test test-c asan tsan lint format bench spec wheel cuda clean
 
@@ -45,9 +45,12 @@ test: $(STAMP)/built
 
 ## test-c, asan, tsan: the pure-C parts as C programs, plain and under the sanitizers
 C_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*.c))
-TSAN_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*thread*.c tests/c/test_pool.c tests/c/test_execute.c tests/c/test_recorder.c tests/c/test_sampler.c))
+TSAN_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*thread*.c tests/c/test_pool.c tests/c/test_execute.c tests/c/test_loader.c tests/c/test_recorder.c tests/c/test_sampler.c))
 FORMATTED = $(C_SOURCES) $(C_HEADERS) $(wildcard tests/c/*.[ch] cuda/*.cu cuda/*.cuh cuda/dev/*.cu)
 PURE_SOURCES := $(wildcard csrc/base/*.c csrc/cache/*.c csrc/profiler/*.c csrc/monitor/*.c csrc/kernels/*.c csrc/backend/*.c)
+
+# Backends that the loader must take or refuse, made from one file.
+FAKES := $(foreach kind,good version size nosymbol nodriver nodevice,fake_$(kind).so)
 
 # $(1) lane, $(2) extra flags
 define c_lane
@@ -59,7 +62,13 @@ $(BUILD)/c-$(1)/libperfopt.a: $(patsubst %.c,$(BUILD)/c-$(1)/%.o,$(PURE_SOURCES)
 	@rm -f $$@ && ar rcs $$@ $$^
 
 $(BUILD)/c-$(1)/test_%: $(BUILD)/c-$(1)/tests/c/test_%.o $(BUILD)/c-$(1)/libperfopt.a
-	@$(CC) $(2) -pthread $$^ -o $$@ -ldl -lm
+	@$(CC) $(2) -pthread $$(filter %.o %.a,$$^) -o $$@ -ldl -lm
+
+$(BUILD)/c-$(1)/fake_%.so: tests/c/fake_backend.c $(C_HEADERS) csrc/flags.mk
+	@mkdir -p $$(dir $$@)
+	@$(CC) $(PFO_CSTD) -Icsrc -DFAKE_$$* $(PFO_WARN) -Werror $(2) -ffp-contract=off -fPIC -shared $$< -o $$@ -lm
+
+$(BUILD)/c-$(1)/test_loader $(BUILD)/c-$(1)/test_device_table: $(FAKES:%=$(BUILD)/c-$(1)/%)
 endef
 $(eval $(call c_lane,plain,-O2 -g))
 $(eval $(call c_lane,asan,-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-recover=all -fno-omit-frame-pointer))
@@ -107,6 +116,10 @@ spec: $(STAMP)/built
 ## wheel: a wheel in dist/
 wheel: $(STAMP)/built
 	@$(BIN)/python -m pip --disable-pip-version-check -q wheel --no-build-isolation --no-deps -w dist .
+
+## cuda: the CUDA backend, with what the compiler says about it in build/cuda (needs nvcc)
+cuda:
+	@bash cuda/build.sh
 
 clean:
 	rm -rf $(BUILD) perfopt/*.so perfopt/_backends *.egg-info

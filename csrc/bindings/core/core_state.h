@@ -29,7 +29,8 @@
 #define PFO_CORE_FUNCTIONS(X) \
     X(info) \
     X(fingerprint) \
-    X(memory)
+    X(memory) \
+    X(backend)
 
 typedef struct pfo_core_state {
     int ready; /* 1 once the module's exec slot has finished */

@@ -1,0 +1,297 @@
+/* fake_backend.c: a backend whose device is the host's memory, for tests of the loader, of the table and of the bindings.
+ *
+ * Built as a shared object of one kind: FAKE_good, or one that must be refused (FAKE_version, FAKE_size, FAKE_nosymbol,
+ * FAKE_nodriver, FAKE_nodevice). The good one walks cuda/table.h exactly as the kernels do: blocks take chunks, threads take quads
+ * and the rest, per-tensor scalars first, step counts with first chunks; only the threads run one after the other.
+ */
+#include "backend/backend.h"
+#include "../../cuda/table.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { THREADS = 512, BLOCKS = 3 };
+
+const pfo_backend *perfopt_backend_v1(void);
+
+struct pfo_backend_plan {
+    pfo_backend_plan_spec spec;
+    pfo_table_layout layout;
+    pfo_table_view view;
+};
+
+static int32_t
+fail(pfo_backend_error *err, int32_t code, const char *text)
+{
+    if (err != NULL) {
+        err->device_code = 0;
+        (void)snprintf(err->text, sizeof err->text, "%s", text);
+    }
+    return code;
+}
+
+static int32_t
+probe(int32_t *device_count, pfo_backend_error *err)
+{
+    *device_count = 0;
+#if defined(FAKE_nodriver)
+    return fail(err, PFO_BACKEND_UNAVAILABLE, "no driver is installed");
+#elif defined(FAKE_nodevice)
+    (void)err;
+    return PFO_BACKEND_OK;
+#else
+    (void)err;
+    *device_count = 1;
+    return PFO_BACKEND_OK;
+#endif
+}
+
+static int32_t
+describe(int32_t device, pfo_backend_device *out, pfo_backend_error *err)
+{
+    if (device != 0) {
+        return fail(err, PFO_BACKEND_DEVICE, "there is only device 0");
+    }
+    memset(out, 0, sizeof *out);
+    (void)snprintf(out->name, sizeof out->name, "host memory");
+    out->compute_major = 1;
+    out->compute_minor = 2;
+    out->multiprocessors = BLOCKS;
+    out->total_bytes = 1 << 20;
+    return PFO_BACKEND_OK;
+}
+
+static int32_t
+memory(int32_t device, pfo_backend_memory *out, pfo_backend_error *err)
+{
+    (void)device;
+    (void)err;
+    *out = (pfo_backend_memory){ 1 << 19, 1 << 20, -1 };
+    return PFO_BACKEND_OK;
+}
+
+static pfo_table_layout
+layout_of(const pfo_backend_plan_spec *spec)
+{
+    int64_t chunks = 0;
+    for (int64_t t = 0; t < spec->tensor_count; t++) {
+        chunks += pfo_table_chunks_of(spec->tensors[t].count);
+    }
+    return pfo_table_lay_out(spec->tensor_count, chunks, spec->group_count, spec->op != PFO_BACKEND_NORM);
+}
+
+static int32_t
+plan_bytes(const pfo_backend_plan_spec *spec, int64_t *bytes, pfo_backend_error *err)
+{
+    (void)err;
+    *bytes = layout_of(spec).bytes;
+    return PFO_BACKEND_OK;
+}
+
+static int32_t
+plan_create(const pfo_backend_plan_spec *spec, void *stream, pfo_backend_plan **plan, pfo_backend_error *err)
+{
+    (void)stream;
+    const pfo_table_layout layout = layout_of(spec);
+    *plan = NULL;
+    if (spec->workspace == NULL || spec->workspace_bytes < layout.bytes) {
+        return fail(err, PFO_BACKEND_BAD_ARGUMENT, "the workspace is too small");
+    }
+    pfo_backend_plan *made = calloc(1, sizeof *made);
+    if (made == NULL) {
+        return fail(err, PFO_BACKEND_NO_MEMORY, "out of memory");
+    }
+    made->spec = *spec;
+    made->layout = layout;
+    made->view = pfo_table_view_of(spec->workspace, &layout);
+    memset(spec->workspace, 0xa5, (size_t)layout.bytes);
+    memset(spec->workspace, 0, (size_t)layout.groups);
+    pfo_table_fill(spec->tensors, spec->tensor_count, made->view.records, made->view.chunk_tensor);
+    (void)pfo_table_update_grads(spec->tensors, spec->tensor_count, made->view.grads);
+    *plan = made;
+    return PFO_BACKEND_OK;
+}
+
+static int32_t
+plan_update(pfo_backend_plan *plan, const pfo_backend_tensor *tensors, int64_t tensor_count, void *stream,
+            pfo_backend_error *err)
+{
+    (void)stream;
+    if (tensor_count != plan->layout.tensor_count) {
+        return fail(err, PFO_BACKEND_BAD_ARGUMENT, "another number of tensors");
+    }
+    (void)pfo_table_update_records(tensors, tensor_count, plan->view.records);
+    (void)pfo_table_update_grads(tensors, tensor_count, plan->view.grads);
+    return PFO_BACKEND_OK;
+}
+
+static void
+plan_destroy(pfo_backend_plan *plan)
+{
+    free(plan);
+}
+
+static int
+nonfinite(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (bits & 0x7f800000u) == 0x7f800000u;
+}
+
+static void
+add_square(const float *value, double *sum, int *bad)
+{
+    *sum += (double)*value * (double)*value;
+    *bad |= nonfinite(*value);
+}
+
+/* All threads' shares of a chunk; the order of additions between threads is not the device's. */
+static double
+chunk_sum(const float *grad, int32_t length, int *bad)
+{
+    double sum = 0.0;
+    for (int32_t thread = 0; thread < THREADS; thread++) {
+        const int32_t quads = pfo_table_quads(length);
+        for (int32_t quad = thread; quad < quads; quad += THREADS) {
+            for (int i = 0; i < 4; i++) {
+                add_square(&grad[quad * 4 + i], &sum, bad);
+            }
+        }
+        const int32_t rest = quads * 4 + thread;
+        if (rest < length) {
+            add_square(&grad[rest], &sum, bad);
+        }
+    }
+    return sum;
+}
+
+static int32_t
+norm(pfo_backend_plan *plan, const pfo_backend_step *step, void *stream, pfo_backend_error *err)
+{
+    (void)stream;
+    (void)err;
+    const pfo_table_view *view = &plan->view;
+    int bad = 0;
+    for (int64_t t = 0; view->scalars != NULL && t < view->tensor_count; t++) {
+        if (view->grads[t] != NULL) {
+            view->scalars[t] = pfo_table_prepare(&step->groups[view->records[t].group], *view->records[t].step);
+        }
+    }
+    for (int64_t block = 0; block < BLOCKS; block++) {
+        for (int64_t chunk = block; chunk < view->chunk_count; chunk += BLOCKS) {
+            const int32_t tensor = view->chunk_tensor[chunk];
+            const float *grad = view->grads[tensor];
+            const pfo_table_chunk span = pfo_table_chunk_at(&view->records[tensor], chunk);
+            view->partials[chunk] = 0.0;
+            if (grad != NULL && span.length > 0) {
+                view->partials[chunk] = chunk_sum(grad + span.begin, span.length, &bad);
+            }
+        }
+    }
+    double sum = 0.0;
+    for (int64_t chunk = 0; chunk < view->chunk_count; chunk++) {
+        sum += view->partials[chunk];
+    }
+    const double unscale = step->grad_scale != NULL ? step->unscale / (double)*step->grad_scale : step->unscale;
+    const int told = step->found_inf != NULL && (*step->found_inf < 0.0f || *step->found_inf > 0.0f);
+    pfo_table_conclude(view->state, sum, bad, unscale, step->max_grad_norm, told || (bad && step->skip_nonfinite));
+    return PFO_BACKEND_OK;
+}
+
+static void
+update_chunk(const pfo_table_record *record, pfo_table_chunk span, const float *grad, const pfo_adamw_scalars *scalars)
+{
+    float *param = (float *)record->param + span.begin;
+    float *exp_avg = (float *)record->exp_avg + span.begin;
+    float *exp_avg_sq = (float *)record->exp_avg_sq + span.begin;
+    const int32_t quads = pfo_table_quads(span.length);
+    for (int32_t thread = 0; thread < THREADS; thread++) {
+        for (int32_t quad = thread; quad < quads; quad += THREADS) {
+            for (int32_t i = quad * 4; i < quad * 4 + 4; i++) {
+                pfo_adamw_element(scalars, grad[span.begin + i], &param[i], &exp_avg[i], &exp_avg_sq[i]);
+            }
+        }
+        const int32_t rest = quads * 4 + thread;
+        if (rest < span.length) {
+            pfo_adamw_element(scalars, grad[span.begin + rest], &param[rest], &exp_avg[rest], &exp_avg_sq[rest]);
+        }
+    }
+}
+
+static int32_t
+adamw(pfo_backend_plan *plan, void *stream, pfo_backend_error *err)
+{
+    (void)stream;
+    (void)err;
+    const pfo_table_view *view = &plan->view;
+    if (view->state->skip) {
+        return PFO_BACKEND_OK;
+    }
+    for (int64_t block = 0; block < BLOCKS; block++) {
+        for (int64_t chunk = block; chunk < view->chunk_count; chunk += BLOCKS) {
+            const int32_t tensor = view->chunk_tensor[chunk];
+            const pfo_table_record *record = &view->records[tensor];
+            if (view->grads[tensor] == NULL) {
+                continue;
+            }
+            const pfo_table_chunk span = pfo_table_chunk_at(record, chunk);
+            pfo_adamw_scalars scalars = view->scalars[tensor];
+            scalars.grad_multiplier = (float)((double)scalars.grad_multiplier * view->state->multiplier);
+            if (span.first) {
+                *record->step += 1.0f;
+            }
+            if (span.length > 0) {
+                update_chunk(record, span, view->grads[tensor], &scalars);
+            }
+        }
+    }
+    return PFO_BACKEND_OK;
+}
+
+static int32_t
+read_state_and_wait(pfo_backend_plan *plan, void *stream, pfo_backend_state *out, pfo_backend_error *err)
+{
+    (void)stream;
+    (void)err;
+    *out = *plan->view.state;
+    return PFO_BACKEND_OK;
+}
+
+static const pfo_backend table = {
+#if defined(FAKE_version)
+    .abi_version = PFO_BACKEND_ABI_VERSION + 41,
+#else
+    .abi_version = PFO_BACKEND_ABI_VERSION,
+#endif
+#if defined(FAKE_size)
+    .struct_size = sizeof(pfo_backend) + 8,
+#else
+    .struct_size = sizeof(pfo_backend),
+#endif
+    .name = "fake",
+    .probe = probe,
+    .describe = describe,
+    .memory = memory,
+    .plan_bytes = plan_bytes,
+    .plan_create = plan_create,
+    .plan_update = plan_update,
+    .plan_destroy = plan_destroy,
+    .norm = norm,
+    .adamw = adamw,
+    .read_state_and_wait = read_state_and_wait,
+};
+
+#if defined(FAKE_nosymbol)
+const pfo_backend *some_other_symbol(void);
+
+const pfo_backend *
+some_other_symbol(void)
+#else
+const pfo_backend *
+perfopt_backend_v1(void)
+#endif
+{
+    return &table;
+}
