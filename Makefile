@@ -91,7 +91,8 @@ lint: $(STAMP)/built
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m mypy.stubtest perfopt._core perfopt._train --ignore-missing-stub
+	@$(BIN)/python -m mypy.stubtest perfopt._core perfopt._train --ignore-missing-stub \
+		--mypy-config-file pyproject.toml
 	@$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
 
 ## format: what lint asks for, done

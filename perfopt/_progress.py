@@ -58,7 +58,7 @@ class Progress:
         self.done += 1
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=1, note=note)
-        elif self._console is not None and self.total:
+        elif not self._quiet and self._console is not None and self.total:
             tenth = self.done * PLAIN_LINES // self.total
             if tenth != (self.done - 1) * PLAIN_LINES // self.total:
                 self._console.print(f"{self.title}: {self.done}/{self.total} {note}", highlight=False)

@@ -288,6 +288,11 @@ class MemoryOptimizer:
         """The samples held, oldest first, as lists of equal length; see ``MemorySampler.samples`` for the columns."""
         return self._sampler.samples()
 
+    def clear_history(self) -> None:
+        """Forget all samples, also those of the GPU; monitoring goes on."""
+        self._sampler.clear()
+        self._gpu_history.clear()
+
     def sampler_stats(self) -> dict[str, Any]:
         """What the sampler has done and cost.
 

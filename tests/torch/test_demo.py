@@ -70,10 +70,10 @@ def test_being_slower_is_said_plainly(summary: dict[str, Any], capsys: pytest.Ca
 
 
 def test_corpus_is_real_text_and_split() -> None:
-    train, heldout = demo_job.read_corpus(limit=200_000)
+    train, heldout = demo_job.read_corpus(limit=3_000_000)
     assert b"def " in train
     assert b"import " in heldout
-    assert len(train) >= 200_000
+    assert len(train) >= 3_000_000
     encoded = demo_job.encode(bytes(range(256)))
     assert encoded.min() == 0
     assert encoded.max() == demo_job.VOCABULARY - 1

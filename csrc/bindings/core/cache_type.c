@@ -285,6 +285,16 @@ cache_clear(PyObject *op, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(reset_stats_doc, "reset_stats($self, /)\n--\n\nSets the counters to 0; every entry stays.");
+
+static PyObject *
+cache_reset_stats(PyObject *op, PyObject *unused)
+{
+    (void)unused;
+    pfo_store_reset_counters(&((performance_cache *)op)->store);
+    Py_RETURN_NONE;
+}
+
 static int
 cache_contains(PyObject *op, PyObject *object)
 {
@@ -468,6 +478,7 @@ static PyMethodDef performance_cache_methods[] = {
     { "get", (PyCFunction)(void (*)(void))cache_get, METH_FASTCALL | METH_KEYWORDS, get_doc },
     { "delete", cache_delete, METH_O, delete_doc },
     { "clear", cache_clear, METH_NOARGS, clear_doc },
+    { "reset_stats", cache_reset_stats, METH_NOARGS, reset_stats_doc },
     { "get_stats", cache_get_stats, METH_NOARGS, get_stats_doc },
     { NULL, NULL, 0, NULL },
 };
