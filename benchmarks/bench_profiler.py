@@ -1,0 +1,84 @@
+"""The profiler's cost: a range and a decorated call against doing nothing, against torch's own range and against a hand-written timer."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from perfopt.profiler import PerformanceProfiler
+
+
+def empty() -> None:
+    pass
+
+
+def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What people write by hand: count and total per name, no percentiles, not safe under threads."""
+    row = [0, 0.0]
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        begin = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            row[0] += 1
+            row[1] += time.perf_counter() - begin
+
+    return wrapper
+
+
+def test_range(versus: Callable[..., None]) -> None:
+    names = {"profiler": PerformanceProfiler(), "nullcontext": contextlib.nullcontext}
+    versus(
+        "profiled range",
+        ours={"with profiler.profile": ('with profiler.profile("x"): pass', names)},
+        peers={"with contextlib.nullcontext": ("with nullcontext(): pass", names)},
+        bars={"with contextlib.nullcontext": "<=1.2"},
+        note="both make one context manager a round; the profiler's also records count, sum, extremes and histogram",
+    )
+
+
+def test_range_off(versus: Callable[..., None]) -> None:
+    profiler = PerformanceProfiler()
+    profiler.stop()
+    names = {"profiler": profiler, "nullcontext": contextlib.nullcontext}
+    versus(
+        "profiled range, profiler stopped",
+        ours={"with profiler.profile": ('with profiler.profile("x"): pass', names)},
+        peers={"with contextlib.nullcontext": ("with nullcontext(): pass", names)},
+        bars={"with contextlib.nullcontext": "<=1.2"},
+    )
+
+
+def test_range_against_torch(versus: Callable[..., None]) -> None:
+    torch_profiler = pytest.importorskip("torch.profiler")
+    names = {"profiler": PerformanceProfiler(), "record_function": torch_profiler.record_function}
+    versus(
+        "profiled range, torch",
+        ours={"with profiler.profile": ('with profiler.profile("x"): pass', names)},
+        peers={"torch record_function": ('with record_function("x"): pass', names)},
+        note="torch.profiler.record_function with no torch profiler running, its cheapest state",
+    )
+
+
+def test_call(versus: Callable[..., None]) -> None:
+    profiler = PerformanceProfiler()
+    off = PerformanceProfiler()
+    off.stop()
+    names = {
+        "plain": empty,
+        "profiled": profiler.profile_operation("call")(empty),
+        "stopped": off.profile_operation("call")(empty),
+        "timed": timed(empty),
+    }
+    versus(
+        "decorated call of an empty function",
+        ours={"@profile_operation": ("profiled()", names), "@profile_operation, stopped": ("stopped()", names)},
+        peers={"plain call": ("plain()", names), "perf_counter by hand": ("timed()", names)},
+    )
