@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any, TypedDict, final
 
 from typing_extensions import Self, disjoint_base
+from collections.abc import Sequence
+from typing import Any, Literal, final
 
 def cpu_info() -> dict[str, Any]: ...
 def clock_info() -> dict[str, Any]: ...

@@ -1,7 +1,7 @@
 /* cgroup.c: see cgroup.h. Parsing of /proc/self/cgroup and /proc/self/mountinfo, and the walk over the ancestors.
  *
- * [place] of a group in the file tree. A mount shows the subtree of its hierarchy below the mount's root; group path P and
- * mount root R are both given relative to the root of our cgroup namespace:
+ * [place] of a group in the file tree. A mount shows the subtree of its hierarchy below the mount's root; group path P
+ * and mount root R are both given relative to the root of our cgroup namespace:
  *   R = "/"            directory = mount point + P
  *   P begins with R    directory = mount point + rest of P (a container that sees only its own part)
  *   R = "/.." (n times), P not below it: the mount begins above our namespace; the names between are not told, but the
@@ -119,7 +119,7 @@ parse_mount(piece line, const char *controller, mount *found)
     return piece_is(type, "cgroup") && list_has(line, controller);
 }
 
-/* Appends text to path of *length bytes; with unescape, mountinfo's \040 and the like become bytes again. 0: too long. */
+/* Appends text to path of *length bytes; with unescape, mountinfo's \040 and the like become bytes. 0: too long. */
 static int
 append(char *path, size_t *length, piece text, int unescape)
 {
@@ -163,8 +163,8 @@ rank_mount(piece path, const mount *seen, piece *rest)
     rest->start = "";
     rest->length = 0;
     if (below(path, seen->root, rest)) {
-        const int leaves = rest->length >= 3 && memcmp(rest->start, "/..", 3) == 0 &&
-                           (rest->length == 3 || rest->start[3] == '/');
+        const int leaves =
+            rest->length >= 3 && memcmp(rest->start, "/..", 3) == 0 && (rest->length == 3 || rest->start[3] == '/');
         if (!leaves) {
             return 2;
         }
@@ -245,7 +245,8 @@ go_up(const pfo_cgroup *group, size_t *length)
     return 1;
 }
 
-/* A container may see only its own part of the tree under a path it is not told: the nearest group that is there counts. */
+/* A container may see only its own part of the tree under a path it is not told: the nearest group that is there
+ * counts. */
 static void
 climb_to_existing(pfo_cgroup *group)
 {

@@ -1,11 +1,12 @@
 /* cgroup.h: which control group this process is in, and what memory and processor time it and its ancestors allow.
  *
- * Works on cgroup v1, v2 and hybrid machines: the group's path comes from /proc/self/cgroup, its place in the file tree from
- * /proc/self/mountinfo (a container sees only a part of the tree, and the path must be cut by the mount's own root).
- * A limit of any ancestor binds too, so every figure is the smallest over the group and all ancestors that can be seen; v1
- * also reports the ancestors that cannot (hierarchical_memory_limit).
+ * Works on cgroup v1, v2 and hybrid machines: the group's path comes from /proc/self/cgroup, its place in the file
+ * tree from /proc/self/mountinfo (a container sees only a part of the tree, and the path must be cut by the mount's
+ * own root). A limit of any ancestor binds too, so every figure is the smallest over the group and all ancestors that
+ * can be seen; v1 also reports the ancestors that cannot (hierarchical_memory_limit).
  * Every function takes or remembers a root: a prefix put before /proc and before mount points, "" for this machine, a
- * directory with made-up files in tests. Where the files are missing (other systems, no cgroups) the answer is version 0.
+ * directory with made-up files in tests. Where the files are missing (other systems, no cgroups) the answer is version
+ * 0.
  * Threads: no globals. Memory: scratch blocks only, freed before return.
  */
 #ifndef PFO_BASE_CGROUP_H
@@ -25,11 +26,11 @@ typedef struct pfo_cgroup {
 } pfo_cgroup;
 
 typedef struct pfo_cgroup_memory {
-    int64_t limit;            /* hard limit, bytes (v2 memory.max, v1 memory.limit_in_bytes); -1: none */
-    int64_t high;             /* v2 memory.high: above it the kernel throttles and reclaims; -1: none */
-    int64_t usage;            /* charged to the group itself, page cache included; -1: unknown */
-    int64_t inactive_file;    /* page cache in it that can go at once; -1: unknown */
-    double fullest;           /* largest (usage - inactive_file) / min(limit, high) of a group with a limit; -1: none */
+    int64_t limit;         /* hard limit, bytes (v2 memory.max, v1 memory.limit_in_bytes); -1: none */
+    int64_t high;          /* v2 memory.high: above it the kernel throttles and reclaims; -1: none */
+    int64_t usage;         /* charged to the group itself, page cache included; -1: unknown */
+    int64_t inactive_file; /* page cache in it that can go at once; -1: unknown */
+    double fullest;        /* largest (usage - inactive_file) / min(limit, high) of a group with a limit; -1: none */
 } pfo_cgroup_memory;
 
 /* The group that counts controller ("memory" or "cpu") for this process. PFO_OK with version 0 when none can be seen;
@@ -39,8 +40,8 @@ pfo_status pfo_cgroup_find(const char *root, const char *controller, pfo_cgroup 
 /* Reads all of it anew (some file reads per ancestor). pre: group was found for "memory"; version 0 gives "none". */
 void pfo_cgroup_memory_read(const pfo_cgroup *group, pfo_cgroup_memory *memory);
 
-/* The file with the group's own usage, to keep open: memory.current or memory.usage_in_bytes. 0 if version is 0 or path is
- * too long. */
+/* The file with the group's own usage, to keep open: memory.current or memory.usage_in_bytes. 0 if version is 0 or
+ * path is too long. */
 int pfo_cgroup_usage_path(const pfo_cgroup *group, char *path, size_t size);
 
 /* Processors' worth of time per wall-clock second, smallest over the ancestors; 0.0: no quota. pre: found for "cpu". */

@@ -1,8 +1,8 @@
 /* platform_linux.c: platform.h for Linux.
  *
- * State: one kept-open /proc/self/statm (opened at first use, dropped in a forked child, where it would show the parent) and
- * the cached CPU quota. The malloc calls beyond ISO C are looked up by name at run time, so that one binary runs with
- * older glibc (no mallinfo2 before 2.33) and with other C libraries (none of them).
+ * State: one kept-open /proc/self/statm (opened at first use, dropped in a forked child, where it would show the
+ * parent) and the cached CPU quota. The malloc calls beyond ISO C are looked up by name at run time, so that one
+ * binary runs with older glibc (no mallinfo2 before 2.33) and with other C libraries (none of them).
  */
 #include "base/platform.h"
 
@@ -101,7 +101,7 @@ static pfo_mutex statm_lock = PFO_MUTEX_INIT;
 static pfo_kept_file statm = PFO_KEPT_FILE_INIT;
 static pthread_once_t statm_once = PTHREAD_ONCE_INIT;
 
-/* The lock is made anew, because a thread that is not in the child may have held it; at worst one descriptor is lost. */
+/* The lock is made anew: a thread that is not in the child may have held it. At worst one descriptor is lost. */
 static void
 drop_statm_in_child(void)
 {
@@ -247,11 +247,13 @@ pfo_heap_trim(int64_t *given_back, pfo_error *err)
     return PFO_OK;
 }
 
-/* [thresholds] Blocks above the mmap threshold are mapped and unmapped one by one, and glibc takes no threshold above 32 MiB
- * (half its largest heap segment): logits and large activations would still be faulted in anew at each step. So retention
- * also forbids mapped blocks (MMAP_MAX 0); where the heap cannot grow malloc maps all the same. Measured on a 4-layer
- * transformer with 33 MB logits: 35000 page faults a step by default, 31000 with thresholds alone, 0 with both.
- * Off is what glibc's own adjustment reaches in a process that frees large blocks: 32 MiB, and twice that for the trim. */
+/* [thresholds] Blocks above the mmap threshold are mapped and unmapped one by one, and glibc takes no threshold above
+ * 32 MiB (half its largest heap segment): logits and large activations would still be faulted in anew at each step. So
+ * retention also forbids mapped blocks (MMAP_MAX 0); where the heap cannot grow malloc maps all the same. Measured
+ * with torch 2.13 on a 4-layer transformer of width 256 and logits of 33 and 134 MB: 35000 and 135000 page faults a
+ * step by default, 31000 and 134000 with thresholds alone, 0 with both, which takes a fifth off the processor time of
+ * a step; the price is holes: the peak of the resident set was 13 and 36 % higher. Off is what glibc's own adjustment
+ * reaches in a process that frees large blocks: 32 MiB, and twice that for the trim. */
 pfo_status
 pfo_heap_retain(int on, int64_t *given_back, pfo_error *err)
 {

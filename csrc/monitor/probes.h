@@ -14,14 +14,14 @@
 #include <stdint.h>
 
 /* X(field, text): every figure of a sample once. Bytes, except time and faults; -1 where this machine does not tell. */
-#define PFO_SAMPLE_FIELDS(X)                                                                  \
-    X(time_ns, "CLOCK_MONOTONIC nanoseconds")                                                 \
-    X(rss, "resident set of the process")                                                     \
-    X(cgroup_usage, "charged to the process's cgroup, page cache included")                   \
-    X(limit, "effective limit: smallest of cgroup limits and machine memory")                 \
-    X(heap_in_use, "handed out by malloc")                                                    \
-    X(heap_retained, "free but kept by malloc")                                               \
-    X(minor_faults, "page faults served from memory since the process began")                 \
+#define PFO_SAMPLE_FIELDS(X)                                                                                           \
+    X(time_ns, "CLOCK_MONOTONIC nanoseconds")                                                                          \
+    X(rss, "resident set of the process")                                                                              \
+    X(cgroup_usage, "charged to the process's cgroup, page cache included")                                            \
+    X(limit, "effective limit: smallest of cgroup limits and machine memory")                                          \
+    X(heap_in_use, "handed out by malloc")                                                                             \
+    X(heap_retained, "free but kept by malloc")                                                                        \
+    X(minor_faults, "page faults served from memory since the process began")                                          \
     X(major_faults, "page faults that waited for a disk since the process began")
 
 typedef struct pfo_memory_sample {
@@ -31,41 +31,42 @@ typedef struct pfo_memory_sample {
 } pfo_memory_sample;
 
 /* Where the effective limit comes from. X(enumerator, name) */
-#define PFO_LIMIT_SOURCES(X)      \
-    X(UNKNOWN, "unknown")         \
-    X(MACHINE, "machine")         \
-    X(CGROUP_V1, "cgroup v1")     \
+#define PFO_LIMIT_SOURCES(X)                                                                                           \
+    X(UNKNOWN, "unknown")                                                                                              \
+    X(MACHINE, "machine")                                                                                              \
+    X(CGROUP_V1, "cgroup v1")                                                                                          \
     X(CGROUP_V2, "cgroup v2")
 
 typedef enum pfo_limit_source {
 #define PFO_LIMIT_ENUM(id, name) PFO_LIMIT_##id,
     PFO_LIMIT_SOURCES(PFO_LIMIT_ENUM)
 #undef PFO_LIMIT_ENUM
-    PFO_LIMIT_SOURCE_COUNT
+        PFO_LIMIT_SOURCE_COUNT
 } pfo_limit_source;
 
 const char *pfo_limit_source_name(pfo_limit_source source);
 
 /* min(cgroup limit, cgroup high, machine total) over those that are known; -1 and UNKNOWN if none is. */
-int64_t pfo_effective_limit(const pfo_cgroup_memory *cgroup, int version, int64_t machine_total, pfo_limit_source *source);
+int64_t pfo_effective_limit(const pfo_cgroup_memory *cgroup, int version, int64_t machine_total,
+                            pfo_limit_source *source);
 
 typedef struct pfo_probes {
-    char root[256];       /* prefix of /proc and /sys, "" outside tests; the process's own figures do not use it */
+    char root[256]; /* prefix of /proc and /sys, "" outside tests; the process's own figures do not use it */
     pfo_cgroup group;
-    pfo_kept_file usage;  /* the group's usage file */
+    pfo_kept_file usage; /* the group's usage file */
     int64_t limit;
     int64_t limit_due_ns; /* the limit is read again from then on */
     int64_t heap_in_use;
     int64_t heap_retained;
-    int64_t heap_due_ns;  /* malloc's lists are walked again from then on */
+    int64_t heap_due_ns; /* malloc's lists are walked again from then on */
 } pfo_probes;
 
-/* Finds the cgroup and its usage file. PFO_NO_MEMORY, PFO_IO, PFO_OVERFLOW (a path or root that is too long); missing files
- * are no error. */
+/* Finds the cgroup and its usage file. PFO_NO_MEMORY, PFO_IO, PFO_OVERFLOW (a path or root that is too long); missing
+ * files are no error. */
 pfo_status pfo_probes_open(pfo_probes *probes, const char *root, pfo_error *err);
 
-/* Takes a sample. rss, usage and faults are fresh; the limit is at most a second old; the heap figures are repeated while a
- * new walk over malloc's free lists would take more than a thousandth of the time. */
+/* Takes a sample. rss, usage and faults are fresh; the limit is at most a second old; the heap figures are repeated
+ * while a new walk over malloc's free lists would take more than a thousandth of the time. */
 void pfo_probes_read(pfo_probes *probes, pfo_memory_sample *sample);
 
 void pfo_probes_close(pfo_probes *probes);

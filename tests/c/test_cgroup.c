@@ -8,9 +8,9 @@
 #define V1_MEMORY "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
 #define V1_CPU "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:4 - cgroup cgroup rw,cpu,cpuacct\n"
 #define HYBRID_UNIFIED "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n"
-#define OTHER_MOUNTS                                                                          \
-    "23 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw\n"                                 \
-    "24 23 0:5 / /proc rw,relatime - proc proc rw\n"                                          \
+#define OTHER_MOUNTS                                                                                                   \
+    "23 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw\n"                                                          \
+    "24 23 0:5 / /proc rw,relatime - proc proc rw\n"                                                                   \
     "37 31 0:34 / /sys/fs/cgroup/freezer rw,relatime - cgroup cgroup rw,freezer\n"
 #define GIB (INT64_C(1) << 30)
 

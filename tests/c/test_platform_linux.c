@@ -1,4 +1,5 @@
-/* test_platform_linux.c: this process's own figures against other sources, the heap's switches, fork, lost descriptors. */
+/* test_platform_linux.c: this process's own figures against other sources, the heap's switches, fork, lost
+ * descriptors. */
 #include "base/platform.h"
 
 #include "base/clock.h"

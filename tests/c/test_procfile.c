@@ -35,7 +35,8 @@ numbers_are_read_and_saturate(void)
 static void
 fields_are_found_by_whole_key(void)
 {
-    const char *text = "MemTotalExtra: 9 kB\nMemTotal:       24684092 kB\ninactive_file 77\ntotal_inactive_file 99\nempty:\n";
+    const char *text =
+        "MemTotalExtra: 9 kB\nMemTotal:       24684092 kB\ninactive_file 77\ntotal_inactive_file 99\nempty:\n";
     int64_t value = -1;
     CHECK(pfo_procfile_field(text, "MemTotal", &value) && value == 24684092);
     CHECK(pfo_procfile_field(text, "inactive_file", &value) && value == 77);

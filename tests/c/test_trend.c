@@ -1,4 +1,5 @@
-/* test_trend.c: planted lines, noise, saw-teeth, steps and ties; the interval covers the planted slope as often as it says. */
+/* test_trend.c: planted lines, noise, saw-teeth, steps and ties; the interval covers the planted slope as often as it
+ * says. */
 #include "monitor/trend.h"
 
 #include "base/alloc.h"
@@ -173,7 +174,8 @@ noise_raises_few_alarms(void)
         int64_t count;
         double r;
         int allowed; /* of SERIES; 5 % would be 20 */
-    } cases[] = { { 10, 0.0, 32 }, { 50, 0.0, 32 }, { 200, 0.0, 32 }, { 200, 0.7, 40 }, { 1000, 0.7, 40 }, { 1000, 0.95, 48 } };
+    } cases[] = { { 10, 0.0, 32 },  { 50, 0.0, 32 },   { 200, 0.0, 32 },
+                  { 200, 0.7, 40 }, { 1000, 0.7, 40 }, { 1000, 0.95, 48 } };
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
         const int alarms = false_alarms(SERIES, cases[c].count, cases[c].r);
         (void)printf("       %lld points, correlation %.2f: %d of %d\n", (long long)cases[c].count, cases[c].r, alarms,
@@ -204,7 +206,8 @@ a_leak_of_a_mebibyte_a_minute_is_found(void)
         unsigned long long state = 31ULL * (unsigned long long)s;
         for (int64_t i = 0; i < 6000; i++) { /* 10 minutes at 10 Hz on a noisy 1 GB process */
             seconds[i] = 0.1 * (double)i;
-            values[i] = 1e9 + 1048576.0 / 60.0 * seconds[i] + 2e6 * noise(&state) + (check_random(&state) % 50 == 0 ? 3e7 : 0);
+            values[i] =
+                1e9 + 1048576.0 / 60.0 * seconds[i] + 2e6 * noise(&state) + (check_random(&state) % 50 == 0 ? 3e7 : 0);
         }
         found += trend_of(6000, 5e6).verdict == PFO_TREND_INCREASING;
     }

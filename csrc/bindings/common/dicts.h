@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-/* New reference: value as an int, or None for a value below 0 ("unknown"). NULL with an exception when memory is out. */
+/* New reference: value as an int, or None for a value below 0 ("unknown"). NULL with an exception without memory. */
 static inline PyObject *
 pfo_int_or_none(int64_t value)
 {
@@ -16,7 +16,8 @@ pfo_int_or_none(int64_t value)
     return PyLong_FromLongLong(value);
 }
 
-/* dict[name] = value; takes the reference to value, which may be NULL with an exception set. 0, or -1 with an exception. */
+/* dict[name] = value; takes the reference to value, which may be NULL with an exception set. 0, or -1 with an
+ * exception. */
 static inline int
 pfo_dict_set_steal(PyObject *dict, const char *name, PyObject *value)
 {

@@ -39,28 +39,27 @@ fill_facts(PyObject *dict, const memory_facts *facts)
         const char *name;
         int64_t value;
     } numbers[] = {
-        {"rss", facts->rss},
-        {"peak_rss", facts->peak_rss},
-        {"heap_in_use", facts->heap.in_use},
-        {"heap_retained", facts->heap.retained},
-        {"minor_faults", facts->minor_faults},
-        {"major_faults", facts->major_faults},
-        {"page_size", pfo_page_size()},
-        {"machine_total", facts->machine.total},
-        {"machine_available", facts->machine.available},
-        {"cgroup_limit", facts->cgroup.limit},
-        {"cgroup_high", facts->cgroup.high},
-        {"cgroup_usage", facts->cgroup.usage},
-        {"cgroup_inactive_file", facts->cgroup.inactive_file},
-        {"limit", facts->limit},
+        { "rss", facts->rss },
+        { "peak_rss", facts->peak_rss },
+        { "heap_in_use", facts->heap.in_use },
+        { "heap_retained", facts->heap.retained },
+        { "minor_faults", facts->minor_faults },
+        { "major_faults", facts->major_faults },
+        { "page_size", pfo_page_size() },
+        { "machine_total", facts->machine.total },
+        { "machine_available", facts->machine.available },
+        { "cgroup_limit", facts->cgroup.limit },
+        { "cgroup_high", facts->cgroup.high },
+        { "cgroup_usage", facts->cgroup.usage },
+        { "cgroup_inactive_file", facts->cgroup.inactive_file },
+        { "limit", facts->limit },
     };
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         if (pfo_dict_set_steal(dict, numbers[i].name, pfo_int_or_none(numbers[i].value)) < 0) {
             return -1;
         }
     }
-    PyObject *fullest =
-        facts->cgroup.fullest < 0.0 ? Py_NewRef(Py_None) : PyFloat_FromDouble(facts->cgroup.fullest);
+    PyObject *fullest = facts->cgroup.fullest < 0.0 ? Py_NewRef(Py_None) : PyFloat_FromDouble(facts->cgroup.fullest);
     if (pfo_dict_set_steal(dict, "cgroup_fullest", fullest) < 0 ||
         pfo_dict_set_steal(dict, "cgroup_version", PyLong_FromLong(facts->group.version)) < 0 ||
         pfo_dict_set_steal(dict, "limit_source", PyUnicode_FromString(pfo_limit_source_name(facts->source))) < 0) {
@@ -69,25 +68,26 @@ fill_facts(PyObject *dict, const memory_facts *facts)
     return 0;
 }
 
-PyDoc_STRVAR(memory_info_doc,
-             "memory_info($module, /, root='')\n--\n\n"
-             "Memory facts as a dict; bytes unless said otherwise, None where this system does not tell.\n\n"
-             "Process: ``rss`` (resident set, shared pages included), ``peak_rss`` (its largest value so far),\n"
-             "``heap_in_use`` (handed out by malloc), ``heap_retained`` (free but kept by malloc), ``minor_faults`` and\n"
-             "``major_faults`` (counts), ``page_size``. Machine: ``machine_total``, ``machine_available``. Container:\n"
-             "``cgroup_version`` (0 none, 1, 2), ``cgroup_limit`` and ``cgroup_high`` (smallest over all ancestors),\n"
-             "``cgroup_usage`` (charged to the own group, page cache included), ``cgroup_inactive_file`` (page cache in it\n"
-             "that can go at once), ``cgroup_fullest`` (share, 0 to 1: largest (usage - inactive file) / limit among the\n"
-             "groups that have a limit). ``limit``: smallest of machine_total, cgroup_limit and cgroup_high;\n"
-             "``limit_source``: machine, cgroup v1, cgroup v2 or unknown.\n\n"
-             "root: prefix of the /proc and cgroup files that are read (tests); process figures do not use it.\n"
-             "Raises OSError when those files exist but cannot be read, OverflowError for a path that is too long.");
+PyDoc_STRVAR(
+    memory_info_doc,
+    "memory_info($module, /, root='')\n--\n\n"
+    "Memory facts as a dict; bytes unless said otherwise, None where this system does not tell.\n\n"
+    "Process: ``rss`` (resident set, shared pages included), ``peak_rss`` (its largest value so far),\n"
+    "``heap_in_use`` (handed out by malloc), ``heap_retained`` (free but kept by malloc), ``minor_faults`` and\n"
+    "``major_faults`` (counts), ``page_size``. Machine: ``machine_total``, ``machine_available``. Container:\n"
+    "``cgroup_version`` (0 none, 1, 2), ``cgroup_limit`` and ``cgroup_high`` (smallest over all ancestors),\n"
+    "``cgroup_usage`` (charged to the own group, page cache included), ``cgroup_inactive_file`` (page cache in it\n"
+    "that can go at once), ``cgroup_fullest`` (share, 0 to 1: largest (usage - inactive file) / limit among the\n"
+    "groups that have a limit). ``limit``: smallest of machine_total, cgroup_limit and cgroup_high;\n"
+    "``limit_source``: machine, cgroup v1, cgroup v2 or unknown.\n\n"
+    "root: prefix of the /proc and cgroup files that are read (tests); process figures do not use it.\n"
+    "Raises OSError when those files exist but cannot be read, OverflowError for a path that is too long.");
 
 static PyObject *
 memory_info(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     (void)module;
-    static char *names[] = {"root", NULL};
+    static char *names[] = { "root", NULL };
     const char *root = "";
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|s:memory_info", names, &root)) {
         return NULL;
@@ -108,10 +108,11 @@ memory_info(PyObject *module, PyObject *args, PyObject *kwargs)
     return dict;
 }
 
-PyDoc_STRVAR(resident_bytes_doc,
-             "resident_bytes($module, /)\n--\n\n"
-             "The resident set of this process in bytes: one read of a kept-open file. Raises NotImplementedError where\n"
-             "the system does not tell.");
+PyDoc_STRVAR(
+    resident_bytes_doc,
+    "resident_bytes($module, /)\n--\n\n"
+    "The resident set of this process in bytes: one read of a kept-open file. Raises NotImplementedError where\n"
+    "the system does not tell.");
 
 static PyObject *
 resident_bytes(PyObject *module, PyObject *unused)
@@ -145,13 +146,15 @@ trim(PyObject *module, PyObject *unused)
     return status == PFO_OK ? PyLong_FromLongLong(given_back) : pfo_raise(status, &err);
 }
 
-PyDoc_STRVAR(heap_retain_doc,
-             "heap_retain($module, on, /)\n--\n\n"
-             "Let malloc keep freed blocks for reuse (True), or give them back again (False, with a trim).\n\n"
-             "Tensors that are allocated and freed in every training step then keep their pages instead of paying an munmap, an\n"
-             "mmap and a page fault per 4 KiB. Works on the whole process; False sets fixed thresholds, since malloc does\n"
-             "not adjust them by itself any more after a change. Returns the bytes given back (0 for True).\n"
-             "Raises TypeError unless on is a bool, NotImplementedError where the C library has no such setting.");
+PyDoc_STRVAR(
+    heap_retain_doc,
+    "heap_retain($module, on, /)\n--\n\n"
+    "Let malloc keep freed blocks for reuse (True), or give them back again (False, with a trim).\n\n"
+    "Tensors that are allocated and freed in every training step then keep their pages instead of paying an munmap, "
+    "an\n"
+    "mmap and a page fault per 4 KiB. Works on the whole process; False sets fixed thresholds, since malloc does\n"
+    "not adjust them by itself any more after a change. Returns the bytes given back (0 for True).\n"
+    "Raises TypeError unless on is a bool, NotImplementedError where the C library has no such setting.");
 
 static PyObject *
 heap_retain(PyObject *module, PyObject *on)
@@ -169,14 +172,15 @@ heap_retain(PyObject *module, PyObject *on)
     return status == PFO_OK ? PyLong_FromLongLong(given_back) : pfo_raise(status, &err);
 }
 
-PyDoc_STRVAR(trend_doc,
-             "trend($module, /, times, values, minimum_change=0.0)\n--\n\n"
-             "Whether a series rises or falls: Theil-Sen slope over window minima with a 95 % interval (see trend.h).\n\n"
-             "times: seconds, not decreasing; values: numbers, as many. minimum_change: least change over the whole series\n"
-             "that counts as a trend, in the unit of values. Returns a dict: ``trend`` (increasing, decreasing, stable or\n"
-             "insufficient: fewer than 10 points or no time between them), ``slope``, ``low`` and ``high`` (per second),\n"
-             "``change`` (slope times span), ``span`` (seconds), ``windows`` and ``samples``.\n"
-             "Raises ValueError for lengths that differ, numbers that are not finite and times that decrease.");
+PyDoc_STRVAR(
+    trend_doc,
+    "trend($module, /, times, values, minimum_change=0.0)\n--\n\n"
+    "Whether a series rises or falls: Theil-Sen slope over window minima with a 95 % interval (see trend.h).\n\n"
+    "times: seconds, not decreasing; values: numbers, as many. minimum_change: least change over the whole series\n"
+    "that counts as a trend, in the unit of values. Returns a dict: ``trend`` (increasing, decreasing, stable or\n"
+    "insufficient: fewer than 10 points or no time between them), ``slope``, ``low`` and ``high`` (per second),\n"
+    "``change`` (slope times span), ``span`` (seconds), ``windows`` and ``samples``.\n"
+    "Raises ValueError for lengths that differ, numbers that are not finite and times that decrease.");
 
 /* A sequence of numbers as a new array of doubles, NULL with an exception; *length is its length. */
 static double *
@@ -236,7 +240,7 @@ static PyObject *
 trend(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     (void)module;
-    static char *names[] = {"times", "values", "minimum_change", NULL};
+    static char *names[] = { "times", "values", "minimum_change", NULL };
     PyObject *time_items;
     PyObject *value_items;
     double minimum_change = 0.0;
@@ -260,10 +264,10 @@ trend(PyObject *module, PyObject *args, PyObject *kwargs)
 }
 
 PyMethodDef pfo_memory_functions[] = {
-    {"memory_info", (PyCFunction)(void (*)(void))memory_info, METH_VARARGS | METH_KEYWORDS, memory_info_doc},
-    {"resident_bytes", resident_bytes, METH_NOARGS, resident_bytes_doc},
-    {"trim", trim, METH_NOARGS, trim_doc},
-    {"heap_retain", heap_retain, METH_O, heap_retain_doc},
-    {"trend", (PyCFunction)(void (*)(void))trend, METH_VARARGS | METH_KEYWORDS, trend_doc},
-    {NULL, NULL, 0, NULL},
+    { "memory_info", (PyCFunction)(void (*)(void))memory_info, METH_VARARGS | METH_KEYWORDS, memory_info_doc },
+    { "resident_bytes", resident_bytes, METH_NOARGS, resident_bytes_doc },
+    { "trim", trim, METH_NOARGS, trim_doc },
+    { "heap_retain", heap_retain, METH_O, heap_retain_doc },
+    { "trend", (PyCFunction)(void (*)(void))trend, METH_VARARGS | METH_KEYWORDS, trend_doc },
+    { NULL, NULL, 0, NULL },
 };

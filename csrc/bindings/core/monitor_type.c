@@ -1,7 +1,7 @@
 /* monitor_type.c: _core.MemorySampler, a Python handle on a pfo_sampler.
  *
- * The object holds no Python references, so it takes no part in garbage collection. The GIL is released wherever the C side may
- * wait (a join, another thread's sample); the sampling thread itself never asks for it.
+ * The object holds no Python references, so it takes no part in garbage collection. The GIL is released wherever the C
+ * side may wait (a join, another thread's sample); the sampling thread itself never asks for it.
  */
 #include "bindings/core/core_state.h"
 #include "bindings/common/dicts.h"
@@ -47,7 +47,7 @@ interval_from(PyObject *seconds, int64_t *nanoseconds)
 static PyObject *
 sampler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"interval", "capacity", NULL};
+    static char *names[] = { "interval", "capacity", NULL };
     PyObject *interval = NULL;
     long long capacity = 16384;
     int64_t interval_ns = INT64_C(100000000);
@@ -87,26 +87,25 @@ dict_of_sample(const pfo_memory_sample *sample)
     if (dict == NULL) {
         return NULL;
     }
-#define PFO_SET_SAMPLE_FIELD(field, text)                                   \
-    if (pfo_dict_set_steal(dict, #field, pfo_int_or_none(sample->field)) < 0) {           \
-        Py_DECREF(dict);                                                    \
-        return NULL;                                                        \
+#define PFO_SET_SAMPLE_FIELD(field, text)                                                                              \
+    if (pfo_dict_set_steal(dict, #field, pfo_int_or_none(sample->field)) < 0) {                                        \
+        Py_DECREF(dict);                                                                                               \
+        return NULL;                                                                                                   \
     }
     PFO_SAMPLE_FIELDS(PFO_SET_SAMPLE_FIELD)
 #undef PFO_SET_SAMPLE_FIELD
     return dict;
 }
 
-PyDoc_STRVAR(start_doc,
-             "start($self, /, interval=None)\n--\n\n"
-             "Start the sampling thread; its first sample is taken at once.\n\n"
-             "interval: seconds between samples from now on (0.0001 to 86400); None keeps the present one.\n"
-             "Raises RuntimeError if it runs already, NotImplementedError if the system gives no thread.");
+PyDoc_STRVAR(start_doc, "start($self, /, interval=None)\n--\n\n"
+                        "Start the sampling thread; its first sample is taken at once.\n\n"
+                        "interval: seconds between samples from now on (0.0001 to 86400); None keeps the present one.\n"
+                        "Raises RuntimeError if it runs already, NotImplementedError if the system gives no thread.");
 
 static PyObject *
 sampler_start(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"interval", NULL};
+    static char *names[] = { "interval", NULL };
     PyObject *interval = Py_None;
     int64_t interval_ns = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:start", names, &interval)) {
@@ -140,9 +139,8 @@ sampler_stop(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(sample_doc,
-             "sample($self, /)\n--\n\n"
-             "Take one sample now, on this thread, into the ring; return it as a dict (see samples()).");
+PyDoc_STRVAR(sample_doc, "sample($self, /)\n--\n\n"
+                         "Take one sample now, on this thread, into the ring; return it as a dict (see samples()).");
 
 static PyObject *
 sampler_sample(PyObject *self, PyObject *unused)
@@ -155,13 +153,14 @@ sampler_sample(PyObject *self, PyObject *unused)
     return dict_of_sample(&sample);
 }
 
-PyDoc_STRVAR(samples_doc,
-             "samples($self, /)\n--\n\n"
-             "Everything in the ring, oldest first, as a dict of lists of equal length.\n\n"
-             "``time_ns`` is CLOCK_MONOTONIC in nanoseconds (as time.monotonic_ns()); in bytes: ``rss`` (resident set),\n"
-             "``cgroup_usage`` (charged to the container, page cache included), ``limit`` (smallest of the container's\n"
-             "limits and the machine's memory), ``heap_in_use`` and ``heap_retained`` (malloc's blocks in use, and free\n"
-             "but kept); counts since the process began: ``minor_faults`` and ``major_faults``. None: not known here.");
+PyDoc_STRVAR(
+    samples_doc,
+    "samples($self, /)\n--\n\n"
+    "Everything in the ring, oldest first, as a dict of lists of equal length.\n\n"
+    "``time_ns`` is CLOCK_MONOTONIC in nanoseconds (as time.monotonic_ns()); in bytes: ``rss`` (resident set),\n"
+    "``cgroup_usage`` (charged to the container, page cache included), ``limit`` (smallest of the container's\n"
+    "limits and the machine's memory), ``heap_in_use`` and ``heap_retained`` (malloc's blocks in use, and free\n"
+    "but kept); counts since the process began: ``minor_faults`` and ``major_faults``. None: not known here.");
 
 static PyObject *
 column(const pfo_memory_sample *samples, int64_t count, size_t offset)
@@ -185,10 +184,10 @@ dict_of_samples(const pfo_memory_sample *samples, int64_t count)
     if (dict == NULL) {
         return NULL;
     }
-#define PFO_SET_SAMPLE_COLUMN(field, text)                                                              \
-    if (pfo_dict_set_steal(dict, #field, column(samples, count, offsetof(pfo_memory_sample, field))) < 0) {       \
-        Py_DECREF(dict);                                                                                \
-        return NULL;                                                                                    \
+#define PFO_SET_SAMPLE_COLUMN(field, text)                                                                             \
+    if (pfo_dict_set_steal(dict, #field, column(samples, count, offsetof(pfo_memory_sample, field))) < 0) {            \
+        Py_DECREF(dict);                                                                                               \
+        return NULL;                                                                                                   \
     }
     PFO_SAMPLE_FIELDS(PFO_SET_SAMPLE_COLUMN)
 #undef PFO_SET_SAMPLE_COLUMN
@@ -218,7 +217,8 @@ sampler_samples(PyObject *self, PyObject *unused)
     return dict;
 }
 
-PyDoc_STRVAR(clear_doc, "clear($self, /)\n--\n\nForget all samples, the peak and the counters; a running thread goes on.");
+PyDoc_STRVAR(clear_doc,
+             "clear($self, /)\n--\n\nForget all samples, the peak and the counters; a running thread goes on.");
 
 static PyObject *
 sampler_clear(PyObject *self, PyObject *unused)
@@ -352,47 +352,51 @@ sampler_length(PyObject *self)
 }
 
 static PyMethodDef sampler_methods[] = {
-    {"start", (PyCFunction)(void (*)(void))sampler_start, METH_VARARGS | METH_KEYWORDS, start_doc},
-    {"stop", sampler_stop, METH_NOARGS, stop_doc},
-    {"sample", sampler_sample, METH_NOARGS, sample_doc},
-    {"samples", sampler_samples, METH_NOARGS, samples_doc},
-    {"clear", sampler_clear, METH_NOARGS, clear_doc},
-    {"__enter__", sampler_enter, METH_NOARGS, enter_doc},
-    {"__exit__", sampler_exit, METH_VARARGS, exit_doc},
-    {NULL, NULL, 0, NULL},
+    { "start", (PyCFunction)(void (*)(void))sampler_start, METH_VARARGS | METH_KEYWORDS, start_doc },
+    { "stop", sampler_stop, METH_NOARGS, stop_doc },
+    { "sample", sampler_sample, METH_NOARGS, sample_doc },
+    { "samples", sampler_samples, METH_NOARGS, samples_doc },
+    { "clear", sampler_clear, METH_NOARGS, clear_doc },
+    { "__enter__", sampler_enter, METH_NOARGS, enter_doc },
+    { "__exit__", sampler_exit, METH_VARARGS, exit_doc },
+    { NULL, NULL, 0, NULL },
 };
 
 static PyGetSetDef sampler_properties[] = {
-    {"running", get_running, NULL, "Whether the sampling thread runs (never in a freshly forked child).", NULL},
-    {"interval", get_interval, NULL, "Seconds between samples.", NULL},
-    {"capacity", get_capacity, NULL, "Samples the ring can hold.", NULL},
-    {"taken", get_taken, NULL, "Samples taken since creation, clear() or fork.", NULL},
-    {"dropped", get_dropped, NULL, "Samples among them that newer ones have overwritten.", NULL},
-    {"missed", get_missed, NULL, "Turns the thread skipped because it was late for them.", NULL},
-    {"peak_rss", get_peak_rss, NULL, "Largest resident set in any sample taken, in bytes; None without samples.", NULL},
-    {"sample_cost_ns", get_sample_cost_ns, NULL, "Mean wall-clock nanoseconds one sample took; 0.0 without samples.", NULL},
-    {"cpu_ns", get_cpu_ns, NULL,
-     "Processor nanoseconds the sampling thread has used, waking up included; None where the system does not tell.", NULL},
-    {"latest", get_latest, NULL, "The newest sample as a dict, or None.", NULL},
-    {NULL, NULL, NULL, NULL, NULL},
+    { "running", get_running, NULL, "Whether the sampling thread runs (never in a freshly forked child).", NULL },
+    { "interval", get_interval, NULL, "Seconds between samples.", NULL },
+    { "capacity", get_capacity, NULL, "Samples the ring can hold.", NULL },
+    { "taken", get_taken, NULL, "Samples taken since creation, clear() or fork.", NULL },
+    { "dropped", get_dropped, NULL, "Samples among them that newer ones have overwritten.", NULL },
+    { "missed", get_missed, NULL, "Turns the thread skipped because it was late for them.", NULL },
+    { "peak_rss", get_peak_rss, NULL, "Largest resident set in any sample taken, in bytes; None without samples.",
+      NULL },
+    { "sample_cost_ns", get_sample_cost_ns, NULL, "Mean wall-clock nanoseconds one sample took; 0.0 without samples.",
+      NULL },
+    { "cpu_ns", get_cpu_ns, NULL,
+      "Processor nanoseconds the sampling thread has used, waking up included; None where the system does not tell.",
+      NULL },
+    { "latest", get_latest, NULL, "The newest sample as a dict, or None.", NULL },
+    { NULL, NULL, NULL, NULL, NULL },
 };
 
-PyDoc_STRVAR(sampler_doc,
-             "MemorySampler(interval=0.1, capacity=16384)\n--\n\n"
-             "A thread in C that samples this process's memory into a ring of fixed size, without the GIL.\n\n"
-             "interval: seconds between samples, 0.0001 to 86400. capacity: samples kept, 64 bytes each; older ones are\n"
-             "overwritten and counted in ``dropped``. Used as a context manager it runs inside the block. len() is the\n"
-             "number of samples held. After fork the child's copy is stopped and empty.\n"
-             "Raises TypeError and ValueError naming the argument, MemoryError for a ring that does not fit.");
+PyDoc_STRVAR(
+    sampler_doc,
+    "MemorySampler(interval=0.1, capacity=16384)\n--\n\n"
+    "A thread in C that samples this process's memory into a ring of fixed size, without the GIL.\n\n"
+    "interval: seconds between samples, 0.0001 to 86400. capacity: samples kept, 64 bytes each; older ones are\n"
+    "overwritten and counted in ``dropped``. Used as a context manager it runs inside the block. len() is the\n"
+    "number of samples held. After fork the child's copy is stopped and empty.\n"
+    "Raises TypeError and ValueError naming the argument, MemoryError for a ring that does not fit.");
 
 static PyType_Slot sampler_slots[] = {
-    {Py_tp_doc, (void *)sampler_doc},
-    {Py_tp_new, (void *)sampler_new},
-    {Py_tp_dealloc, (void *)sampler_dealloc},
-    {Py_tp_methods, sampler_methods},
-    {Py_tp_getset, sampler_properties},
-    {Py_sq_length, (void *)sampler_length},
-    {0, NULL},
+    { Py_tp_doc, (void *)sampler_doc },
+    { Py_tp_new, (void *)sampler_new },
+    { Py_tp_dealloc, (void *)sampler_dealloc },
+    { Py_tp_methods, sampler_methods },
+    { Py_tp_getset, sampler_properties },
+    { Py_sq_length, (void *)sampler_length },
+    { 0, NULL },
 };
 
 PyType_Spec pfo_memory_sampler_type_spec = {
