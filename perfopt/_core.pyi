@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from os import PathLike
 from typing import Any, final
 
+from typing_extensions import disjoint_base
+
 def cpu_info() -> dict[str, Any]: ...
 def clock_info() -> dict[str, Any]: ...
 
@@ -11,6 +13,7 @@ def clock_info() -> dict[str, Any]: ...
 
 def fingerprint(*objects: object) -> bytes: ...
 
+@disjoint_base
 class PerformanceCache:
     def __new__(cls, max_size: int | None = 1000, cache_dir: str | PathLike[str] | None = None) -> PerformanceCache: ...
     @property
