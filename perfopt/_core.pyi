@@ -12,6 +12,8 @@ from typing_extensions import Self, disjoint_base
 from collections.abc import Sequence
 from typing import Any, Literal, final
 
+from typing_extensions import disjoint_base
+
 def cpu_info() -> dict[str, Any]: ...
 def clock_info() -> dict[str, Any]: ...
 

@@ -44,12 +44,14 @@ def _reduce_subclass(value: Any, bases: tuple[type, ...]) -> Reduction:
         parts.append(base(value))
     if isinstance(value, defaultdict):
         factory = value.default_factory
-        parts.append(None if factory is None else (getattr(factory, "__module__", ""), factory.__qualname__))  # type: ignore[attr-defined]
+        parts.append(None if factory is None else (getattr(factory, "__module__", ""), factory.__qualname__))
     return type(value), base.__name__ + " subclass", *parts
 
 
 def _reduce_dataclass(value: Any) -> Reduction:
-    fields = tuple((field.name, getattr(value, field.name)) for field in dataclasses.fields(value) if hasattr(value, field.name))
+    fields = tuple(
+        (field.name, getattr(value, field.name)) for field in dataclasses.fields(value) if hasattr(value, field.name)
+    )
     return type(value), "dataclass", _class_name(type(value)), fields
 
 
@@ -73,7 +75,12 @@ def _array_parts(numpy: Any, array: Any) -> tuple[Any, ...]:
     """Content of a base-class array as (how it is read, ...)."""
     dtype = array.dtype
     if dtype.names is not None:  # field by field: the bytes between them are arbitrary
-        return "struct", _describe_dtype(numpy, dtype), array.shape, tuple(_array_content(array[name]) for name in dtype.names)
+        return (
+            "struct",
+            _describe_dtype(numpy, dtype),
+            array.shape,
+            tuple(_array_content(array[name]) for name in dtype.names),
+        )
     if dtype.kind in "Mm":
         return "time", dtype.str, array.view(dtype.str[0] + "i8")
     if dtype.kind == "V":
@@ -83,7 +90,9 @@ def _array_parts(numpy: Any, array: Any) -> tuple[Any, ...]:
     if dtype.char in "gG":
         numbers = 2 if dtype.char == "G" else 1
         item = dtype.itemsize // numbers
-        width = 10 if numpy.finfo(numpy.longdouble).nmant == 63 else item  # the other bytes are padding and may hold anything
+        width = (
+            10 if numpy.finfo(numpy.longdouble).nmant == 63 else item
+        )  # the other bytes are padding and may hold anything
         raw = numpy.ascontiguousarray(array).view("u1").reshape((*array.shape, numbers, item))
         return "extended", dtype.str, array.shape, raw[..., :width] if dtype.isnative else raw[..., item - width :]
     if array.itemsize == 0:
@@ -105,7 +114,11 @@ def _reduce_numpy(numpy: Any, value: Any) -> Reduction | None:
     if not isinstance(value, numpy.ndarray):
         return None
     if isinstance(value, numpy.ma.MaskedArray):
-        parts = (_array_content(value.data), numpy.ma.getmaskarray(value), _array_content(numpy.asarray(value.fill_value)))
+        parts = (
+            _array_content(value.data),
+            numpy.ma.getmaskarray(value),
+            _array_content(numpy.asarray(value.fill_value)),
+        )
         return type(value), "masked array", _class_name(type(value)), *parts
     base = numpy.asarray(value)
     if type(value) in (numpy.ndarray, numpy.memmap):
@@ -129,7 +142,7 @@ def _tensor_content(torch: Any, tensor: Any) -> tuple[Any, ...]:
     tensor = tensor.detach()
     if tensor.layout is torch.sparse_coo:
         tensor = tensor.coalesce()
-        parts = (tensor.indices(), tensor.values())
+        parts: tuple[Any, ...] = (tensor.indices(), tensor.values())
     elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
         parts = (tensor.crow_indices(), tensor.col_indices(), tensor.values())
     elif tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
@@ -141,18 +154,14 @@ def _tensor_content(torch: Any, tensor: Any) -> tuple[Any, ...]:
 
 
 def _reduce_tensor(torch: Any, tensor: Any) -> Reduction | None:
-    unreadable = (
-        tensor.is_quantized
-        or tensor.device.type == "meta"
-        or tensor.is_nested
-        or str(tensor.layout) == "torch._mkldnn"
-        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
-    if unreadable:
+    if tensor.is_quantized or tensor.is_nested or tensor.device.type == "meta" or str(tensor.layout) == "torch._mkldnn":
         return None
     if type(tensor) in (torch.Tensor, torch.nn.Parameter):
         return None, "tensor", *_tensor_content(torch, tensor)
-    if hasattr(type(tensor), "__torch_dispatch__") and type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+    if (
+        hasattr(type(tensor), "__torch_dispatch__")
+        and type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+    ):
         return None  # its memory, if it has any, is not its content
     base = tensor.detach().as_subclass(torch.Tensor).requires_grad_(tensor.requires_grad)
     parts = (_class_name(type(tensor)), _instance_state(tensor), _tensor_content(torch, base))
@@ -162,7 +171,9 @@ def _reduce_tensor(torch: Any, tensor: Any) -> Reduction | None:
 def _plain_setting(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(_plain_setting(item) for item in value)
-    return value is None or isinstance(value, (bool, int, float, complex, str, types.FunctionType, types.BuiltinFunctionType))
+    return value is None or isinstance(
+        value, (bool, int, float, complex, str, types.FunctionType, types.BuiltinFunctionType)
+    )
 
 
 def _setting(value: Any) -> Any:
@@ -177,7 +188,9 @@ def _reduce_module(module: Any) -> Reduction:
     """Class, mode and plain settings (a stride, a dropout rate) of every submodule, and the state: parameters and buffers."""
     parts = []
     for name, part in module.named_modules(remove_duplicate=False):
-        settings = {key: _setting(value) for key, value in vars(part).items() if key[0] != "_" and _plain_setting(value)}
+        settings = {
+            key: _setting(value) for key, value in vars(part).items() if key[0] != "_" and _plain_setting(value)
+        }
         parts.append((name, _class_name(type(part)), part.training, settings))
     state = {**dict(module.named_buffers(remove_duplicate=False)), **module.state_dict(keep_vars=True)}
     return type(module), "module", tuple(parts), state
@@ -240,9 +253,10 @@ def _walk(value: Any, leaf: Callable[[Any], Any]) -> Any:
     if type(value) is dict:
         new_dict = {key: _walk(item, leaf) for key, item in value.items()}
         return new_dict if any(new_dict[key] is not value[key] for key in new_dict) else value
-    if isinstance(value, tuple) and hasattr(type(value), "_make"):
+    make = getattr(type(value), "_make", None) if isinstance(value, tuple) else None
+    if make is not None:
         fields = tuple(_walk(item, leaf) for item in value)
-        return type(value)._make(fields) if any(new is not old for new, old in zip(fields, value, strict=True)) else value  # type: ignore[attr-defined]
+        return make(fields) if any(new is not old for new, old in zip(fields, value, strict=True)) else value
     return leaf(value)
 
 

@@ -1,8 +1,8 @@
 /* fingerprint.c: see fingerprint.h for the scheme.
  *
- * An array is read as a sequence of runs: the longest suffix of dimensions that lies contiguously in memory is one run, the other
- * dimensions are walked. A contiguous array is a single run and is hashed where it is; others are gathered chunk by chunk into a
- * staging buffer, each pool thread with its own.
+ * An array is read as a sequence of runs: the longest suffix of dimensions that lies contiguously in memory is one run,
+ * the other dimensions are walked. A contiguous array is a single run and is hashed where it is; others are gathered
+ * chunk by chunk into a staging buffer, each pool thread with its own.
  */
 #include "cache/fingerprint.h"
 
@@ -76,8 +76,7 @@ pfo_encoder_finish(pfo_encoder *encoder, pfo_digest *digest)
     if (status == PFO_OK) {
         if (encoder->stream == NULL) {
             encoder->ops->digest(encoder->buffer, encoder->used, digest->bytes);
-        }
-        else {
+        } else {
             encoder->ops->stream_digest(encoder->stream, digest->bytes);
         }
     }
@@ -150,7 +149,8 @@ pfo_encode_unordered(pfo_encoder *encoder, pfo_digest *digests, size_t count)
     }
 }
 
-/* ---- data: inline, one digest, or a digest of chunk digests ------------------------------------------------------------------ */
+/* ---- data: inline, one digest, or a digest of chunk digests
+ * ------------------------------------------------------------------ */
 
 /* The elements of an array as `runs` contiguous pieces of run_bytes each, found by walking `outer` dimensions. */
 typedef struct run_plan {
@@ -172,7 +172,9 @@ typedef struct chunk_job {
 static run_plan
 plan_runs(const pfo_array_view *view)
 {
-    run_plan plan = { .data = view->data, .shape = view->shape, .strides = view->strides, .run_bytes = view->item_bytes };
+    run_plan plan = {
+        .data = view->data, .shape = view->shape, .strides = view->strides, .run_bytes = view->item_bytes
+    };
     int outer = view->dimensions;
     while (outer > 0 && (view->shape[outer - 1] == 1 || view->strides[outer - 1] == (int64_t)plan.run_bytes)) {
         plan.run_bytes *= (size_t)view->shape[outer - 1];
@@ -182,13 +184,14 @@ plan_runs(const pfo_array_view *view)
     return plan;
 }
 
-/* Copies `runs` runs of `size` bytes each, `stride` apart: a constant size where it matters, so that the copy is one move. */
+/* Copies `runs` runs of `size` bytes each, `stride` apart: a constant size where it matters, so that the copy is one
+ * move. */
 static void
 copy_runs(unsigned char *target, const unsigned char *source, int64_t runs, int64_t stride, size_t size)
 {
-#define COPY_FIXED(n)                                        \
-    for (int64_t i = 0; i < runs; i++) {                     \
-        memcpy(target + (size_t)i * (n), source + i * stride, (n)); \
+#define COPY_FIXED(n)                                                                                                  \
+    for (int64_t i = 0; i < runs; i++) {                                                                               \
+        memcpy(target + (size_t)i * (n), source + i * stride, (n));                                                    \
     }
     switch (size) {
     case 1:
@@ -236,8 +239,7 @@ gather(const run_plan *plan, size_t begin, size_t length, unsigned char *target)
                 return;
             }
             inside = 0;
-        }
-        else {
+        } else {
             const int64_t wanted = (int64_t)(length / plan->run_bytes);
             const int64_t left = plan->shape[last] - index[last];
             steps = wanted < left ? wanted : left;

@@ -1,7 +1,7 @@
 /* policy_lru.c: least recently used: a doubly linked list through the entries, youngest first.
  *
- * Invariants: fresh == head; walking `next` from head visits every live entry once and ends at tail; `previous` is its mirror image.
- * Complexity: O(1) each.
+ * Invariants: fresh == head; walking `next` from head visits every live entry once and ends at tail; `previous` is its
+ * mirror image. Complexity: O(1) each.
  */
 #include "cache/policy.h"
 
@@ -20,8 +20,7 @@ lru_admit(pfo_policy *policy, pfo_entry *entries, uint32_t slot)
     entries[slot].next = policy->head;
     if (policy->head == PFO_SLOT_NONE) {
         policy->tail = slot;
-    }
-    else {
+    } else {
         entries[policy->head].previous = slot;
     }
     policy->head = slot;
@@ -36,14 +35,12 @@ lru_remove(pfo_policy *policy, pfo_entry *entries, uint32_t slot)
     if (previous == PFO_SLOT_NONE) {
         policy->head = next;
         policy->fresh = next;
-    }
-    else {
+    } else {
         entries[previous].next = next;
     }
     if (next == PFO_SLOT_NONE) {
         policy->tail = previous;
-    }
-    else {
+    } else {
         entries[next].previous = previous;
     }
 }

@@ -1,7 +1,7 @@
 /* store.c: see store.h for the contract.
  *
- * Invariants: every live slot of the table is known to the policy; bytes is the sum of the live entries' bytes; the victim list holds
- * only slots that are out of the table and not yet free, chained by `next`.
+ * Invariants: every live slot of the table is known to the policy; bytes is the sum of the live entries' bytes; the
+ * victim list holds only slots that are out of the table and not yet free, chained by `next`.
  */
 #include "cache/store.h"
 
@@ -32,8 +32,7 @@ push_victim(pfo_store *store, uint32_t slot)
     entries[slot].next = PFO_SLOT_NONE;
     if (store->victim_tail == PFO_SLOT_NONE) {
         store->victim_head = slot;
-    }
-    else {
+    } else {
         entries[store->victim_tail].next = slot;
     }
     store->victim_tail = slot;
@@ -108,7 +107,8 @@ pfo_store_replace(pfo_store *store, uint32_t slot, void *value, void *guard, siz
         store->rejects++;
         return PFO_OK;
     }
-    /* The entry leaves and enters anew, so that one code path keeps the bounds; its key moves over, the old value becomes the victim. */
+    /* The entry leaves and enters anew, so that one code path keeps the bounds; its key moves over, the old value
+     * becomes the victim. */
     PFO_TRY(pfo_table_reserve_one(&store->table, err));
     const uint64_t hash = store->table.entries[slot].hash;
     void *key = store->table.entries[slot].key;
@@ -158,7 +158,8 @@ pfo_store_is_consistent(const pfo_store *store)
     uint32_t listed = 0;
     uint32_t last = PFO_SLOT_NONE;
     for (uint32_t slot = store->policy.head; slot != PFO_SLOT_NONE; slot = store->table.entries[slot].next) {
-        if (!store->table.entries[slot].live || store->table.entries[slot].previous != last || ++listed > store->table.count) {
+        if (!store->table.entries[slot].live || store->table.entries[slot].previous != last ||
+            ++listed > store->table.count) {
             return 0;
         }
         last = slot;

@@ -1,9 +1,9 @@
 /* table.c: see table.h for the contract.
  *
- * Invariants: linear probing without tombstones: between an entry's home bucket and its bucket there is no empty one, and a
- * removal shifts later entries of the run back to keep it so. Number of buckets is a power of two and at least 1.5 times the
- * number of entries. Slots below used_slots are live, unlinked (held by the caller), or on the free list.
- * Complexity: expected O(1) per operation; growth is amortised.
+ * Invariants: linear probing without tombstones: between an entry's home bucket and its bucket there is no empty one,
+ * and a removal shifts later entries of the run back to keep it so. Number of buckets is a power of two and at
+ * least 1.5 times the number of entries. Slots below used_slots are live, unlinked (held by the caller), or on the free
+ * list. Complexity: expected O(1) per operation; growth is amortised.
  */
 #include "cache/table.h"
 
@@ -127,7 +127,8 @@ pfo_table_reserve_one(pfo_table *table, pfo_error *err)
 {
     if (table->free_slot == PFO_SLOT_NONE && table->used_slots == table->capacity) {
         if (table->capacity >= PFO_TABLE_MAX_SLOTS / 2) {
-            return pfo_fail(err, PFO_OVERFLOW, "a cache holds at most %lu entries", (unsigned long)PFO_TABLE_MAX_SLOTS / 2);
+            return pfo_fail(err, PFO_OVERFLOW, "a cache holds at most %lu entries",
+                            (unsigned long)PFO_TABLE_MAX_SLOTS / 2);
         }
         const uint32_t capacity = table->capacity == 0 ? FIRST_SLOTS : table->capacity * 2;
         pfo_entry *entries = pfo_realloc_array(table->entries, capacity, sizeof *entries);
@@ -150,11 +151,11 @@ pfo_table_insert(pfo_table *table, uint64_t hash, void *key)
     uint32_t slot = table->free_slot;
     if (slot != PFO_SLOT_NONE) {
         table->free_slot = table->entries[slot].next;
-    }
-    else {
+    } else {
         slot = table->used_slots++;
     }
-    table->entries[slot] = (pfo_entry){ .hash = hash, .key = key, .previous = PFO_SLOT_NONE, .next = PFO_SLOT_NONE, .live = 1 };
+    table->entries[slot] =
+        (pfo_entry){ .hash = hash, .key = key, .previous = PFO_SLOT_NONE, .next = PFO_SLOT_NONE, .live = 1 };
     place(table, hash, slot);
     table->count++;
     table->mutations++;

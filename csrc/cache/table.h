@@ -1,14 +1,13 @@
 /* table.h: the index of a cache: an open-addressing hash table over the slots of one entry slab.
  *
- * Contract: an entry is found by a 64-bit hash and an opaque key. The table owns the slab and the buckets; keys, values and
- * guards are opaque and owned by the caller. A slot number is stable until its entry is removed; a pfo_entry pointer is only
- * good until the next insertion, which may move the slab.
- * Equality is asked of a callback that answers 1 (equal), 0 (different) or -1 (failed, e.g. an exception is set). A callback
- * may run user code, and that code may change this very table: every change moves `mutations`, and a search that finds it
- * moved starts again, so that it never follows a stale bucket. [restart]
- * Threads: none of its own; the caller serialises all calls (the GIL, or its lock, which an equality callback may drop
- * around user code because of [restart]).
- * Memory: 8 bytes a bucket, at least 3 buckets for 2 entries, and sizeof(pfo_entry) a slot; both grow by doubling.
+ * Contract: an entry is found by a 64-bit hash and an opaque key. The table owns the slab and the buckets; keys, values
+ * and guards are opaque and owned by the caller. A slot number is stable until its entry is removed; a pfo_entry
+ * pointer is only good until the next insertion, which may move the slab. Equality is asked of a callback that answers
+ * 1 (equal), 0 (different) or -1 (failed, e.g. an exception is set). A callback may run user code, and that code may
+ * change this very table: every change moves `mutations`, and a search that finds it moved starts again, so that it
+ * never follows a stale bucket. [restart] Threads: none of its own; the caller serialises all calls (the GIL, or its
+ * lock, which an equality callback may drop around user code because of [restart]). Memory: 8 bytes a bucket, at least
+ * 3 buckets for 2 entries, and sizeof(pfo_entry) a slot; both grow by doubling.
  */
 #ifndef PFO_CACHE_TABLE_H
 #define PFO_CACHE_TABLE_H
@@ -52,14 +51,15 @@ typedef struct pfo_table {
     uint32_t count;      /* live entries */
 } pfo_table;
 
-/* 1 equal, 0 different, -1 failed. `stored` may be released by user code the callback runs: it takes its own references. */
+/* 1 equal, 0 different, -1 failed. `stored` may be released by user code the callback runs: it takes its own
+ * references. */
 typedef int (*pfo_table_equal)(void *context, const void *sought, const void *stored);
 
 void pfo_table_init(pfo_table *table); /* no allocation */
 void pfo_table_free(pfo_table *table); /* the caller has taken keys and values out */
 
-/* Slot of the entry with this hash and key; PFO_SLOT_NONE, or PFO_SLOT_FAILED when equal() failed or when the table changed in
- * each of PFO_TABLE_RESTARTS searches (*restarts_exhausted, if not NULL, then tells the two apart). */
+/* Slot of the entry with this hash and key; PFO_SLOT_NONE, or PFO_SLOT_FAILED when equal() failed or when the table
+ * changed in each of PFO_TABLE_RESTARTS searches (*restarts_exhausted, if not NULL, then tells the two apart). */
 enum { PFO_TABLE_RESTARTS = 1000 };
 uint32_t pfo_table_find(const pfo_table *table, uint64_t hash, const void *key, pfo_table_equal equal, void *context,
                         int *restarts_exhausted);
@@ -67,10 +67,12 @@ uint32_t pfo_table_find(const pfo_table *table, uint64_t hash, const void *key, 
 /* The same entry pointer, no callback. */
 uint32_t pfo_table_find_identity(const pfo_table *table, uint64_t hash, const void *key);
 
-/* Makes room for one more entry, so that the pfo_table_insert() after it cannot fail. NO_MEMORY, or OVERFLOW past PFO_TABLE_MAX_SLOTS. */
+/* Makes room for one more entry, so that the pfo_table_insert() after it cannot fail. NO_MEMORY, or OVERFLOW past
+ * PFO_TABLE_MAX_SLOTS. */
 pfo_status pfo_table_reserve_one(pfo_table *table, pfo_error *err);
 
-/* pre: pfo_table_reserve_one() succeeded since the last insertion, and no equal key is present. Sets hash and key, zeroes the rest. */
+/* pre: pfo_table_reserve_one() succeeded since the last insertion, and no equal key is present. Sets hash and key,
+ * zeroes the rest. */
 uint32_t pfo_table_insert(pfo_table *table, uint64_t hash, void *key);
 
 /* Takes the entry out of the index. Its slot keeps its fields until pfo_table_release_slot() returns it for reuse.
@@ -84,7 +86,8 @@ void pfo_table_unlink_all(pfo_table *table);
 /* Bytes of heap memory in use. */
 size_t pfo_table_memory(const pfo_table *table);
 
-/* For tests and debug builds: 1 when every invariant holds (each live entry reachable from its home bucket, counts agree). */
+/* For tests and debug builds: 1 when every invariant holds (each live entry reachable from its home bucket, counts
+ * agree). */
 int pfo_table_is_consistent(const pfo_table *table);
 
 static inline uint64_t
@@ -93,7 +96,8 @@ pfo_table_mix(uint64_t hash)
     return hash * UINT64_C(0x9E3779B97F4A7C15); /* Fibonacci hashing: consecutive integers spread evenly */
 }
 
-/* The search itself, for callers whose equality runs no user code and is known when compiling, so that it is inlined. */
+/* The search itself, for callers whose equality runs no user code and is known when compiling, so that it is inlined.
+ */
 #if defined(__GNUC__)
 __attribute__((always_inline))
 #endif

@@ -27,7 +27,8 @@ static void
 choose(void)
 {
     pfo_cpu_level level;
-    (void)pfo_cpu_select(&level, NULL); /* an unusable PERFOPT_CPU is reported by cpu_info(); here it means the baseline */
+    (void)pfo_cpu_select(&level,
+                         NULL); /* an unusable PERFOPT_CPU is reported by cpu_info(); here it means the baseline */
     chosen = pfo_xxh_ops_for(level);
 }
 

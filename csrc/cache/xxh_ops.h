@@ -1,7 +1,7 @@
 /* xxh_ops.h: XXH3-128 compiled once per instruction set, behind one table of functions.
  *
- * xxh_baseline.c, xxh_avx2.c and xxh_avx512.c include xxh_body.h with different flags (csrc/flags.mk); all give the same digests.
- * Algorithm: XXH3 by Yann Collet, from the system's libxxhash, used as a header only.
+ * xxh_baseline.c, xxh_avx2.c and xxh_avx512.c include xxh_body.h with different flags (csrc/flags.mk); all give the
+ * same digests. Algorithm: XXH3 by Yann Collet, from the system's libxxhash, used as a header only.
  */
 #ifndef PFO_CACHE_XXH_OPS_H
 #define PFO_CACHE_XXH_OPS_H
@@ -23,7 +23,8 @@ typedef struct pfo_xxh_ops {
 /* The variant for a processor level; NULL where this build or machine has none. */
 const pfo_xxh_ops *pfo_xxh_ops_for(pfo_cpu_level level);
 
-/* The variant chosen once for this process (pfo_cpu_select(); the baseline if PERFOPT_CPU names something else). Never NULL. */
+/* The variant chosen once for this process (pfo_cpu_select(); the baseline if PERFOPT_CPU names something else). Never
+ * NULL. */
 const pfo_xxh_ops *pfo_xxh_ops_best(void);
 
 extern const pfo_xxh_ops pfo_xxh_baseline;

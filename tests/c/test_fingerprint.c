@@ -1,6 +1,6 @@
-/* test_fingerprint.c: every variant gives the same digests, layouts of one content agree, different content differs, threads do not
- * matter, failing allocations are reported. The expected numbers of the scheme are in tests/data/fingerprints.json (Python side);
- * here one stream is spelled out byte by byte against the hash itself. */
+/* test_fingerprint.c: every variant gives the same digests, layouts of one content agree, different content differs,
+ * threads do not matter, failing allocations are reported. The expected numbers of the scheme are in
+ * tests/data/fingerprints.json (Python side); here one stream is spelled out byte by byte against the hash itself. */
 #include "cache/fingerprint.h"
 
 #include "base/alloc.h"
@@ -48,11 +48,11 @@ static void
 a_stream_is_what_the_header_says(void)
 {
     static const unsigned char stream[] = {
-        1,                                                                    /* version */
-        'i', 8, 0, 0, 0, 0, 0, 0, 0, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, /* -2 */
-        's', 2, 0, 0, 0, 0, 0, 0, 0, 'h', 'i',                                /* "hi" */
-        'f', 0, 0, 0, 0, 0, 0, 0xf0, 0x3f,                                    /* 1.0 */
-        '(', 1, 0, 0, 0, 0, 0, 0, 0, 'N',                                     /* (None,) */
+        1,                                                                                 /* version */
+        'i', 8, 0, 0, 0, 0, 0, 0,    0,    0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, /* -2 */
+        's', 2, 0, 0, 0, 0, 0, 0,    0,    'h',  'i',                                      /* "hi" */
+        'f', 0, 0, 0, 0, 0, 0, 0xf0, 0x3f,                                                 /* 1.0 */
+        '(', 1, 0, 0, 0, 0, 0, 0,    0,    'N',                                            /* (None,) */
     };
     for (int v = 0; v < variant_count; v++) {
         pfo_encoder encoder;
@@ -97,8 +97,9 @@ long_streams_equal_one_pass(void)
 static void
 data_rule(void)
 {
-    static const size_t lengths[] = { 0,      1,      255,    256,    257,    1000,    262143, 262144,
-                                      262145, 524288, 524289, 786432, 5000000 };
+    static const size_t lengths[] = {
+        0, 1, 255, 256, 257, 1000, 262143, 262144, 262145, 524288, 524289, 786432, 5000000
+    };
     unsigned char *data = pfo_alloc(5000000);
     REQUIRE(data != NULL);
     unsigned long long seed = 5;
@@ -115,8 +116,7 @@ data_rule(void)
         if (length <= 256) {
             memcpy(stream + used, data, length);
             used += length;
-        }
-        else {
+        } else {
             static unsigned char pieces[16 * 20];
             size_t count = 0;
             for (size_t at = 0; at < length; at += PFO_FINGERPRINT_CHUNK, count++) {
@@ -125,8 +125,7 @@ data_rule(void)
             }
             if (count == 1) {
                 memcpy(stream + used, pieces, 16);
-            }
-            else {
+            } else {
                 pfo_xxh_baseline.digest(pieces, 16 * count, stream + used);
             }
             used += 16;

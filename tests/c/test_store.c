@@ -1,4 +1,5 @@
-/* test_store.c: the store with LRU against a naive list, operation by operation: contents, order of eviction, victims, counters, bytes. */
+/* test_store.c: the store with LRU against a naive list, operation by operation: contents, order of eviction, victims,
+ * counters, bytes. */
 #include "cache/store.h"
 
 #include "base/alloc.h"
@@ -178,14 +179,11 @@ run_model(uint64_t max_entries, uint64_t max_bytes, unsigned long long seed)
         const unsigned long long operation = check_random(&seed) % 100;
         if (operation < 45) {
             do_set(&m, &store, key, &values[step], (size_t)(check_random(&seed) % 30));
-        }
-        else if (operation < 85) {
+        } else if (operation < 85) {
             do_get(&m, &store, key);
-        }
-        else if (operation < 99) {
+        } else if (operation < 99) {
             do_remove(&m, &store, key);
-        }
-        else {
+        } else {
             pfo_store_clear(&store);
             int taken = 0;
             for (pfo_victim victim; pfo_store_take_victim(&store, &victim); taken++) {

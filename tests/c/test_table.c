@@ -1,5 +1,5 @@
-/* test_table.c: the hash table against a naive list, with few hash values so that runs are long, and with an equality that changes
- * the table while it is asked. */
+/* test_table.c: the hash table against a naive list, with few hash values so that runs are long, and with an equality
+ * that changes the table while it is asked. */
 #include "cache/table.h"
 
 #include "base/alloc.h"
@@ -47,8 +47,7 @@ random_operations(int spread, unsigned long long seed)
             pfo_table_release_slot(&table, found);
             present[key] = 0;
             count--;
-        }
-        else if (!present[key] && check_random(&seed) % 4 != 0) {
+        } else if (!present[key] && check_random(&seed) % 4 != 0) {
             REQUIRE(pfo_table_reserve_one(&table, NULL) == PFO_OK);
             slots[key] = pfo_table_insert(&table, hash, &keys[key]);
             present[key] = 1;

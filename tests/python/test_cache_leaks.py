@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
 import tracemalloc
@@ -195,7 +196,7 @@ def test_cycles_are_collected() -> None:
 
     @cache_result
     def function(x: Any) -> Any:
-        return function
+        return function  # noqa: F821
 
     node = Node()
     node.function = function  # type: ignore[attr-defined]
@@ -240,7 +241,9 @@ def test_evictions_with_arrays_keep_memory_flat() -> None:
         cache.get(array)
         function(array)
         function(array)
-        fingerprint(array[::2], [array], {"a": np.array([(1, 2.0)], [("x", "i4"), ("y", "f8")])}, np.array(["a", 1], object))
+        fingerprint(
+            array[::2], [array], {"a": np.array([(1, 2.0)], [("x", "i4"), ("y", "f8")])}, np.array(["a", 1], object)
+        )
 
     steady(operation, 300)
 
@@ -258,10 +261,8 @@ def test_async_calls_do_not_leak() -> None:
         for _ in range(20):
             count[0] += 1
             for key in (Key(count[0] % 5), [count[0] % 3], 0):
-                try:
+                with contextlib.suppress(ValueError):
                     await function(key)
-                except ValueError:
-                    pass
         pending = function((Key(1), 2))
         pending.close()
 

@@ -178,11 +178,75 @@ class Frozen:
 
 
 TYPED = [
-    *(1, 1.0, True, "1", b"1", 1 + 0j, None, False, 0, 0.0, -0.0, "", b"", (), [], {}, set(), frozenset(), ..., float("nan")),
-    *((1,), (1.0,), (True,), [1], ["1"], (1, 2), ((1,), 2), {1: 2}, {1.0: 2}, {1}, {1.0}, frozenset({1}), bytearray(b"1")),
-    *(Color.RED, Color.BLUE, Value(1), Value(2), Settings(1.0, [1]), Settings(1.0, [2]), Frozen((1,)), Frozen([1]), Frozen([1.0])),
-    *(pathlib.PurePosixPath("1"), np.float64(1), np.float32(1), np.int64(1), np.array([1]), np.array(1), np.array([1.0]), 2**80),
-    *((Value(1), 1), (Value(1), 1.0), [Value(1), 1], {"a": Value(1)}, {"a": Value(2)}, {"b": Value(1)}, int, float, len),
+    *(
+        1,
+        1.0,
+        True,
+        "1",
+        b"1",
+        1 + 0j,
+        None,
+        False,
+        0,
+        0.0,
+        -0.0,
+        "",
+        b"",
+        (),
+        [],
+        {},
+        set(),
+        frozenset(),
+        ...,
+        float("nan"),
+    ),
+    *(
+        (1,),
+        (1.0,),
+        (True,),
+        [1],
+        ["1"],
+        (1, 2),
+        ((1,), 2),
+        {1: 2},
+        {1.0: 2},
+        {1},
+        {1.0},
+        frozenset({1}),
+        bytearray(b"1"),
+    ),
+    *(
+        Color.RED,
+        Color.BLUE,
+        Value(1),
+        Value(2),
+        Settings(1.0, [1]),
+        Settings(1.0, [2]),
+        Frozen((1,)),
+        Frozen([1]),
+        Frozen([1.0]),
+    ),
+    *(
+        pathlib.PurePosixPath("1"),
+        np.float64(1),
+        np.float32(1),
+        np.int64(1),
+        np.array([1]),
+        np.array(1),
+        np.array([1.0]),
+        2**80,
+    ),
+    *(
+        (Value(1), 1),
+        (Value(1), 1.0),
+        [Value(1), 1],
+        {"a": Value(1)},
+        {"a": Value(2)},
+        {"b": Value(1)},
+        int,
+        float,
+        len,
+    ),
     *("1" * 300, [1] * 300, 2**64, -(2**64), -1, -2),
 ]
 
@@ -199,7 +263,7 @@ def test_keys_are_typed() -> None:
 
 
 def test_hash_collisions_are_told_apart() -> None:
-    function, calls = counted()
+    function, _calls = counted()
     modulus = 2**61 - 1
     values = [0, modulus, 2 * modulus, -1, -2, 5, 5 + modulus]
     assert len({hash(value) for value in values}) < len(values)
@@ -217,7 +281,12 @@ def test_spelling_of_arguments_does_not_matter() -> None:
         calls.append(1)
         return a + b * 10 + c * 100 + d * 1000
 
-    assert {function(1, 2, 5, d=6), function(1, 2, d=6, c=5), function(1, c=5, d=6, b=2), function(1, d=6, b=2, c=5)} == {6521}
+    assert {
+        function(1, 2, 5, d=6),
+        function(1, 2, d=6, c=5),
+        function(1, c=5, d=6, b=2),
+        function(1, d=6, b=2, c=5),
+    } == {6521}
     assert len(calls) == 1
     assert function(1, 2) == 4321
     assert function(1, b=2) == 4321
@@ -456,7 +525,7 @@ def test_agrees_with_functools(arguments: list[int], max_size: int) -> None:
         ours(x)
         theirs(x)
     info = theirs.cache_info()
-    assert (info.hits, info.misses, info.currsize) == ours.cache_info()[:2] + (ours.cache_info().currsize,)
+    assert (info.hits, info.misses, info.currsize) == (*ours.cache_info()[:2], ours.cache_info().currsize)
 
 
 def test_none_is_a_value_and_an_exception_is_not() -> None:
@@ -794,7 +863,7 @@ def test_a_function_that_calls_itself_with_the_same_key() -> None:
     @cache_result
     def function(x: Any) -> Any:
         depth.append(1)
-        return [1] if len(depth) > 1 else function(x) + [2]
+        return [1] if len(depth) > 1 else [*function(x), 2]
 
     first = function(5)
     assert first is function(5)
@@ -945,7 +1014,7 @@ def test_values_with_finalizers_on_clear_and_deletion() -> None:
 
     @cache_result(max_size=2)
     def make(x: int) -> Result:
-        return Result(weakref.ref(make))
+        return Result(weakref.ref(make))  # noqa: F821
 
     for i in range(4):
         make(i)
@@ -974,10 +1043,8 @@ def test_a_function_that_deletes_its_own_cache() -> None:
 
 
 def test_threads_share_one_cache() -> None:
-    function, _ = counted(max_size=50)
     barrier = threading.Barrier(4)
     failures: list[Any] = []
-    expected: dict[Any, Any] = {}
 
     @cache_result(max_size=20)
     def identity(x: Any, y: Any = 0) -> Any:
@@ -1001,7 +1068,6 @@ def test_threads_share_one_cache() -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    assert expected == {}
 
 
 def test_two_threads_computing_one_key_agree_afterwards() -> None:

@@ -18,8 +18,26 @@ torch = pytest.importorskip("torch")
 nn = torch.nn
 
 DTYPES = [
-    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32),
-    *(torch.float64, torch.complex64, torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32),
+    *(
+        torch.bool,
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+    ),
+    *(
+        torch.float64,
+        torch.complex64,
+        torch.complex128,
+        torch.float8_e4m3fn,
+        torch.float8_e5m2,
+        torch.uint16,
+        torch.uint32,
+    ),
 ]
 
 
@@ -32,7 +50,15 @@ def test_layouts_of_every_dtype_agree(dtype: Any) -> None:
     base = make(dtype, 4, 6, 5)
     if dtype is not torch.bool:
         assert fingerprint(base) != fingerprint(make(dtype, 4, 6, 5) if dtype is None else make(dtype, 4, 5, 6))
-    for view in (base, base[::2], base.permute(2, 0, 1), base[1:, 2:5, ::2], base[0, 0, 0], base[:, :0], base[0, :1].expand(3, 5)):
+    for view in (
+        base,
+        base[::2],
+        base.permute(2, 0, 1),
+        base[1:, 2:5, ::2],
+        base[0, 0, 0],
+        base[:, :0],
+        base[0, :1].expand(3, 5),
+    ):
         assert fingerprint(view) == fingerprint(view.clone(memory_format=torch.contiguous_format))
     changed = base.clone()
     changed.view(torch.uint8)[3, 5, -1] ^= 1
@@ -73,7 +99,11 @@ def test_lazy_conjugate_and_sparse_order() -> None:
 
 def test_what_has_no_readable_content_is_refused() -> None:
     quantized = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
-    for tensor in (quantized, torch.empty(3, device="meta"), torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])):
+    for tensor in (
+        quantized,
+        torch.empty(3, device="meta"),
+        torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    ):
         with pytest.raises(TypeError, match="Tensor"):
             fingerprint(tensor)
 
@@ -180,11 +210,14 @@ def test_modules_are_keyed_by_class_mode_and_state() -> None:
 def test_the_same_digest_in_another_process() -> None:
     code = (
         "import torch; from perfopt.cache import fingerprint; torch.manual_seed(0);"
-        "print(fingerprint(torch.arange(1000.).to(torch.bfloat16), torch.nn.Linear(3, 2), {'a': torch.ones(2, 2).to_sparse()}).hex())"
+        "sparse = {'a': torch.ones(2, 2).to_sparse()};"
+        "print(fingerprint(torch.arange(1000.).to(torch.bfloat16), torch.nn.Linear(3, 2), sparse).hex())"
     )
     run = [sys.executable, "-c", code]
     digests = {
-        subprocess.run(run, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed}).stdout
+        subprocess.run(
+            run, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed}
+        ).stdout
         for seed in "12"
     }
     assert len(digests) == 1

@@ -1,7 +1,7 @@
 /* cache_type.c: PerformanceCache: a bounded memory cache with set, get and delete.
  *
- * Invariants and references as in cached_function_type.c; keys are held strongly here, because the user put them in by hand.
- * Threads: the GIL serialises; it may change hands wherever user code runs.
+ * Invariants and references as in cached_function_type.c; keys are held strongly here, because the user put them in by
+ * hand. Threads: the GIL serialises; it may change hands wherever user code runs.
  */
 #include "bindings/common/errors.h"
 #include "bindings/core/cache_values.h"
@@ -16,10 +16,10 @@ typedef struct performance_cache {
     pfo_store store;
     PyObject *cache_dir; /* str or NULL */
     PyObject *weak_references;
-    int closed;
 } performance_cache;
 
-/* ---- keys and search --------------------------------------------------------------------------------------------------------- */
+/* ---- keys and search
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* 0 with a finished builder, or -1 with an exception. */
 static int
@@ -32,10 +32,11 @@ build_key(const performance_cache *self, pfo_key_builder *builder, PyObject *obj
         return 0;
     }
     if (answer > 0) {
-        PyErr_Format(PyExc_TypeError,
-                     "key: a %.200s object is neither hashable nor of a type whose content can be read; use a str, a number, an "
-                     "array, or a tuple of such",
-                     builder->culprit->tp_name);
+        PyErr_Format(
+            PyExc_TypeError,
+            "key: a %.200s object is neither hashable nor of a type whose content can be read; use a str, a number, an "
+            "array, or a tuple of such",
+            builder->culprit->tp_name);
     }
     pfo_key_drop(builder);
     return -1;
@@ -47,7 +48,8 @@ find_built(const performance_cache *self, const pfo_key_builder *builder)
     int exhausted;
     const uint32_t slot = pfo_table_find(&self->store.table, builder->hash, builder, pfo_key_equal, NULL, &exhausted);
     if (slot == PFO_SLOT_FAILED && exhausted) {
-        PyErr_SetString(PyExc_RuntimeError, "the cache changed during every comparison of a key (does __eq__ use this cache?)");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the cache changed during every comparison of a key (does __eq__ use this cache?)");
     }
     return slot;
 }
@@ -86,26 +88,20 @@ never_orphaned(PyObject *owner, uint64_t hash, void *key)
     (void)key;
 }
 
-/* ---- set, get, delete -------------------------------------------------------------------------------------------------------- */
+/* ---- set, get, delete
+ * -------------------------------------------------------------------------------------------------------- */
 
-/* Takes value and guard over. */
+/* Puts key, value and guard, all of which it takes over, where a search just found slot. */
 static int
-put(performance_cache *self, const pfo_key_builder *builder, PyObject *value, PyObject *guard)
+put_at(performance_cache *self, uint32_t slot, uint64_t hash, void *key, PyObject *value, PyObject *guard)
 {
-    void *key = pfo_key_keep(builder, (PyObject *)self, never_orphaned);
-    const uint32_t slot = key == NULL ? PFO_SLOT_FAILED : find_built(self, builder);
+    pfo_error err = PFO_ERROR_INIT;
     int stored = 0;
-    int failed = slot == PFO_SLOT_FAILED;
-    if (!failed) {
-        pfo_error err = PFO_ERROR_INIT;
-        const pfo_status status =
-            slot == PFO_SLOT_NONE
-                ? pfo_store_insert(&self->store, builder->hash, key, value, guard, 0, &stored, &err)
-                : pfo_store_replace(&self->store, slot, value, guard, 0, &stored, &err);
-        if (status != PFO_OK) {
-            (void)pfo_raise(status, &err);
-            failed = 1;
-        }
+    const pfo_status status = slot == PFO_SLOT_NONE
+                                  ? pfo_store_insert(&self->store, hash, key, value, guard, 0, &stored, &err)
+                                  : pfo_store_replace(&self->store, slot, value, guard, 0, &stored, &err);
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
     }
     if (!stored || slot != PFO_SLOT_NONE) {
         pfo_key_release(key);
@@ -115,45 +111,104 @@ put(performance_cache *self, const pfo_key_builder *builder, PyObject *value, Py
         Py_XDECREF(guard);
     }
     pfo_release_victims(&self->store);
-    return failed ? -1 : 0;
+    return status == PFO_OK ? 0 : -1;
 }
 
-PyDoc_STRVAR(set_doc,
-             "set($self, /, key, value, persist=False)\n--\n\n"
-             "Stores value under key and makes it the most recently used entry; the least recently used one leaves when max_size is\n"
-             "exceeded.\n\n"
-             "key: any hashable object, or one whose content can be read (arrays, tensors, lists, dicts, ...: by content).\n"
-             "value: anything; NumPy arrays in it are kept as read-only views, tensors with their version counter.\n"
-             "persist: only False for now.\n"
-             "Raises TypeError for a key that can be neither hashed nor read, and NotImplementedError for persist=True.");
-
-static PyObject *
-cache_set(PyObject *op, PyObject *args, PyObject *kwargs)
+/* Takes value and guard over. */
+static int
+put(performance_cache *self, PyObject *object, PyObject *value, PyObject *guard)
 {
-    static const char *const words[] = { "key", "value", "persist", NULL };
-    performance_cache *self = (performance_cache *)op;
-    PyObject *object, *value;
-    int persist = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|p:set", (char **)(uintptr_t)words, &object, &value, &persist)) {
-        return NULL;
-    }
-    if (persist) {
-        PyErr_SetString(PyExc_NotImplementedError, "persist=True needs the disk tier, which this version does not have; entries are "
-                                                   "kept in memory only");
-        return NULL;
+    if (PyUnicode_CheckExact(object) || PyLong_CheckExact(object)) {
+        const uint64_t hash = (uint64_t)Py_TYPE(object)->tp_hash(object);
+        const uint32_t slot = pfo_table_find_inline(&self->store.table, hash, object, pfo_key_equal_simple);
+        return put_at(self, slot, hash, Py_NewRef(object), value, guard);
     }
     pfo_key_builder builder;
-    if (build_key(self, &builder, object) < 0) {
+    int failed = build_key(self, &builder, object);
+    if (!failed) {
+        void *key = pfo_key_keep(&builder, (PyObject *)self, never_orphaned);
+        const uint32_t slot = key == NULL ? PFO_SLOT_FAILED : find_built(self, &builder);
+        if (slot != PFO_SLOT_FAILED) {
+            failed = put_at(self, slot, builder.hash, key, value, guard);
+            pfo_key_drop(&builder);
+            return failed;
+        }
+        pfo_key_release(key);
+        pfo_key_drop(&builder);
+    }
+    Py_DECREF(value);
+    Py_XDECREF(guard);
+    return -1;
+}
+
+/* Arguments by position or name, without a format string: found[i] stays NULL where names[i] was not given. */
+static int
+parse_arguments(const char *function, const char *const *names, Py_ssize_t count, Py_ssize_t required,
+                PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **found)
+{
+    if (nargs > count) {
+        PyErr_Format(PyExc_TypeError, "%s() takes at most %zd arguments (%zd given)", function, count, nargs);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        found[i] = i < nargs ? args[i] : NULL;
+    }
+    for (Py_ssize_t k = 0; kwnames != NULL && k < PyTuple_GET_SIZE(kwnames); k++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, k);
+        Py_ssize_t at = 0;
+        while (at < count && PyUnicode_CompareWithASCIIString(name, names[at]) != 0) {
+            at++;
+        }
+        if (at == count || found[at] != NULL) {
+            PyErr_Format(PyExc_TypeError,
+                         at == count ? "%s() got an unexpected keyword argument %R"
+                                     : "%s() got multiple values for argument %R",
+                         function, name);
+            return -1;
+        }
+        found[at] = args[nargs + k];
+    }
+    for (Py_ssize_t i = 0; i < required; i++) {
+        if (found[i] == NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() missing required argument '%s'", function, names[i]);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+PyDoc_STRVAR(
+    set_doc,
+    "set($self, /, key, value, persist=False)\n--\n\n"
+    "Stores value under key and makes it the most recently used entry; the least recently used one leaves when "
+    "max_size is\n"
+    "exceeded.\n\n"
+    "key: any hashable object, or one whose content can be read (arrays, tensors, lists, dicts, ...: by content).\n"
+    "value: anything; NumPy arrays in it are kept as read-only views, tensors with their version counter.\n"
+    "persist: only False for now.\n"
+    "Raises TypeError for a key that can be neither hashed nor read, and NotImplementedError for persist=True.");
+
+static PyObject *
+cache_set(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = { "key", "value", "persist" };
+    performance_cache *self = (performance_cache *)op;
+    PyObject *found[3] = { nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL, NULL };
+    if ((nargs != 2 || kwnames != NULL) && parse_arguments("set", names, 3, 2, args, nargs, kwnames, found) < 0) {
         return NULL;
     }
-    int failed = 0;
-    if (self->store.max_entries > 0 && !self->closed) {
-        PyObject *guard;
-        PyObject *kept = pfo_value_prepare(self->state, value, 0, &guard);
-        failed = kept == NULL ? -1 : put(self, &builder, kept, guard);
+    const int persist = found[2] == NULL ? 0 : PyObject_IsTrue(found[2]);
+    if (persist != 0) {
+        if (persist > 0) {
+            PyErr_SetString(PyExc_NotImplementedError,
+                            "persist=True needs the disk tier, which this version does not have; "
+                            "entries are kept in memory only");
+        }
+        return NULL;
     }
-    pfo_key_drop(&builder);
-    if (failed) {
+    PyObject *guard;
+    PyObject *kept = pfo_value_prepare(self->state, found[1], 0, &guard);
+    if (kept == NULL || put(self, found[0], kept, guard) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -173,8 +228,7 @@ take_guarded(performance_cache *self, uint32_t slot)
     const int still_there = slot != PFO_SLOT_NONE && self->store.table.entries[slot].guard == guard;
     if (holds == 1 && still_there) {
         pfo_store_hit(&self->store, slot);
-    }
-    else if (holds == 0 && still_there) {
+    } else if (holds == 0 && still_there) {
         pfo_store_remove(&self->store, slot);
     }
     Py_DECREF(guard);
@@ -185,56 +239,22 @@ take_guarded(performance_cache *self, uint32_t slot)
     return value;
 }
 
-/* key and default of get(key, default=None), without a format string. */
-static int
-parse_get(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **key, PyObject **otherwise)
-{
-    *key = nargs > 0 ? args[0] : NULL;
-    *otherwise = nargs > 1 ? args[1] : NULL;
-    const Py_ssize_t nkeywords = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-    if (nargs > 2) {
-        PyErr_Format(PyExc_TypeError, "get() takes at most 2 positional arguments (%zd given)", nargs);
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < nkeywords; i++) {
-        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
-        PyObject **target = PyUnicode_CompareWithASCIIString(name, "key") == 0       ? key
-                            : PyUnicode_CompareWithASCIIString(name, "default") == 0 ? otherwise
-                                                                                     : NULL;
-        if (target == NULL || *target != NULL) {
-            PyErr_Format(PyExc_TypeError,
-                         target == NULL ? "get() got an unexpected keyword argument %R" : "get() got multiple values for argument %R",
-                         name);
-            return -1;
-        }
-        *target = args[nargs + i];
-    }
-    if (*key == NULL) {
-        PyErr_SetString(PyExc_TypeError, "get() missing required argument 'key'");
-        return -1;
-    }
-    return 0;
-}
-
-PyDoc_STRVAR(get_doc,
-             "get($self, /, key, default=None)\n--\n\n"
-             "The value stored under key, which becomes the most recently used entry; default if there is none, or if it is a tensor\n"
-             "that was modified in place since it was stored. NumPy arrays come back read-only.\n\n"
-             "Raises TypeError for a key that can be neither hashed nor read.");
+PyDoc_STRVAR(get_doc, "get($self, /, key, default=None)\n--\n\n"
+                      "The value stored under key, which becomes the most recently used entry; default if there is "
+                      "none, or if it is a tensor\n"
+                      "that was modified in place since it was stored. NumPy arrays come back read-only.\n\n"
+                      "Raises TypeError for a key that can be neither hashed nor read.");
 
 static PyObject *
 cache_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const char *const names[] = { "key", "default" };
     performance_cache *self = (performance_cache *)op;
-    PyObject *key, *otherwise;
-    if (nargs == 1 && kwnames == NULL) {
-        key = args[0];
-        otherwise = NULL;
-    }
-    else if (parse_get(args, nargs, kwnames, &key, &otherwise) < 0) {
+    PyObject *found[2] = { nargs > 0 ? args[0] : NULL, NULL };
+    if ((nargs != 1 || kwnames != NULL) && parse_arguments("get", names, 2, 1, args, nargs, kwnames, found) < 0) {
         return NULL;
     }
-    const uint32_t slot = find(self, key);
+    const uint32_t slot = find(self, found[0]);
     if (slot < PFO_SLOT_FAILED) {
         const pfo_entry *entry = &self->store.table.entries[slot];
         if (entry->guard == NULL) {
@@ -250,11 +270,13 @@ cache_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
         return NULL;
     }
     self->store.misses++;
-    return Py_NewRef(otherwise == NULL ? Py_None : otherwise);
+    return Py_NewRef(found[1] == NULL ? Py_None : found[1]);
 }
 
-PyDoc_STRVAR(delete_doc, "delete($self, key, /)\n--\n\n"
-                         "Removes the entry of key: True if there was one. Raises TypeError for a key that can be neither hashed nor read.");
+PyDoc_STRVAR(
+    delete_doc,
+    "delete($self, key, /)\n--\n\n"
+    "Removes the entry of key: True if there was one. Raises TypeError for a key that can be neither hashed nor read.");
 
 static PyObject *
 cache_delete(PyObject *op, PyObject *object)
@@ -310,7 +332,8 @@ cache_length(PyObject *op)
 
 PyDoc_STRVAR(get_stats_doc,
              "get_stats($self, /)\n--\n\n"
-             "Counters as a new dict of plain numbers: cache_hit_rate (hits per lookup, 0.0 to 1.0; 0.0 before the first lookup),\n"
+             "Counters as a new dict of plain numbers: cache_hit_rate (hits per lookup, 0.0 to 1.0; 0.0 before the "
+             "first lookup),\n"
              "memory_cache_size (entries now), hits, misses, evictions, and max_size (None when unbounded).");
 
 static PyObject *
@@ -326,11 +349,12 @@ cache_get_stats(PyObject *op, PyObject *unused)
     const double rate = lookups == 0 ? 0.0 : (double)self->store.hits / (double)lookups;
     return Py_BuildValue("{s:d,s:k,s:K,s:K,s:K,s:N}", "cache_hit_rate", rate, "memory_cache_size",
                          (unsigned long)self->store.table.count, "hits", (unsigned long long)self->store.hits, "misses",
-                         (unsigned long long)self->store.misses, "evictions", (unsigned long long)self->store.evictions, "max_size",
-                         max_size);
+                         (unsigned long long)self->store.misses, "evictions", (unsigned long long)self->store.evictions,
+                         "max_size", max_size);
 }
 
-/* ---- making one -------------------------------------------------------------------------------------------------------------- */
+/* ---- making one
+ * -------------------------------------------------------------------------------------------------------------- */
 
 /* A str of a directory that exists or can be made later; NULL with an exception. */
 static PyObject *
@@ -339,7 +363,8 @@ parse_cache_dir(PyObject *object)
     PyObject *path = PyOS_FSPath(object);
     if (path == NULL || !PyUnicode_Check(path)) {
         if (path != NULL || PyErr_ExceptionMatches(PyExc_TypeError)) {
-            PyErr_Format(PyExc_TypeError, "cache_dir must be a str, a path or None, not %.200s", Py_TYPE(object)->tp_name);
+            PyErr_Format(PyExc_TypeError, "cache_dir must be a str, a path or None, not %.200s",
+                         Py_TYPE(object)->tp_name);
         }
         Py_XDECREF(path);
         return NULL;
@@ -355,8 +380,7 @@ parse_cache_dir(PyObject *object)
     if (text[0] == '\0') {
         PyErr_SetString(PyExc_ValueError, "cache_dir must not be empty");
         Py_CLEAR(path);
-    }
-    else if (is_file) {
+    } else if (is_file) {
         PyErr_Format(PyExc_ValueError, "cache_dir %R exists and is not a directory", path);
         Py_CLEAR(path);
     }
@@ -366,11 +390,15 @@ parse_cache_dir(PyObject *object)
 
 PyDoc_STRVAR(performance_cache_doc,
              "PerformanceCache(max_size=1000, cache_dir=None)\n--\n\n"
-             "A cache of key-value pairs in memory, bounded by a number of entries; the least recently used one leaves first.\n\n"
+             "A cache of key-value pairs in memory, bounded by a number of entries; the least recently used one leaves "
+             "first.\n\n"
              "max_size: entries, at least 0 (0 stores nothing); None for no bound.\n"
-             "cache_dir: a directory (str or path) for entries that are to outlive the process; remembered and not used by this version.\n\n"
-             "Keys are typed (1, 1.0, True and '1' are four keys). Arrays, tensors and containers of them are keyed by their content,\n"
-             "other objects by their own hash and equality. NumPy arrays are kept as read-only views and come back read-only; the array\n"
+             "cache_dir: a directory (str or path) for entries that are to outlive the process; remembered and not "
+             "used by this version.\n\n"
+             "Keys are typed (1, 1.0, True and '1' are four keys). Arrays, tensors and containers of them are keyed by "
+             "their content,\n"
+             "other objects by their own hash and equality. NumPy arrays are kept as read-only views and come back "
+             "read-only; the array\n"
              "given to set() stays as it is. A tensor that was modified in place after set() is a miss.\n\n"
              "Raises TypeError or ValueError naming max_size or cache_dir. Safe to use from several threads.");
 
@@ -380,7 +408,8 @@ performance_cache_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     static const char *const words[] = { "max_size", "cache_dir", NULL };
     PyObject *max_size = NULL;
     PyObject *cache_dir = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:PerformanceCache", (char **)(uintptr_t)words, &max_size, &cache_dir)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:PerformanceCache", (char **)(uintptr_t)words, &max_size,
+                                     &cache_dir)) {
         return NULL;
     }
     uint64_t max_entries = 1000;
@@ -420,7 +449,7 @@ static int
 performance_cache_tp_clear(PyObject *op)
 {
     performance_cache *self = (performance_cache *)op;
-    self->closed = 1;
+    self->store.max_entries = 0; /* what finalizers put in from here on is not kept */
     pfo_store_clear(&self->store);
     pfo_release_victims(&self->store);
     return 0;
@@ -435,7 +464,6 @@ performance_cache_dealloc(PyObject *op)
     if (self->weak_references != NULL) {
         PyObject_ClearWeakRefs(op);
     }
-    self->closed = 1;
     if (self->state != NULL) {
         pfo_release_store(&self->store);
     }
@@ -474,7 +502,7 @@ get_cache_dir(PyObject *op, void *unused)
 }
 
 static PyMethodDef performance_cache_methods[] = {
-    { "set", (PyCFunction)(void (*)(void))cache_set, METH_VARARGS | METH_KEYWORDS, set_doc },
+    { "set", (PyCFunction)(void (*)(void))cache_set, METH_FASTCALL | METH_KEYWORDS, set_doc },
     { "get", (PyCFunction)(void (*)(void))cache_get, METH_FASTCALL | METH_KEYWORDS, get_doc },
     { "delete", cache_delete, METH_O, delete_doc },
     { "clear", cache_clear, METH_NOARGS, clear_doc },
@@ -495,18 +523,12 @@ static PyGetSetDef performance_cache_getset[] = {
 };
 
 static PyType_Slot performance_cache_slots[] = {
-    { Py_tp_doc, (void *)performance_cache_doc },
-    { Py_tp_new, (void *)performance_cache_new },
-    { Py_tp_dealloc, (void *)performance_cache_dealloc },
-    { Py_tp_traverse, (void *)performance_cache_traverse },
-    { Py_tp_clear, (void *)performance_cache_tp_clear },
-    { Py_tp_repr, (void *)performance_cache_repr },
-    { Py_sq_contains, (void *)cache_contains },
-    { Py_mp_length, (void *)cache_length },
-    { Py_tp_methods, performance_cache_methods },
-    { Py_tp_members, performance_cache_members },
-    { Py_tp_getset, performance_cache_getset },
-    { 0, NULL },
+    { Py_tp_doc, (void *)performance_cache_doc },         { Py_tp_new, (void *)performance_cache_new },
+    { Py_tp_dealloc, (void *)performance_cache_dealloc }, { Py_tp_traverse, (void *)performance_cache_traverse },
+    { Py_tp_clear, (void *)performance_cache_tp_clear },  { Py_tp_repr, (void *)performance_cache_repr },
+    { Py_sq_contains, (void *)cache_contains },           { Py_mp_length, (void *)cache_length },
+    { Py_tp_methods, performance_cache_methods },         { Py_tp_members, performance_cache_members },
+    { Py_tp_getset, performance_cache_getset },           { 0, NULL },
 };
 
 PyType_Spec pfo_performance_cache_spec = {

@@ -64,8 +64,9 @@ pfo_value_prepare(pfo_core_state *state, PyObject *value, int private_copy, PyOb
         return Py_NewRef(value);
     }
     PyObject *function = keys_function(&state->values_prepare, "prepare_value");
-    PyObject *pair = function == NULL ? NULL
-                                      : PyObject_CallFunctionObjArgs(function, value, private_copy ? Py_True : Py_False, NULL);
+    PyObject *pair = function == NULL
+                         ? NULL
+                         : PyObject_CallFunctionObjArgs(function, value, private_copy ? Py_True : Py_False, NULL);
     if (pair == NULL) {
         return NULL;
     }
@@ -125,7 +126,8 @@ int
 pfo_visit_store(const pfo_store *store, visitproc visit, void *arg)
 {
     for (uint32_t slot = 0; slot < store->table.used_slots; slot++) {
-        const pfo_entry *entry = &store->table.entries[slot]; /* free slots hold NULLs, waiting victims still own theirs */
+        const pfo_entry *entry =
+            &store->table.entries[slot]; /* free slots hold NULLs, waiting victims still own theirs */
         const int stop = pfo_key_visit(entry->key, visit, arg);
         if (stop != 0) {
             return stop;

@@ -1,10 +1,10 @@
 /* cached_function_type.c: CachedFunction: a function with its cache, callable without a Python frame on a hit.
  *
- * Call: key and hash once -> table probe -> policy touch -> new reference. A miss calls the function with no search in progress, then
- * searches again, because the call may have filled the entry (recursion, another thread); what is there first stays.
- * Invariants: user code (the function, __eq__, __hash__, __del__) only runs while the store is consistent; victims are released last.
- * References: owns function, the glue objects, and through the store keys, values and guards.
- * Threads: the GIL serialises; it may change hands wherever user code runs.
+ * Call: key and hash once -> table probe -> policy touch -> new reference. A miss calls the function with no search in
+ * progress, then searches again, because the call may have filled the entry (recursion, another thread); what is there
+ * first stays. Invariants: user code (the function, __eq__, __hash__, __del__) only runs while the store is consistent;
+ * victims are released last. References: owns function, the glue objects, and through the store keys, values and
+ * guards. Threads: the GIL serialises; it may change hands wherever user code runs.
  */
 #include "bindings/common/errors.h"
 #include "bindings/core/cache_values.h"
@@ -42,7 +42,8 @@ typedef struct call_arguments {
     PyObject *kwnames;
 } call_arguments;
 
-/* ---- key of a call ----------------------------------------------------------------------------------------------------------- */
+/* ---- key of a call
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static PyObject *
 name_of_function(const cached_function *self)
@@ -60,19 +61,22 @@ static void
 raise_cannot_key(const cached_function *self, const pfo_key_builder *builder, PyObject *parameter, Py_ssize_t position)
 {
     PyObject *name = name_of_function(self);
-    PyObject *which = parameter != NULL ? PyUnicode_FromFormat("%R", parameter) : PyUnicode_FromFormat("%zd", position + 1);
+    PyObject *which =
+        parameter != NULL ? PyUnicode_FromFormat("%R", parameter) : PyUnicode_FromFormat("%zd", position + 1);
     if (name != NULL && which != NULL) {
         const char *type = builder->culprit->tp_name;
         if (self->is_method && position == 0) {
             PyErr_Format(PyExc_TypeError,
-                         "%U(): the instance of type %.200s cannot be weakly referenced; add '__weakref__' to its __slots__, or pass "
+                         "%U(): the instance of type %.200s cannot be weakly referenced; add '__weakref__' to its "
+                         "__slots__, or pass "
                          "key= to cache_result",
                          name, type);
-        }
-        else {
+        } else {
             PyErr_Format(PyExc_TypeError,
-                         "%U(): argument %U cannot be part of a cache key: a %.200s object is neither hashable nor of a type whose "
-                         "content can be read; pass key= (a function of the arguments) or ignore= (parameter names) to cache_result",
+                         "%U(): argument %U cannot be part of a cache key: a %.200s object is neither hashable nor of "
+                         "a type whose "
+                         "content can be read; pass key= (a function of the arguments) or ignore= (parameter names) to "
+                         "cache_result",
                          name, which, type);
         }
     }
@@ -131,9 +135,11 @@ bind_by_name(const cached_function *self, const call_arguments *call, PyObject *
 }
 
 static int
-add_argument(const cached_function *self, pfo_key_builder *builder, PyObject *object, PyObject *name, Py_ssize_t position)
+add_argument(const cached_function *self, pfo_key_builder *builder, PyObject *object, PyObject *name,
+             Py_ssize_t position)
 {
-    const int answer = self->is_method && position == 0 ? pfo_key_add_instance(builder, object) : pfo_key_add(builder, object);
+    const int answer =
+        self->is_method && position == 0 ? pfo_key_add_instance(builder, object) : pfo_key_add(builder, object);
     if (answer > 0) {
         raise_cannot_key(self, builder, name, position);
         return -1;
@@ -217,7 +223,8 @@ key_by_function(const cached_function *self, pfo_key_builder *builder, const cal
         rest.args = call->args + 1;
         rest.nargsf = (size_t)PyVectorcall_NARGS(call->nargsf) - 1;
     }
-    PyObject *key = PyObject_Vectorcall(self->key_function, rest.args, rest.nargsf & ~PY_VECTORCALL_ARGUMENTS_OFFSET, rest.kwnames);
+    PyObject *key =
+        PyObject_Vectorcall(self->key_function, rest.args, rest.nargsf & ~PY_VECTORCALL_ARGUMENTS_OFFSET, rest.kwnames);
     if (key == NULL) {
         return -1;
     }
@@ -240,11 +247,9 @@ build_key(const cached_function *self, pfo_key_builder *builder, const call_argu
     }
     if (self->key_function != NULL) {
         answer = key_by_function(self, builder, call);
-    }
-    else if (self->names != NULL) {
+    } else if (self->names != NULL) {
         answer = key_by_name(self, builder, call);
-    }
-    else {
+    } else {
         answer = key_by_position(self, builder, call);
     }
     if (answer == 0) {
@@ -253,7 +258,8 @@ build_key(const cached_function *self, pfo_key_builder *builder, const call_argu
     return answer;
 }
 
-/* ---- search and insertion ---------------------------------------------------------------------------------------------------- */
+/* ---- search and insertion
+ * ---------------------------------------------------------------------------------------------------- */
 
 /* Slot, PFO_SLOT_NONE, or PFO_SLOT_FAILED with an exception. */
 static uint32_t
@@ -262,13 +268,14 @@ find(const cached_function *self, const pfo_key_builder *builder)
     int exhausted;
     const uint32_t slot = pfo_table_find(&self->store.table, builder->hash, builder, pfo_key_equal, NULL, &exhausted);
     if (slot == PFO_SLOT_FAILED && exhausted) {
-        PyErr_SetString(PyExc_RuntimeError, "the cache changed during every comparison of a key (does __eq__ use this cache?)");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the cache changed during every comparison of a key (does __eq__ use this cache?)");
     }
     return slot;
 }
 
-/* The value of a live slot for a caller: counts the hit. *valid = 0 and NULL when its guard no longer holds: the entry is then
- * gone. NULL and *valid = 1: exception. */
+/* The value of a live slot for a caller: counts the hit. *valid = 0 and NULL when its guard no longer holds: the entry
+ * is then gone. NULL and *valid = 1: exception. */
 static PyObject *
 take_hit(cached_function *self, uint32_t slot, int *valid)
 {
@@ -326,7 +333,8 @@ keep_result(cached_function *self, const pfo_key_builder *builder, PyObject *res
     int stored = 0;
     if (slot == PFO_SLOT_NONE) {
         pfo_error err = PFO_ERROR_INIT;
-        const pfo_status status = pfo_store_insert(&self->store, builder->hash, key, Py_XNewRef(value), guard, 0, &stored, &err);
+        const pfo_status status =
+            pfo_store_insert(&self->store, builder->hash, key, Py_XNewRef(value), guard, 0, &stored, &err);
         if (status != PFO_OK) {
             (void)pfo_raise(status, &err);
             Py_CLEAR(result);
@@ -334,11 +342,9 @@ keep_result(cached_function *self, const pfo_key_builder *builder, PyObject *res
         if (!stored) {
             Py_DECREF(value);
         }
-    }
-    else if (slot == PFO_SLOT_FAILED) {
+    } else if (slot == PFO_SLOT_FAILED) {
         Py_CLEAR(result);
-    }
-    else if (self->store.table.entries[slot].guard == NULL && !self->copies) {
+    } else if (self->store.table.entries[slot].guard == NULL && !self->copies) {
         Py_XSETREF(value, Py_NewRef((PyObject *)self->store.table.entries[slot].value)); /* what came first stays */
     }
     if (!stored) {
@@ -371,8 +377,7 @@ call_by_key(cached_function *self, const call_arguments *call)
     const int answer = build_key(self, &builder, call);
     if (answer > 0) {
         result = PyObject_Vectorcall(self->function, call->args, call->nargsf, call->kwnames);
-    }
-    else if (answer == 0) {
+    } else if (answer == 0) {
         const uint32_t slot = find(self, &builder);
         int valid = slot != PFO_SLOT_NONE;
         if (valid && slot != PFO_SLOT_FAILED) {
@@ -411,7 +416,8 @@ cached_function_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObjec
     return result;
 }
 
-/* ---- the two halves of a call, for functions whose result comes later (async) ------------------------------------------------ */
+/* ---- the two halves of a call, for functions whose result comes later (async)
+ * ------------------------------------------------ */
 
 static const char pending_name[] = "perfopt._core.pending_key";
 
@@ -425,8 +431,10 @@ release_pending(PyObject *capsule)
     }
 }
 
-PyDoc_STRVAR(begin_doc, "_begin($self, /, *args, **kwargs)\n--\n\n"
-                        "(True, value) on a hit, else (False, pending key), where the pending key may be None. Internal: async functions.");
+PyDoc_STRVAR(
+    begin_doc,
+    "_begin($self, /, *args, **kwargs)\n--\n\n"
+    "(True, value) on a hit, else (False, pending key), where the pending key may be None. Internal: async functions.");
 
 static PyObject *
 begin(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -447,8 +455,7 @@ begin(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
     const int answer = build_key(self, builder, &call);
     if (answer > 0) {
         result = Py_BuildValue("(OO)", Py_False, Py_None);
-    }
-    else if (answer == 0) {
+    } else if (answer == 0) {
         const uint32_t slot = find(self, builder);
         int valid = slot != PFO_SLOT_NONE;
         if (valid && slot != PFO_SLOT_FAILED) {
@@ -464,8 +471,9 @@ begin(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
     return result;
 }
 
-PyDoc_STRVAR(finish_doc, "_finish($self, pending, value, /)\n--\n\n"
-                         "Keeps the value under the pending key and returns what the caller is to get. Internal: async functions.");
+PyDoc_STRVAR(finish_doc,
+             "_finish($self, pending, value, /)\n--\n\n"
+             "Keeps the value under the pending key and returns what the caller is to get. Internal: async functions.");
 
 static PyObject *
 finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
@@ -481,7 +489,8 @@ finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     return builder == NULL ? NULL : keep_result((cached_function *)op, builder, Py_NewRef(args[1]));
 }
 
-/* ---- making one -------------------------------------------------------------------------------------------------------------- */
+/* ---- making one
+ * -------------------------------------------------------------------------------------------------------------- */
 
 static int
 set_names(cached_function *self, PyObject *names, PyObject *ignored)
@@ -506,21 +515,23 @@ set_names(cached_function *self, PyObject *names, PyObject *ignored)
     return 0;
 }
 
-PyDoc_STRVAR(cached_function_doc,
-             "CachedFunction(function, /, *, max_size, names, positional, positional_only, ignored, key, copies, info_type, parameters)\n"
-             "--\n\n"
-             "A function with its cache; made by perfopt.cache_result(), which documents it.");
+PyDoc_STRVAR(cached_function_doc, "CachedFunction(function, /, *, max_size, names, positional, positional_only, "
+                                  "ignored, key, copies, info_type, parameters)\n"
+                                  "--\n\n"
+                                  "A function with its cache; made by perfopt.cache_result(), which documents it.");
 
 static PyObject *
 cached_function_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static const char *const words[] = { "", "max_size", "names", "positional", "positional_only", "ignored", "key", "copies",
-                                         "info_type", "parameters", NULL };
+    static const char *const words[] = { "",        "max_size", "names",  "positional", "positional_only",
+                                         "ignored", "key",      "copies", "info_type",  "parameters",
+                                         NULL };
     PyObject *function, *max_size, *names, *ignored, *key, *info_type, *parameters;
     Py_ssize_t positional, positional_only;
     int copies;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$OOnnOOpOO:CachedFunction", (char **)(uintptr_t)words, &function, &max_size,
-                                     &names, &positional, &positional_only, &ignored, &key, &copies, &info_type, &parameters)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$OOnnOOpOO:CachedFunction", (char **)(uintptr_t)words, &function,
+                                     &max_size, &names, &positional, &positional_only, &ignored, &key, &copies,
+                                     &info_type, &parameters)) {
         return NULL;
     }
     if (!PyCallable_Check(function)) {
@@ -554,8 +565,8 @@ cached_function_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         Py_DECREF(self);
         return NULL;
     }
-    self->fast_single = self->key_function == NULL && (self->ignored_slots & 1) == 0 &&
-                        (self->names == NULL || self->positional > 0);
+    self->fast_single =
+        self->key_function == NULL && (self->ignored_slots & 1) == 0 && (self->names == NULL || self->positional > 0);
     return (PyObject *)self;
 }
 
@@ -610,10 +621,13 @@ cached_function_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
-/* ---- what the user sees ------------------------------------------------------------------------------------------------------ */
+/* ---- what the user sees
+ * ------------------------------------------------------------------------------------------------------ */
 
-PyDoc_STRVAR(cache_info_doc, "cache_info($self, /)\n--\n\n"
-                             "Counters of this cache: a named tuple (hits, misses, evictions, currsize, maxsize), in entries and calls.");
+PyDoc_STRVAR(
+    cache_info_doc,
+    "cache_info($self, /)\n--\n\n"
+    "Counters of this cache: a named tuple (hits, misses, evictions, currsize, maxsize), in entries and calls.");
 
 static PyObject *
 cache_info(PyObject *op, PyObject *unused)
@@ -642,8 +656,9 @@ cache_clear(PyObject *op, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(cache_parameters_doc, "cache_parameters($self, /)\n--\n\n"
-                                   "What cache_result() was given, as a new dict: name, max_size, policy, copy, ignore.");
+PyDoc_STRVAR(cache_parameters_doc,
+             "cache_parameters($self, /)\n--\n\n"
+             "What cache_result() was given, as a new dict: name, max_size, policy, copy, ignore.");
 
 static PyObject *
 cache_parameters(PyObject *op, PyObject *unused)
@@ -652,8 +667,9 @@ cache_parameters(PyObject *op, PyObject *unused)
     return PyDict_Copy(((cached_function *)op)->parameters);
 }
 
-PyDoc_STRVAR(set_name_doc, "__set_name__($self, owner, name, /)\n--\n\n"
-                           "Called when the function becomes a method of a class: its first argument is then held weakly.");
+PyDoc_STRVAR(set_name_doc,
+             "__set_name__($self, owner, name, /)\n--\n\n"
+             "Called when the function becomes a method of a class: its first argument is then held weakly.");
 
 static PyObject *
 set_name(PyObject *op, PyObject *args)

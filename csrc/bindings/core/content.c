@@ -27,14 +27,16 @@ int
 pfo_content_check_depth(int depth)
 {
     if (depth > PFO_CONTENT_MAX_DEPTH) {
-        PyErr_Format(PyExc_RecursionError, "cannot fingerprint an object nested deeper than %d levels (does it contain itself?)",
+        PyErr_Format(PyExc_RecursionError,
+                     "cannot fingerprint an object nested deeper than %d levels (does it contain itself?)",
                      PFO_CONTENT_MAX_DEPTH);
         return -1;
     }
     return 0;
 }
 
-/* ---- types that exist only once their library is imported -------------------------------------------------------------------- */
+/* ---- types that exist only once their library is imported
+ * -------------------------------------------------------------------- */
 
 /* *slot = attribute of a module that is already imported; stays NULL while it is not. -1 on error. */
 static int
@@ -104,10 +106,11 @@ pfo_content_goes_before_hash(pfo_core_state *state, PyObject *object)
     return is_instance(object, state->torch_tensor) || is_instance(object, state->torch_module);
 }
 
-/* ---- arrays by the buffer protocol ------------------------------------------------------------------------------------------- */
+/* ---- arrays by the buffer protocol
+ * ------------------------------------------------------------------------------------------- */
 
-/* The struct-module format of one plain number as a NumPy type string ("<f4"); 0 if it is anything else. Extended precision is
- * refused because its padding bytes are arbitrary; perfopt._keys describes such arrays. */
+/* The struct-module format of one plain number as a NumPy type string ("<f4"); 0 if it is anything else. Extended
+ * precision is refused because its padding bytes are arbitrary; perfopt._keys describes such arrays. */
 static size_t
 plain_dtype(const char *format, Py_ssize_t item_bytes, char out[DTYPE_TEXT])
 {
@@ -137,30 +140,22 @@ plain_dtype(const char *format, Py_ssize_t item_bytes, char out[DTYPE_TEXT])
     Py_ssize_t size = item_bytes;
     if (is_complex) {
         kind = strchr("fd", *format) != NULL ? 'c' : 0;
-    }
-    else if (repeated && strchr("sw", *format) == NULL) {
+    } else if (repeated && strchr("sw", *format) == NULL) {
         return 0;
-    }
-    else if (strchr("bhilqn", *format) != NULL) {
+    } else if (strchr("bhilqn", *format) != NULL) {
         kind = 'i';
-    }
-    else if (strchr("BHILQN", *format) != NULL) {
+    } else if (strchr("BHILQN", *format) != NULL) {
         kind = 'u';
-    }
-    else if (strchr("efd", *format) != NULL) {
+    } else if (strchr("efd", *format) != NULL) {
         kind = 'f';
-    }
-    else if (*format == '?') {
+    } else if (*format == '?') {
         kind = 'b';
-    }
-    else if (strchr("sc", *format) != NULL) {
+    } else if (strchr("sc", *format) != NULL) {
         kind = 'S';
-    }
-    else if (*format == 'w') {
+    } else if (*format == 'w') {
         kind = 'U';
         size /= 4;
-    }
-    else {
+    } else {
         return 0;
     }
     if (kind == 0) {
@@ -209,8 +204,7 @@ encode_view(pfo_encoder *encoder, const Py_buffer *view, const char *kind, size_
         Py_BEGIN_ALLOW_THREADS
         pfo_encode_array(encoder, &array, 0);
         Py_END_ALLOW_THREADS
-    }
-    else {
+    } else {
         pfo_encode_array(encoder, &array, 1);
     }
     return 0;
@@ -253,8 +247,7 @@ encode_exporter(pfo_content *content, pfo_encoder *encoder, PyObject *object)
     int answer;
     if (is_array) {
         answer = encode_view(encoder, &view, "ndarray", 7);
-    }
-    else {
+    } else {
         PyObject *name = name_of_type(type);
         Py_ssize_t length = 0;
         const char *text = name == NULL ? NULL : PyUnicode_AsUTF8AndSize(name, &length);
@@ -265,7 +258,8 @@ encode_exporter(pfo_content *content, pfo_encoder *encoder, PyObject *object)
     return answer;
 }
 
-/* ---- scalars ----------------------------------------------------------------------------------------------------------------- */
+/* ---- scalars
+ * ----------------------------------------------------------------------------------------------------------------- */
 
 static int
 encode_int(pfo_encoder *encoder, PyObject *object)
@@ -311,8 +305,7 @@ encode_payload(pfo_encoder *encoder, char tag, const void *bytes, Py_ssize_t len
         Py_BEGIN_ALLOW_THREADS
         pfo_encode_payload(encoder, tag, bytes, (size_t)length);
         Py_END_ALLOW_THREADS
-    }
-    else {
+    } else {
         pfo_encode_payload(encoder, tag, bytes, (size_t)length);
     }
 }
@@ -381,7 +374,8 @@ encode_scalar(pfo_encoder *encoder, PyObject *object)
     return 0;
 }
 
-/* ---- containers -------------------------------------------------------------------------------------------------------------- */
+/* ---- containers
+ * -------------------------------------------------------------------------------------------------------------- */
 
 /* items: a tuple nobody else changes. */
 static int
@@ -464,12 +458,10 @@ encode_container(pfo_content *content, pfo_encoder *encoder, PyObject *object, i
     if (PyList_CheckExact(object)) {
         snapshot = PyList_AsTuple(object);
         answer = snapshot == NULL ? -1 : encode_sequence(content, encoder, '[', snapshot, 0, depth);
-    }
-    else if (PyDict_CheckExact(object)) {
+    } else if (PyDict_CheckExact(object)) {
         snapshot = PyDict_Items(object);
         answer = snapshot == NULL ? -1 : encode_unordered(content, encoder, '{', snapshot, 1, depth);
-    }
-    else {
+    } else {
         snapshot = PySequence_List(object);
         const char tag = PyFrozenSet_CheckExact(object) ? '>' : '<';
         answer = snapshot == NULL ? -1 : encode_unordered(content, encoder, tag, snapshot, 0, depth);
@@ -478,7 +470,8 @@ encode_container(pfo_content *content, pfo_encoder *encoder, PyObject *object, i
     return answer;
 }
 
-/* ---- everything else --------------------------------------------------------------------------------------------------------- */
+/* ---- everything else
+ * --------------------------------------------------------------------------------------------------------- */
 
 int
 pfo_content_reduce(pfo_content *content, PyObject *object, PyObject **reduction)
@@ -526,7 +519,8 @@ pfo_content_encode(pfo_content *content, pfo_encoder *encoder, PyObject *object,
     if (pfo_content_check_depth(depth) < 0) {
         return -1;
     }
-    if (PyTuple_CheckExact(object) || PyList_CheckExact(object) || PyDict_CheckExact(object) || PyAnySet_CheckExact(object)) {
+    if (PyTuple_CheckExact(object) || PyList_CheckExact(object) || PyDict_CheckExact(object) ||
+        PyAnySet_CheckExact(object)) {
         return encode_container(content, encoder, object, depth);
     }
     if (PyByteArray_CheckExact(object)) {

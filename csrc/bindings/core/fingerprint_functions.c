@@ -2,15 +2,20 @@
 #include "bindings/common/errors.h"
 #include "bindings/core/content.h"
 
-PyDoc_STRVAR(fingerprint_doc,
-             "fingerprint(*objects)\n--\n\n"
-             "The 16-byte content fingerprint of a sequence of objects: the same in every process and on every machine.\n\n"
-             "Takes None, bool, int, float, complex, str, bytes-likes, tuples, lists, dicts and sets (without regard to order),\n"
-             "NumPy arrays and scalars of every dtype, torch tensors and modules, dataclasses, enum members and paths. Types are\n"
-             "part of the content: 1, 1.0, True, '1' and b'1' differ. An array counts with container kind, dtype, shape and all its\n"
-             "bytes in logical C order, so a strided view equals its contiguous copy. Floats count with their bits.\n\n"
-             "Raises TypeError naming the argument whose content cannot be read, and RecursionError for objects nested deeper than\n"
-             "200 levels. The GIL is released while more than 64 KiB are hashed. Algorithm: XXH3-128 (Yann Collet).");
+PyDoc_STRVAR(
+    fingerprint_doc,
+    "fingerprint(*objects)\n--\n\n"
+    "The 16-byte content fingerprint of a sequence of objects: the same in every process and on every machine.\n\n"
+    "Takes None, bool, int, float, complex, str, bytes-likes, tuples, lists, dicts and sets (without regard to "
+    "order),\n"
+    "NumPy arrays and scalars of every dtype, torch tensors and modules, dataclasses, enum members and paths. Types "
+    "are\n"
+    "part of the content: 1, 1.0, True, '1' and b'1' differ. An array counts with container kind, dtype, shape and all "
+    "its\n"
+    "bytes in logical C order, so a strided view equals its contiguous copy. Floats count with their bits.\n\n"
+    "Raises TypeError naming the argument whose content cannot be read, and RecursionError for objects nested deeper "
+    "than\n"
+    "200 levels. The GIL is released while more than 64 KiB are hashed. Algorithm: XXH3-128 (Yann Collet).");
 
 static PyObject *
 fingerprint(PyObject *module, PyObject *const *args, Py_ssize_t count)
@@ -22,8 +27,8 @@ fingerprint(PyObject *module, PyObject *const *args, Py_ssize_t count)
         const int answer = pfo_content_encode(&content, &encoder, args[i], 0);
         if (answer != 0) {
             if (answer > 0) {
-                PyErr_Format(PyExc_TypeError, "fingerprint() argument %zd: cannot read the content of a %.200s object", i + 1,
-                             content.culprit->tp_name);
+                PyErr_Format(PyExc_TypeError, "fingerprint() argument %zd: cannot read the content of a %.200s object",
+                             i + 1, content.culprit->tp_name);
             }
             pfo_encoder_drop(&encoder);
             pfo_content_clear(&content);
@@ -39,6 +44,6 @@ fingerprint(PyObject *module, PyObject *const *args, Py_ssize_t count)
 }
 
 PyMethodDef pfo_fingerprint_functions[] = {
-    {"fingerprint", (PyCFunction)(void (*)(void))fingerprint, METH_FASTCALL, fingerprint_doc},
-    {NULL, NULL, 0, NULL},
+    { "fingerprint", (PyCFunction)(void (*)(void))fingerprint, METH_FASTCALL, fingerprint_doc },
+    { NULL, NULL, 0, NULL },
 };

@@ -1,8 +1,8 @@
 /* key.c: see key.h.
  *
- * A kept call key counts its own references, because comparing with it may run user code that removes its entry. An instance part of a
- * kept key holds a weak reference whose callback is an instance note (instance_note_type.c); the note points back to owner and key
- * and is cut loose when the key goes.
+ * A kept call key counts its own references, because comparing with it may run user code that removes its entry. An
+ * instance part of a kept key holds a weak reference whose callback is an instance note (instance_note_type.c); the
+ * note points back to owner and key and is cut loose when the key goes.
  */
 #include "bindings/core/key.h"
 
@@ -74,8 +74,9 @@ add_part(pfo_key_builder *builder, pfo_part_kind kind, uint32_t detail, uint64_t
     if (builder->count == builder->capacity && grow(builder) < 0) {
         return -1;
     }
-    builder->parts[builder->count++] =
-        (pfo_key_part){ .kind = (uint32_t)kind, .detail = detail, .low = low, .high = high, .object = Py_XNewRef(object) };
+    builder->parts[builder->count++] = (pfo_key_part){
+        .kind = (uint32_t)kind, .detail = detail, .low = low, .high = high, .object = Py_XNewRef(object)
+    };
     return 0;
 }
 
@@ -101,7 +102,8 @@ add_identity(pfo_key_builder *builder, PyObject *object)
 int
 pfo_key_add_instance(pfo_key_builder *builder, PyObject *object)
 {
-    return PyType_SUPPORTS_WEAKREFS(Py_TYPE(object)) ? add_identity(builder, object) : cannot_key(builder, Py_TYPE(object));
+    return PyType_SUPPORTS_WEAKREFS(Py_TYPE(object)) ? add_identity(builder, object)
+                                                     : cannot_key(builder, Py_TYPE(object));
 }
 
 static int
@@ -126,8 +128,9 @@ add_all(pfo_key_builder *builder, char mark, PyObject *items, Py_ssize_t first, 
     return answer;
 }
 
-/* A container with a member that has no content of its own, only an equality: its members become parts one by one. Sets and dict
- * keys have no order to put such members in, so they are refused; dict values are put in the order of their keys' digests. */
+/* A container with a member that has no content of its own, only an equality: its members become parts one by one. Sets
+ * and dict keys have no order to put such members in, so they are refused; dict values are put in the order of their
+ * keys' digests. */
 typedef struct sorted_item {
     pfo_digest digest;
     PyObject *value; /* borrowed from the snapshot */
@@ -227,8 +230,7 @@ add_content(pfo_key_builder *builder, PyObject *object, int depth)
     int answer = content.types == NULL ? -1 : pfo_content_digest(&content, object, depth, &digest);
     if (answer == 0) {
         answer = add_digest(builder, &digest);
-    }
-    else if (answer > 0) {
+    } else if (answer > 0) {
         Py_SETREF(content.types, PyList_New(0));
         answer = content.types == NULL ? -1 : add_members(builder, &content, object, depth);
         if (answer > 0 && builder->culprit == NULL) {
@@ -415,8 +417,7 @@ pfo_key_keep(const pfo_key_builder *builder, PyObject *owner, pfo_key_orphaned o
                 release_call_key(key);
                 return NULL;
             }
-        }
-        else {
+        } else {
             Py_XINCREF(part.object);
         }
         key->parts[key->count++] = part;
@@ -432,8 +433,7 @@ pfo_key_release(void *kept)
     }
     if (PFO_KEY_IS_CALL(kept)) {
         release_call_key(call_key_of(kept));
-    }
-    else {
+    } else {
         Py_DECREF((PyObject *)kept);
     }
 }
