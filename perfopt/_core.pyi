@@ -2,17 +2,9 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
-from typing import Any, Literal, final
-
-from typing_extensions import disjoint_base
-from collections.abc import Callable
-from typing import Any, TypedDict, final
+from typing import Any, Literal, TypedDict, final
 
 from typing_extensions import Self, disjoint_base
-from collections.abc import Sequence
-from typing import Any, Literal, final
-
-from typing_extensions import disjoint_base
 
 def cpu_info() -> dict[str, Any]: ...
 def clock_info() -> dict[str, Any]: ...

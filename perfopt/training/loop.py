@@ -213,9 +213,9 @@ class TrainingLoop:
         import torch
 
         if self._clips and self.scaler is None:
-            before = self.optimizer.skipped_steps  # type: ignore[attr-defined]
+            before = self.optimizer.skipped_steps
             self.optimizer.step()
-            return bool(self.optimizer.skipped_steps == before)  # type: ignore[attr-defined]
+            return bool(self.optimizer.skipped_steps == before)
         bound = self.config.max_grad_norm
         parameters = list(self._parameters())
         if bound is not None and not self._clips:

@@ -39,19 +39,21 @@ def live_objects() -> int:
 
 
 def steady(operation: Callable[[], object], rounds: int = 2000) -> None:
-    """Neither objects nor bytes grow with the number of rounds."""
+    """Neither objects nor bytes grow with the number of rounds; one of three batches may hit an interpreter dict's resize."""
     tracemalloc.start()
     for _ in range(200):  # everything that is kept is replaced by something traced
         operation()
     objects = live_objects()
-    before = tracemalloc.get_traced_memory()[0]
-    for _ in range(rounds):
-        operation()
-    gc.collect()
-    grown = tracemalloc.get_traced_memory()[0] - before
+    grown = []
+    for _ in range(3):
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(rounds):
+            operation()
+        gc.collect()
+        grown.append(tracemalloc.get_traced_memory()[0] - before)
     tracemalloc.stop()
     assert live_objects() - objects < 50
-    assert grown < 12_000 + 20 * rounds, f"{grown} bytes after {rounds} rounds"
+    assert sorted(grown)[1] < 2_000 + 2 * rounds, f"{grown} bytes after {rounds} rounds each"
 
 
 def test_references_of_keys_and_values() -> None:
