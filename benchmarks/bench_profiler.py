@@ -1,4 +1,4 @@
-"""The profiler's cost: a range and a decorated call against doing nothing, against torch's own range and against a hand-written timer."""
+"""The profiler's cost: a range and a decorated call against doing nothing, torch's range and a timer written by hand."""
 
 from __future__ import annotations
 

@@ -218,6 +218,7 @@ test_reset(void)
     CHECK(read_all(recorder).names == 0);
     const pfo_name fresh = pfo_recorder_add_name(recorder);
     CHECK(fresh.id == old.id && fresh.epoch == epoch);
+    CHECK(read_all(recorder).names == 0); /* this thread's old data is still there, under the same id */
     pfo_recorder_record(recorder, fresh, 0, 9);
     pfo_recorder_record(recorder, old, 0, 5);
     const totals sum = read_all(recorder);
@@ -313,7 +314,9 @@ child_goes_on_recording(pfo_recorder *recorder, pfo_name name)
     writer_job job = { recorder, &name, 1, 100,
                        NULL }; /* continues the data of the thread that the child has not got */
     pthread_t thread;
-    if (pthread_create(&thread, NULL, write_records, &job) != 0 || pthread_join(thread, NULL) != 0) {
+    pthread_attr_t other_place; /* a larger stack, so that it does not happen to lie where the lost thread's was */
+    if (pthread_attr_init(&other_place) != 0 || pthread_attr_setstacksize(&other_place, (size_t)64 << 20) != 0 ||
+        pthread_create(&thread, &other_place, write_records, &job) != 0 || pthread_join(thread, NULL) != 0) {
         return 2;
     }
     expected += 100;
