@@ -1,4 +1,4 @@
-"""Clipping plus AdamW over 80 M float32 parameters in 80 tensors, against torch's chain of the same; and many small tensors."""
+"""Clipping plus AdamW over 80 M float32 parameters, and over many small tensors, against torch's chain of the same."""
 
 from __future__ import annotations
 

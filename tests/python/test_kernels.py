@@ -1,4 +1,4 @@
-"""perfopt.kernels against a float64 reference written from the paper, its refusals, and its independence of threads and variant."""
+"""perfopt.kernels against a float64 reference written from the paper; refusals; one result on any threads and variant."""
 
 from __future__ import annotations
 
@@ -325,7 +325,9 @@ def test_signatures_are_readable() -> None:
 def test_calls_leave_no_references_and_no_memory_behind() -> None:
     lists = make_lists([100, 10])
     bad = [lists[1][0], np.zeros(10)]
-    counts = [sys.getrefcount(array) for arrays in lists for array in arrays] + [sys.getrefcount(arrays) for arrays in lists]
+    counts = [sys.getrefcount(array) for arrays in lists for array in arrays] + [
+        sys.getrefcount(arrays) for arrays in lists
+    ]
     snapshots = []
     for _ in range(2):
         for _ in range(1000):

@@ -1,4 +1,4 @@
-"""perfopt.optim.AdamW against torch.optim.AdamW: trajectories, state both ways, options, refusals, and steps that do not happen."""
+"""perfopt.optim.AdamW against torch.optim.AdamW: trajectories, state both ways, refusals, steps that do not happen."""
 
 from __future__ import annotations
 
@@ -413,7 +413,11 @@ def expanded(_: Any) -> Any:
 @pytest.mark.parametrize(
     ("make", "exception", "text"),
     [
-        (lambda p: p.double(), TypeError, r"params\[1\] \(shape \(4,\), dtype torch.float64, device cpu\): accepted: float32"),
+        (
+            lambda p: p.double(),
+            TypeError,
+            r"params\[1\] \(shape \(4,\), dtype torch.float64, device cpu\): accepted: float32",
+        ),
         (lambda p: p.half(), TypeError, r"params\[1\].*torch.float16"),
         (lambda p: p.bfloat16(), TypeError, r"params\[1\].*torch.bfloat16"),
         (lambda p: p.to(torch.complex64), TypeError, r"params\[1\].*torch.complex64"),
@@ -602,7 +606,7 @@ def test_threads_do_not_change_a_bit(threads: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_objects_with_torchs_attributes_are_read_through_them() -> None:
-    """Without the DLPack exchange API (older torch, other libraries) the plan asks data_ptr(), dtype, shape, stride()."""
+    """Without the DLPack exchange API (older torch) the plan asks data_ptr(), dtype, shape, stride() and device."""
 
     class Plain:
         def __init__(self, tensor: Any) -> None:
@@ -630,7 +634,7 @@ def test_objects_with_torchs_attributes_are_read_through_them() -> None:
     assert result is not None
     assert not result[1]
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    assert len(plan.written()) == 8
+    assert len(plan.written()) == 6
     plain[1].tensor = plain[1].tensor.double()
     with pytest.raises(TypeError, match=r"params\[1\] \(shape \(10,\), dtype torch.float64"):
         plan.step(groups, state, None, True)
@@ -732,8 +736,7 @@ def test_two_threads_stepping_one_optimizer_are_told() -> None:
                 optimizer.step()
                 outcomes.append("ok")
             except RuntimeError as error:
-                assert "already in a step" in str(error)
-                outcomes.append("busy")
+                outcomes.append("busy" if "already in a step" in str(error) else str(error))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
@@ -741,4 +744,5 @@ def test_two_threads_stepping_one_optimizer_are_told() -> None:
     for thread in threads:
         thread.join()
     assert len(outcomes) == 40
+    assert set(outcomes) <= {"ok", "busy"}
     assert optimizer.state[params[0]]["step"].item() == 1.0 + outcomes.count("ok")
