@@ -22,6 +22,7 @@ def adamw_step(
     maximize: bool = False,
     skip_nonfinite: bool = True,
 ) -> tuple[float, bool, float]: ...
+
 @final
 class OptimizerPlan:
     """Checked plan over the parameters and state of a torch-style AdamW optimizer."""

@@ -1,7 +1,7 @@
 """Training kernels on NumPy arrays: gradient norm and AdamW with clipping, for code without torch.
 
-Arrays are float32 and dense; several of them are worked on as one piece, in parallel and with the GIL released. Results have
-the same bits on any number of threads (``PERFOPT_NUM_THREADS``) and with every kernel variant (``PERFOPT_CPU``).
+Arrays are float32 and dense; several of them are worked on as one piece, in parallel and with the GIL released.
+Results have the same bits on any number of threads (``PERFOPT_NUM_THREADS``) and with every variant (``PERFOPT_CPU``).
 """
 
 from __future__ import annotations
@@ -47,28 +47,28 @@ def adamw_step(
     """One AdamW step, in place, over lists of arrays.
 
     The arithmetic and its order are those of ``torch.optim.AdamW`` (Loshchilov and Hutter, "Decoupled Weight Decay
-    Regularization", 2019): decay before the update, ``eps`` outside the square root, bias corrections in double. Clipping is that of
-    ``torch.nn.utils.clip_grad_norm_`` over all arrays together, applied on the fly: ``grads`` are only read.
+    Regularization", 2019): decay before the update, ``eps`` outside the square root, bias corrections in double.
+    Clipping is that of ``torch.nn.utils.clip_grad_norm_`` over all arrays together; ``grads`` are only read.
 
     Args:
         params: float32 arrays of any shape, updated in place.
         grads: one for each parameter, of its shape and memory order.
         exp_avgs: first moments, updated in place; zeros before the first step.
         exp_avg_sqs: second moments, updated in place; zeros before the first step.
-        step: the number of this step, counted from 1. Unchanged parameters after a skipped step mean the number is still free.
+        step: the number of this step, counted from 1. A skipped step did not happen: use its number again.
         lr: learning rate, >= 0.
         betas: decay rates of the moments, each in [0, 1).
         eps: added to the denominator, >= 0.
         weight_decay: decoupled decay, >= 0; a step multiplies parameters by ``1 - lr * weight_decay``.
         max_grad_norm: clip the global norm to this, >= 0; None: do not clip.
         maximize: go up instead of down.
-        skip_nonfinite: when any gradient is inf or NaN, change nothing at all. This needs a pass over the gradients before the
-            first change; with ``False`` and no clipping that pass is left out.
+        skip_nonfinite: when any gradient is inf or NaN, change nothing at all. This needs a pass over the gradients
+            before the first change; with ``False`` and no clipping that pass is left out.
 
     Raises:
         TypeError: something is no list of float32 arrays.
-        ValueError: numbers out of range; lists or shapes that differ; memory that is strided, read-only, misaligned or shared.
-            Nothing has changed then.
+        ValueError: numbers out of range; lists or shapes that differ; memory that is strided, read-only, misaligned or
+            shared. Nothing has changed then.
     """
     norm, skipped, clip_factor = _train.adamw_step(
         params,

@@ -13,33 +13,35 @@ from perfopt._train import OptimizerPlan
 
 __all__ = ["AdamW"]
 
-# What an adopted optimizer keeps for itself: its own (perhaps scheduler-wrapped) step, and what GradScaler leaves on it.
+# What an adopted optimizer keeps for itself: its own (perhaps scheduler-wrapped) step, what GradScaler leaves on it.
 _NOT_ADOPTED = {"step", "zero_grad", "grad_scale", "found_inf", "_step_supports_amp_scaling"}
 
 
-class AdamW(torch.optim.AdamW):
+class AdamW(torch.optim.AdamW):  # type: ignore[misc]
     """``torch.optim.AdamW`` in two passes over memory, clipping included.
 
     One pass reads the gradients (global norm, inf and NaN), one does the rest: clip, decay, moments, update. The
-    arithmetic and its order are those of ``torch.optim.AdamW`` with ``foreach=False, fused=False``; the state dictionary is the same
-    and loads both ways. Parameters are dense float32 tensors on the CPU in any memory format; gradients are read, never written.
+    arithmetic and its order are those of ``torch.optim.AdamW`` with ``foreach=False, fused=False``; its state dictionary
+    is the same and loads both ways. Parameters are dense float32 tensors on the CPU in any memory format; gradients are read,
+    never written: clipping leaves them as they are.
 
     Args:
-        params: parameters, or dicts of parameter groups with their own ``lr``, ``betas``, ``eps``, ``weight_decay``, ``maximize``.
+        params: parameters, or dicts of parameter groups with their own ``lr``, ``betas``, ``eps``, ``weight_decay`` and
+            ``maximize``.
         lr: learning rate, a float or a one-element tensor.
         betas: decay rates of the two moments, each in [0, 1).
         eps: added to the denominator, >= 0.
         weight_decay: decoupled weight decay, >= 0.
         amsgrad: only ``False`` is supported.
         maximize: go up instead of down.
-        max_grad_norm: clip the norm of all gradients of all groups together to this, as ``torch.nn.utils.clip_grad_norm_``
-            does; ``None``: do not clip. May be changed between steps.
-        skip_nonfinite: when any gradient is inf or NaN, change nothing (parameters, moments, step counts) and count it in
-            ``skipped_steps``. Needs the first pass also without clipping.
+        max_grad_norm: clip the norm of all gradients of all groups together to this, as
+            ``torch.nn.utils.clip_grad_norm_`` does; ``None``: do not clip. May be changed between steps.
+        skip_nonfinite: when any gradient is inf or NaN, change nothing (parameters, moments, step counts) and count it
+            in ``skipped_steps``. Needs the first pass also without clipping.
 
     Raises:
-        ValueError: an option out of range, ``amsgrad=True``; at a step: a parameter, moment or gradient that is on another
-            device, sparse, strided, or laid out unlike its parameter.
+        ValueError: an option out of range, ``amsgrad=True``; at a step: a parameter, moment or gradient that is on
+            another device, sparse, strided, or laid out unlike its parameter.
         TypeError: at a step: a tensor that is not float32. Nothing has changed when a step raises.
     """
 
@@ -78,23 +80,23 @@ class AdamW(torch.optim.AdamW):
 
     @property
     def last_grad_norm(self) -> float | None:
-        """Norm of all gradients before clipping at the last step; None before the first and when nothing asked for it."""
+        """Norm of all gradients at the last step, before clipping; None before the first or when not asked for."""
         return self._last_grad_norm
 
     @classmethod
     def adopt(cls, optimizer: torch.optim.Optimizer, *, max_grad_norm: float | None = None) -> AdamW:
         """An ``AdamW`` that steps for an existing ``torch.optim.AdamW``, sharing its parameter groups, state and hooks.
 
-        The user's object stays in use: its LR schedulers act on the shared groups, its ``state_dict`` and ``load_state_dict`` see
-        and set the shared state. Only ``step`` is to be called on the new one.
+        The user's object stays in use: its LR schedulers act on the shared groups, its ``state_dict`` and
+        ``load_state_dict`` see and set the shared state. Only ``step`` is to be called on the new one.
 
         Args:
             optimizer: exactly a ``torch.optim.AdamW``, with or without state.
             max_grad_norm: as in the constructor.
 
         Raises:
-            ValueError: with the reason, when this optimizer cannot be taken over (another class, ``amsgrad``, ``capturable``,
-                ``differentiable``, tensors that are not dense float32 on the CPU).
+            ValueError: with the reason, when this optimizer cannot be taken over (another class, ``amsgrad``,
+                ``capturable``, ``differentiable``, tensors that are not dense float32 on the CPU).
         """
         if type(optimizer) is not torch.optim.AdamW:
             kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
@@ -115,8 +117,7 @@ class AdamW(torch.optim.AdamW):
             raise ValueError(str(error)) from error
         return self
 
-    # mypy sees torch as untyped here, hence the plain signature of Optimizer.step.
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step over every parameter that has a gradient.
 
@@ -183,11 +184,12 @@ class AdamW(torch.optim.AdamW):
             self._plan = None
 
     def _normalize_steps(self) -> None:
-        """Step counts as the kernels read them: float32 tensors on the CPU (old checkpoints have numbers or float64)."""
+        """Step counts as the kernels read them, float32 tensors on the CPU; old checkpoints have numbers or float64."""
         for entry in self.state.values():
             step = entry.get("step") if isinstance(entry, dict) else None
-            if step is not None and not (isinstance(step, Tensor) and step.dtype == torch.float32 and step.device.type == "cpu"):
-                entry["step"] = torch.tensor(float(step), dtype=torch.float32)
+            if step is None or (isinstance(step, Tensor) and step.dtype == torch.float32 and step.device.type == "cpu"):
+                continue
+            entry["step"] = torch.tensor(float(step), dtype=torch.float32)
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("max_grad_norm", "skip_nonfinite", "_skipped_steps", "_last_grad_norm")

@@ -557,7 +557,7 @@ plan_step(PyObject *op, PyObject *const *args, Py_ssize_t count)
 
 PyDoc_STRVAR(plan_written_doc,
              "written($self, /)\n--\n\n"
-             "List of the tensors the last step wrote (parameters, moments and step counts of those that had a gradient),\n"
+             "List of the large tensors the last step wrote (each parameter that had a gradient and its two moments),\n"
              "for whoever keeps version counters.");
 
 static PyObject *
@@ -571,7 +571,7 @@ plan_written(PyObject *op, PyObject *unused)
         if (slot->entry < 0 || !self->plan->entries[slot->entry].has_grad) {
             continue;
         }
-        for (int which = 0; which < HELD_TENSORS; which++) {
+        for (int which = 0; which < STEP; which++) {
             if (PyList_Append(list, slot->tensor[which]) < 0) {
                 Py_CLEAR(list);
                 break;
