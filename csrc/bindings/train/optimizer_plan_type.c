@@ -613,7 +613,7 @@ plan_step(PyObject *op, PyObject *const *args, Py_ssize_t count)
 {
     plan_object *self = (plan_object *)op;
     if (count != 4 && count != 5) {
-        PyErr_Format(PyExc_TypeError, "step() takes 4 or 5 arguments (%zd given)", count);
+        PyErr_Format(PyExc_TypeError, "step() takes 4 arguments and an optional stream (%zd given)", count);
         return NULL;
     }
     void *stream = count == 5 ? PyLong_AsVoidPtr(args[4]) : NULL;
