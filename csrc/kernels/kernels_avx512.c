@@ -8,6 +8,8 @@
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 #include <immintrin.h>
 
+enum { PREFETCH_BYTES = 2048 };
+
 /* Accumulator k holds lanes 8k .. 8k + 7; half 0 fills accumulators 0 and 1, half 1 fills 2 and 3. */
 static inline void
 add_half(__m512 x, __m512d *low_lane, __m512d *high_lane, __mmask16 *nonfinite)
@@ -38,6 +40,8 @@ norm_float32(const void *data, int64_t count, pfo_norm_partial *partial)
     __mmask16 nonfinite = 0;
     int64_t i = 0;
     for (; i + PFO_NORM_LANES <= count; i += PFO_NORM_LANES) {
+        _mm_prefetch((const char *)(grad + i) + PREFETCH_BYTES, _MM_HINT_T0); /* as in kernels_avx2.c */
+        _mm_prefetch((const char *)(grad + i) + PREFETCH_BYTES + 64, _MM_HINT_T0);
         add_half(_mm512_loadu_ps(grad + i), &lane[0], &lane[1], &nonfinite);
         add_half(_mm512_loadu_ps(grad + i + 16), &lane[2], &lane[3], &nonfinite);
     }
