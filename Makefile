@@ -68,7 +68,7 @@ $(BUILD)/c-$(1)/fake_%.so: tests/c/fake_backend.c $(C_HEADERS) csrc/flags.mk
 	@mkdir -p $$(dir $$@)
 	@$(CC) $(PFO_CSTD) -Icsrc -DFAKE_$$* $(PFO_WARN) -Werror $(2) -ffp-contract=off -fPIC -shared $$< -o $$@ -lm
 
-$(BUILD)/c-$(1)/test_loader $(BUILD)/c-$(1)/test_device_table: $(FAKES:%=$(BUILD)/c-$(1)/%)
+$(BUILD)/c-$(1)/test_loader $(BUILD)/c-$(1)/test_device_table $(BUILD)/c-$(1)/test_execute_device: $(FAKES:%=$(BUILD)/c-$(1)/%)
 endef
 $(eval $(call c_lane,plain,-O2 -g))
 $(eval $(call c_lane,asan,-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-recover=all -fno-omit-frame-pointer))

@@ -4,14 +4,19 @@ Compiler flags live in ``csrc/flags.mk`` and nowhere else; this file reads them.
 
 * ``perfopt._core``: ``csrc/{base,cache,profiler,monitor,backend}`` and ``csrc/bindings/{common,core}``; no NumPy.
 * ``perfopt._train``: ``csrc/{base,kernels,backend}`` and ``csrc/bindings/{common,train}``; NumPy C API.
+* ``perfopt/_backends/libperfopt_cuda.so``: ``cuda``, by ``cuda/build.sh``, where nvcc is.
 
 Environment: ``PERFOPT_DEBUG=1`` builds with ``-O0 -g3 -UNDEBUG``; ``PERFOPT_SANITIZE=address,undefined`` adds sanitizers;
-``PERFOPT_WERROR=1`` turns warnings into errors.
+``PERFOPT_WERROR=1`` turns warnings into errors. ``PERFOPT_CUDA=auto|on|off``: build the CUDA backend when nvcc is found
+(and go on without it when that fails), insist on it, or leave it out.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,8 +43,32 @@ def sources(*folders: str) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in found]
 
 
+def build_cuda_backend(package: Path) -> None:
+    """Runs cuda/build.sh as PERFOPT_CUDA says and puts its library below package."""
+    wanted = os.environ.get("PERFOPT_CUDA") or "auto"
+    if wanted not in ("auto", "on", "off"):
+        raise SystemExit(f"PERFOPT_CUDA={wanted} is unknown; accepted: auto, on, off")
+    script = ["bash", str(ROOT / "cuda" / "build.sh")]
+    if wanted == "off" or (
+        wanted == "auto" and subprocess.run([*script, "--find"], capture_output=True).returncode != 0
+    ):
+        return
+    if subprocess.run(script).returncode != 0:
+        if wanted == "on":
+            raise SystemExit("the CUDA backend could not be built (PERFOPT_CUDA=on)")
+        print("warning: the CUDA backend could not be built; perfopt works without it, on the CPU", file=sys.stderr)
+        return
+    built = ROOT / "perfopt" / "_backends"
+    if package.resolve() != built.parent:
+        shutil.copytree(built, package / "_backends", dirs_exist_ok=True)
+
+
 class BuildExtensions(build_ext):
     """Compiles each source with the flags of its file, in parallel, and only when it or a header has changed."""
+
+    def run(self) -> None:
+        super().run()
+        build_cuda_backend(Path(self.get_ext_fullpath("perfopt._core")).parent)
 
     def build_extension(self, ext: Extension) -> None:
         flags = read_flags()

@@ -171,18 +171,3 @@ pfo_backend_require(const pfo_backend **backend, pfo_error *err)
     }
     return PFO_OK;
 }
-
-pfo_status
-pfo_backend_check(int32_t code, const pfo_backend_error *from, pfo_error *err)
-{
-    switch (code) {
-    case PFO_BACKEND_OK:
-        return PFO_OK;
-    case PFO_BACKEND_BAD_ARGUMENT:
-        return pfo_fail(err, PFO_BAD_ARGUMENT, "%s", from->text);
-    case PFO_BACKEND_NO_MEMORY:
-        return pfo_fail(err, PFO_NO_MEMORY, "%s", from->text);
-    default:
-        return pfo_fail(err, PFO_DEVICE, "%s", from->text);
-    }
-}

@@ -21,9 +21,14 @@ class AdamW(torch.optim.AdamW):  # type: ignore[misc]
     """``torch.optim.AdamW`` in two passes over memory, clipping included.
 
     One pass reads the gradients (global norm, inf and NaN), one does the rest: clip, decay, moments, update. The
-    arithmetic and its order are those of ``torch.optim.AdamW`` with ``foreach=False, fused=False``; its state dictionary
-    is the same and loads both ways. Parameters are dense float32 tensors on the CPU in any memory format; gradients are read,
-    never written: clipping leaves them as they are.
+    arithmetic and its order are those of ``torch.optim.AdamW`` with ``foreach=False, fused=False``; the state dictionary is the same
+    and loads both ways. Parameters are dense float32 tensors in any memory format, all on the CPU or all on one CUDA
+    device; gradients are read, never written.
+
+    On a CUDA device a step is two kernels on the current stream, whatever the number of parameters, and never waits for
+    the device. It can be captured into a CUDA graph after one step outside; ``lr`` as a tensor on the device then follows
+    its changes.
+    Parameters that a skipped step met for the first time keep their new (zero) state there.
 
     Args:
         params: parameters, or dicts of parameter groups with their own ``lr``, ``betas``, ``eps``, ``weight_decay`` and
@@ -43,6 +48,7 @@ class AdamW(torch.optim.AdamW):  # type: ignore[misc]
         ValueError: an option out of range, ``amsgrad=True``; at a step: a parameter, moment or gradient that is on
             another device, sparse, strided, or laid out unlike its parameter.
         TypeError: at a step: a tensor that is not float32. Nothing has changed when a step raises.
+        RuntimeError: at the first step: CUDA parameters without a CUDA backend (the message has the reason).
     """
 
     def __init__(
@@ -75,13 +81,22 @@ class AdamW(torch.optim.AdamW):  # type: ignore[misc]
 
     @property
     def skipped_steps(self) -> int:
-        """Steps that changed nothing because a gradient was inf or NaN."""
-        return self._skipped_steps
+        """Steps that changed nothing because a gradient was inf or NaN.
+
+        On a CUDA device, asking waits for the device.
+        """
+        on_device = self._read_device()
+        return self._skipped_steps + (on_device[4] if on_device is not None else 0)
 
     @property
     def last_grad_norm(self) -> float | None:
-        """Norm of all gradients at the last step, before clipping; None before the first or when not asked for."""
-        return self._last_grad_norm
+        """Norm of all gradients before clipping at the last step; None before the first and when nothing asked for it.
+
+        On a CUDA device, asking waits for the device.
+        """
+        on_device = self._read_device() if self._last_grad_norm is not None else None
+        stepped = on_device is not None and on_device[3] + on_device[4] > 0
+        return on_device[0] if on_device is not None and stepped else self._last_grad_norm
 
     @classmethod
     def adopt(cls, optimizer: torch.optim.Optimizer, *, max_grad_norm: float | None = None) -> AdamW:
@@ -95,8 +110,8 @@ class AdamW(torch.optim.AdamW):  # type: ignore[misc]
             max_grad_norm: as in the constructor.
 
         Raises:
-            ValueError: with the reason, when this optimizer cannot be taken over (another class, ``amsgrad``,
-                ``capturable``, ``differentiable``, tensors that are not dense float32 on the CPU).
+            ValueError: with the reason, when this optimizer cannot be taken over (another class, ``amsgrad``, ``capturable``,
+                ``differentiable``, tensors that are not dense float32, no backend for their device).
         """
         if type(optimizer) is not torch.optim.AdamW:
             kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
@@ -110,10 +125,12 @@ class AdamW(torch.optim.AdamW):  # type: ignore[misc]
         self._patch_step_function()
         self._start(max_grad_norm, skip_nonfinite=True)
         self._adopted = optimizer
-        self._normalize_steps()
+        replaced = self._normalize_steps()
         try:
-            self._plan = OptimizerPlan(self.param_groups, self.state)
-        except TypeError as error:
+            self._make_plan()
+        except (TypeError, ValueError, RuntimeError) as error:
+            for entry, step in replaced:
+                entry["step"] = step
             raise ValueError(str(error)) from error
         return self
 
@@ -154,16 +171,40 @@ class AdamW(torch.optim.AdamW):  # type: ignore[misc]
     def _run(self, created: list[Tensor]) -> tuple[float, bool, float]:
         """The step itself; parameters that get their first state are appended to ``created``."""
         if self._plan is not None:
-            result = self._plan.step(self.param_groups, self.state, self.max_grad_norm, self.skip_nonfinite)
+            result = self._step_plan(self._plan)
             if result is not None:
                 return result
         self._normalize_steps()
         self._create_state(created)
-        self._plan = OptimizerPlan(self.param_groups, self.state)
-        result = self._plan.step(self.param_groups, self.state, self.max_grad_norm, self.skip_nonfinite)
+        result = self._step_plan(self._make_plan())
         if result is None:
             raise RuntimeError("the optimizer's parameters or state changed during a step")
         return result
+
+    def _step_plan(self, plan: OptimizerPlan) -> tuple[float, bool, float] | None:
+        stream = 0 if plan.device < 0 else torch.cuda.current_stream(plan.device).cuda_stream
+        return plan.step(self.param_groups, self.state, self.max_grad_norm, self.skip_nonfinite, stream)
+
+    def _make_plan(self) -> OptimizerPlan:
+        plan = OptimizerPlan(self.param_groups, self.state)
+        if plan.device >= 0:
+            workspace = torch.empty(-(-plan.workspace_bytes // 4), dtype=torch.float32, device=f"cuda:{plan.device}")
+            plan.start(workspace, torch.cuda.current_stream(plan.device).cuda_stream)
+        self._drop_plan()
+        self._plan = plan
+        return plan
+
+    def _read_device(self) -> tuple[float, float, bool, int, int] | None:
+        """What the plan's steps did on its device, after waiting for it; None without a plan or on the CPU."""
+        if self._plan is None or self._plan.device < 0:
+            return None
+        return self._plan.read(torch.cuda.current_stream(self._plan.device).cuda_stream)
+
+    def _drop_plan(self) -> None:
+        """Lets the plan go and keeps what it has counted."""
+        if self._plan is not None and self._plan.device >= 0:
+            self._skipped_steps, self._last_grad_norm = self.skipped_steps, self.last_grad_norm
+        self._plan = None
 
     def _create_state(self, created: list[Tensor]) -> None:
         for group in self.param_groups:
@@ -171,7 +212,7 @@ class AdamW(torch.optim.AdamW):  # type: ignore[misc]
                 if param.grad is not None and not self.state.get(param):
                     created.append(param)
                     self.state[param] = {
-                        "step": torch.zeros((), dtype=torch.float32),
+                        "step": torch.zeros((), dtype=torch.float32, device=self._device_of_step(param)),
                         "exp_avg": torch.zeros_like(param, memory_format=torch.preserve_format, requires_grad=False),
                         "exp_avg_sq": torch.zeros_like(param, memory_format=torch.preserve_format, requires_grad=False),
                     }
@@ -181,25 +222,39 @@ class AdamW(torch.optim.AdamW):  # type: ignore[misc]
         for param in created:
             del self.state[param]
         if created:
-            self._plan = None
+            self._drop_plan()
 
-    def _normalize_steps(self) -> None:
-        """Step counts as the kernels read them, float32 tensors on the CPU; old checkpoints have numbers or float64."""
-        for entry in self.state.values():
+    @staticmethod
+    def _device_of_step(param: Tensor) -> torch.device:
+        return param.device if param.device.type == "cuda" else torch.device("cpu")
+
+    def _normalize_steps(self) -> list[tuple[dict[str, Any], Any]]:
+        """Step counts as the kernels read them: float32 tensors on the CPU, or on the parameter's CUDA device.
+
+        Old checkpoints have numbers or float64; ``torch.optim.AdamW`` keeps counts of CUDA parameters on either side.
+        Returns what was replaced: the parameter's state and its old count.
+        """
+        replaced: list[tuple[dict[str, Any], Any]] = []
+        for param, entry in self.state.items():
             step = entry.get("step") if isinstance(entry, dict) else None
-            if step is None or (isinstance(step, Tensor) and step.dtype == torch.float32 and step.device.type == "cpu"):
+            if step is None or not isinstance(param, Tensor):
                 continue
-            entry["step"] = torch.tensor(float(step), dtype=torch.float32)
+            device = self._device_of_step(param)
+            if not (isinstance(step, Tensor) and step.dtype == torch.float32 and step.device == device):
+                replaced.append((entry, step))
+                entry["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
+        return replaced
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("max_grad_norm", "skip_nonfinite", "_skipped_steps", "_last_grad_norm")
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+        counted = {"_skipped_steps": self.skipped_steps, "_last_grad_norm": self.last_grad_norm}
+        chosen = {"max_grad_norm": self.max_grad_norm, "skip_nonfinite": self.skip_nonfinite}
+        return {**super().__getstate__(), **chosen, **counted}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "_skipped_steps" not in self.__dict__:
             self._start(None, skip_nonfinite=True)
+        self._drop_plan()
         super().__setstate__(state)
-        self._plan = None
         if self._adopted is not None:  # load_state_dict on this one is meant for both
             self._adopted.param_groups = self.param_groups
             self._adopted.state = cast("Any", self.state)

@@ -194,28 +194,6 @@ test_once_in_a_process(void)
     CHECK(in_child(NULL, beside("fake_good.so"), is_the_same_on_all_threads));
 }
 
-static void
-test_codes_become_statuses(void)
-{
-    pfo_backend_error from = { 7, "what happened" };
-    const struct {
-        int32_t code;
-        pfo_status status;
-    } cases[] = {
-        { PFO_BACKEND_OK, PFO_OK },
-        { PFO_BACKEND_BAD_ARGUMENT, PFO_BAD_ARGUMENT },
-        { PFO_BACKEND_NO_MEMORY, PFO_NO_MEMORY },
-        { PFO_BACKEND_UNAVAILABLE, PFO_DEVICE },
-        { PFO_BACKEND_DEVICE, PFO_DEVICE },
-        { 12345, PFO_DEVICE },
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        pfo_error err = PFO_ERROR_INIT;
-        CHECK(pfo_backend_check(cases[i].code, &from, &err) == cases[i].status);
-        CHECK(strcmp(err.text, cases[i].status == PFO_OK ? "" : "what happened") == 0);
-    }
-}
-
 int
 main(void)
 {
@@ -229,6 +207,5 @@ main(void)
     RUN(test_keeps_the_reason);
     RUN(test_cuts_a_long_reason);
     RUN(test_once_in_a_process);
-    RUN(test_codes_become_statuses);
     return FINISH();
 }

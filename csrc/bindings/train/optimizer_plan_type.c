@@ -5,6 +5,9 @@
  * what the optimizer holds now with what the plan was made from, by identity and data pointer; any difference makes
  * step() answer None, and the caller makes a new plan. Gradients are read anew each step, only their pointers and layout.
  *
+ * All tensors are on one device, that of the first parameter. On the CPU a step is done when step() returns. On a CUDA device
+ * step() enqueues it on the caller's stream; start() has to give the workspace first, and read() waits for the outcome.
+ *
  * Invariants: slots are in the order of param_groups; slot.entry is the index in the C plan, or -1 while the parameter has no
  * state. `running` is set from the first look at the arguments to the last use of the plan, so that neither another thread
  * nor user code reached through an attribute can start a second step; slot.grad is held only while running.
@@ -13,8 +16,9 @@
 #include "bindings/train/tensor_args.h"
 #include "bindings/train/train_state.h"
 
+#include "backend/loader.h"
 #include "base/alloc.h"
-#include "kernels/execute.h"
+#include "kernels/execute_device.h"
 
 #include <math.h>
 
@@ -44,6 +48,12 @@ typedef struct plan_object {
     pfo_adamw_options *options; /* [group_count], read at each step */
     int32_t group_count;
     int running;
+    pfo_device device; /* of all tensors; PFO_DEVICE_COUNT while no parameter has been read */
+    int32_t device_index;
+    pfo_device_run *run;     /* NULL on the CPU */
+    const float **lr_slots;  /* [group_count]: the learning rate's place on the device, or NULL */
+    PyObject *workspace;     /* strong: the tensor the run's tables lie in */
+    int64_t workspace_bytes; /* needed */
 } plan_object;
 
 static const char *const held_names[HELD_TENSORS] = { "params", "exp_avgs", "exp_avg_sqs", "steps" };
@@ -173,13 +183,30 @@ find_state(plan_object *self, plan_slot *slot, PyObject *state, Py_ssize_t index
     return take_state_tensor(slot, STEP, names->string.step, index);
 }
 
+/* The first tensor decides the device of the plan. 0, or -1 with an exception for one that is elsewhere. */
+static int
+check_device(plan_object *self, PyObject *tensor, const char *list, Py_ssize_t index, const pfo_tensor_arg *arg)
+{
+    if (self->device == PFO_DEVICE_COUNT) {
+        self->device = arg->device;
+        self->device_index = arg->device_index;
+    }
+    if (arg->device != self->device || arg->device_index != self->device_index) {
+        return pfo_tensor_arg_fail(PyExc_ValueError, tensor, list, index,
+                                   self->device == PFO_DEVICE_CPU ? "accepted: on the CPU, as params[0] is"
+                                                                  : "accepted: on the CUDA device of params[0]");
+    }
+    return 0;
+}
+
 /* Reads one tensor of a slot; moments must be laid out as the parameter. 0, or -1 with an exception. */
 static int
 read_held(plan_object *self, const plan_slot *slot, int which, Py_ssize_t index, const pfo_tensor_arg *param,
           pfo_tensor_arg *arg)
 {
     PyObject *tensor = slot->tensor[which];
-    if (pfo_tensor_arg_from_tensor(self->module_state, tensor, held_names[which], index, arg) < 0) {
+    if (pfo_tensor_arg_from_tensor(self->module_state, tensor, held_names[which], index, arg) < 0 ||
+        check_device(self, tensor, held_names[which], index, arg) < 0) {
         return -1;
     }
     if (which == STEP && arg->count != 1) {
@@ -223,6 +250,31 @@ make_entry(plan_object *self, plan_slot *slot, Py_ssize_t index, pfo_plan_entry 
     return 0;
 }
 
+/* The run on the plan's CUDA device; finding the backend may start the driver. 0, or -1 with an exception. */
+static int
+make_run(plan_object *self)
+{
+    const pfo_backend *backend;
+    pfo_error err = PFO_ERROR_INIT;
+    pfo_status status;
+    self->lr_slots = pfo_alloc_array((size_t)self->group_count, sizeof *self->lr_slots);
+    if (self->lr_slots == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    status = pfo_backend_require(&backend, &err);
+    Py_END_ALLOW_THREADS
+    if (status == PFO_OK) {
+        status = pfo_device_run_create(backend, self->device_index, self->plan, &self->run, &self->workspace_bytes, &err);
+    }
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
+        return -1;
+    }
+    return 0;
+}
+
 static int
 build(plan_object *self, PyObject *param_groups, PyObject *state)
 {
@@ -248,7 +300,7 @@ build(plan_object *self, PyObject *param_groups, PyObject *state)
         (void)pfo_raise(status, &err);
         return -1;
     }
-    return 0;
+    return self->device == PFO_DEVICE_CUDA ? make_run(self) : 0;
 }
 
 static PyObject *
@@ -266,6 +318,7 @@ plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     self->module_state = module_state;
+    self->device = PFO_DEVICE_COUNT;
     self->running = 1; /* found by gc.get_objects() while it is half made, it refuses to step */
     if (build(self, param_groups, state) < 0) {
         Py_DECREF(self);
@@ -359,7 +412,8 @@ refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index)
             return 0;
         }
     }
-    if (pfo_tensor_arg_from_tensor(self->module_state, slot->grad, "grads", index, &other) < 0) {
+    if (pfo_tensor_arg_from_tensor(self->module_state, slot->grad, "grads", index, &other) < 0 ||
+        check_device(self, slot->grad, "grads", index, &other) < 0) {
         return -1;
     }
     if (!pfo_tensor_arg_same_layout(&param, &other)) {
@@ -423,11 +477,37 @@ read_betas(const pfo_train_state *state, PyObject *group, pfo_adamw_options *opt
     return PyErr_Occurred() ? -1 : 0;
 }
 
+/* The learning rate: its place when it is a tensor on the plan's CUDA device (read by each step there, so that it may change
+ * under graph replay), else a number. 0, or -1 with an exception. */
 static int
-read_group(const pfo_train_state *state, PyObject *group, Py_ssize_t index, pfo_adamw_options *options)
+read_lr(plan_object *self, PyObject *group, Py_ssize_t index, double *number)
 {
-    PyObject *const refused[] = { state->string.amsgrad, state->string.capturable, state->string.differentiable };
-    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
+    PyObject *lr = self->run != NULL ? PyDict_GetItemWithError(group, self->module_state->string.lr) : NULL;
+    if (self->run != NULL) {
+        self->lr_slots[index] = NULL;
+    }
+    if (lr != NULL && !PyFloat_Check(lr) && !PyLong_Check(lr)) {
+        pfo_tensor_arg arg;
+        Py_INCREF(lr);
+        const int is_tensor = pfo_tensor_arg_from_tensor(self->module_state, lr, "lr", index, &arg) == 0;
+        Py_DECREF(lr);
+        PyErr_Clear(); /* no such tensor: a number then, or read_number() finds the words */
+        if (is_tensor && arg.device == self->device && arg.device_index == self->device_index && arg.count == 1) {
+            self->lr_slots[index] = arg.data;
+            *number = 0.0;
+            return 0;
+        }
+    }
+    return read_number(group, self->module_state->string.lr, number);
+}
+
+static int
+read_group(plan_object *self, PyObject *group, Py_ssize_t index, pfo_adamw_options *options)
+{
+    const pfo_train_state *state = self->module_state;
+    PyObject *const refused[] = { state->string.amsgrad, state->string.differentiable, state->string.capturable };
+    const size_t refused_count = self->run != NULL ? 2 : 3; /* every step on a device can be captured */
+    for (size_t i = 0; i < refused_count; i++) {
         const int truth = read_flag(group, refused[i]);
         if (truth != 0) {
             if (truth > 0) {
@@ -436,7 +516,7 @@ read_group(const pfo_train_state *state, PyObject *group, Py_ssize_t index, pfo_
             return -1;
         }
     }
-    if (read_number(group, state->string.lr, &options->lr) < 0 || read_betas(state, group, options) < 0 ||
+    if (read_lr(self, group, index, &options->lr) < 0 || read_betas(state, group, options) < 0 ||
         read_number(group, state->string.eps, &options->eps) < 0 ||
         read_number(group, state->string.weight_decay, &options->weight_decay) < 0) {
         return -1;
@@ -455,7 +535,7 @@ read_options(plan_object *self, PyObject *param_groups)
             return -1;
         }
         PyObject *group = Py_NewRef(PyList_GET_ITEM(param_groups, g));
-        const int status = read_group(self->module_state, group, g, &self->options[g]);
+        const int status = read_group(self, group, g, &self->options[g]);
         Py_DECREF(group);
         if (status < 0) {
             return -1;
@@ -494,15 +574,16 @@ drop_gradients(plan_object *self)
 }
 
 PyDoc_STRVAR(plan_step_doc,
-             "step($self, param_groups, state, max_grad_norm, skip_nonfinite, /)\n--\n\n"
+             "step($self, param_groups, state, max_grad_norm, skip_nonfinite, stream=0, /)\n--\n\n"
              "One AdamW step over every parameter that has a gradient, with the GIL released.\n\n"
-             "max_grad_norm is None or a float >= 0, skip_nonfinite a bool. Returns ``(norm, skipped, clip_factor)``, or None\n"
+             "max_grad_norm is None or a float >= 0, skip_nonfinite a bool, stream the CUDA stream's address (0 on the CPU). On a\n"
+             "CUDA device the step is only enqueued and (nan, False, nan) returned: see read(). Returns ``(norm, skipped, clip_factor)``, or None\n"
              "when the containers hold other tensors than those the plan was made from (nothing has changed then: make a\n"
              "new plan). Raises TypeError or ValueError for a gradient of another dtype, device, shape or memory order, and\n"
              "RuntimeError when another thread is stepping this plan.");
 
 static PyObject *
-run_step(plan_object *self, PyObject *param_groups, PyObject *state, const pfo_step_request *request)
+run_step(plan_object *self, PyObject *param_groups, PyObject *state, const pfo_step_request *request, void *stream)
 {
     const int ready = prepare(self, param_groups, state);
     if (ready < 0) {
@@ -511,10 +592,19 @@ run_step(plan_object *self, PyObject *param_groups, PyObject *state, const pfo_s
     if (ready == 0) {
         Py_RETURN_NONE;
     }
-    pfo_step_result result;
+    pfo_step_result result = { .norm = Py_NAN, .clip_factor = Py_NAN };
+    pfo_error err = PFO_ERROR_INIT;
+    pfo_status status = PFO_OK;
     Py_BEGIN_ALLOW_THREADS
-    pfo_execute_adamw(self->plan, self->module_state->kernels, self->options, request, &result);
+    if (self->run != NULL) {
+        status = pfo_execute_device_adamw(self->run, self->options, self->lr_slots, request, stream, &err);
+    } else {
+        pfo_execute_adamw(self->plan, self->module_state->kernels, self->options, request, &result);
+    }
     Py_END_ALLOW_THREADS
+    if (status != PFO_OK) {
+        return pfo_raise(status, &err);
+    }
     return Py_BuildValue("(dNd)", result.norm, PyBool_FromLong(result.skipped), result.clip_factor);
 }
 
@@ -522,11 +612,12 @@ static PyObject *
 plan_step(PyObject *op, PyObject *const *args, Py_ssize_t count)
 {
     plan_object *self = (plan_object *)op;
-    if (count != 4) {
-        PyErr_Format(PyExc_TypeError, "step() takes 4 arguments (%zd given)", count);
+    if (count != 4 && count != 5) {
+        PyErr_Format(PyExc_TypeError, "step() takes 4 arguments and an optional stream (%zd given)", count);
         return NULL;
     }
-    if (check_containers(args[0], args[1]) < 0) {
+    void *stream = count == 5 ? PyLong_AsVoidPtr(args[4]) : NULL;
+    if (check_containers(args[0], args[1]) < 0 || (stream == NULL && PyErr_Occurred())) {
         return NULL;
     }
     pfo_step_request request = { .max_grad_norm = -1.0, .unscale = 1.0 };
@@ -549,10 +640,103 @@ plan_step(PyObject *op, PyObject *const *args, Py_ssize_t count)
         return NULL;
     }
     self->running = 1;
-    PyObject *answer = run_step(self, args[0], args[1], &request);
+    PyObject *answer = run_step(self, args[0], args[1], &request, stream);
     drop_gradients(self);
     self->running = 0;
     return answer;
+}
+
+PyDoc_STRVAR(plan_start_doc,
+             "start($self, workspace, stream, /)\n--\n\n"
+             "Gives a plan on a CUDA device its workspace, once, before the first step: a float32 tensor of at least\n"
+             "workspace_bytes on that device, kept until the plan goes. Raises ValueError for one that is too small or elsewhere and\n"
+             "RuntimeError for a plan on the CPU, a second call, or what the device reports.");
+
+static PyObject *
+plan_start(PyObject *op, PyObject *const *args, Py_ssize_t count)
+{
+    plan_object *self = (plan_object *)op;
+    if (count != 2) {
+        PyErr_Format(PyExc_TypeError, "start() takes 2 arguments (%zd given)", count);
+        return NULL;
+    }
+    void *stream = PyLong_AsVoidPtr(args[1]);
+    if (stream == NULL && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (self->run == NULL || self->running) {
+        PyErr_SetString(PyExc_RuntimeError, self->run == NULL ? "a plan on the CPU needs no workspace"
+                                                              : "this optimizer is already in a step on another thread");
+        return NULL;
+    }
+    pfo_tensor_arg arg;
+    self->running = 1;
+    if (pfo_tensor_arg_from_tensor(self->module_state, args[0], "workspace", 0, &arg) < 0 ||
+        check_device(self, args[0], "workspace", 0, &arg) < 0) {
+        self->running = 0;
+        return NULL;
+    }
+    pfo_error err = PFO_ERROR_INIT;
+    pfo_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = pfo_device_run_start(self->run, arg.data, arg.count * (int64_t)sizeof(float), stream, &err);
+    Py_END_ALLOW_THREADS
+    if (status == PFO_OK) {
+        self->workspace = Py_NewRef(args[0]);
+    }
+    self->running = 0;
+    if (status != PFO_OK) {
+        return pfo_raise(status, &err);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(plan_read_doc,
+             "read($self, stream, /)\n--\n\n"
+             "Waits for the stream and returns what the steps on a CUDA device did: ``(norm, clip_factor, nonfinite, taken,\n"
+             "skipped)``, the first three of the last step, the counts since start(). Raises RuntimeError on the CPU.");
+
+static PyObject *
+plan_read(PyObject *op, PyObject *address)
+{
+    plan_object *self = (plan_object *)op;
+    void *stream = PyLong_AsVoidPtr(address);
+    if (stream == NULL && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (self->run == NULL || self->running) {
+        PyErr_SetString(PyExc_RuntimeError, self->run == NULL ? "this plan is on the CPU; its steps return what they did"
+                                                              : "this optimizer is in a step on another thread");
+        return NULL;
+    }
+    pfo_backend_state state;
+    pfo_error err = PFO_ERROR_INIT;
+    pfo_status status;
+    self->running = 1;
+    Py_BEGIN_ALLOW_THREADS
+    status = pfo_execute_device_read(self->run, stream, &state, &err);
+    Py_END_ALLOW_THREADS
+    self->running = 0;
+    if (status != PFO_OK) {
+        return pfo_raise(status, &err);
+    }
+    return Py_BuildValue("(ddNLL)", state.norm, state.clip_factor, PyBool_FromLong(state.nonfinite), (long long)state.taken,
+                         (long long)state.skipped);
+}
+
+static PyObject *
+plan_device(PyObject *op, void *unused)
+{
+    const plan_object *self = (const plan_object *)op;
+    (void)unused;
+    return PyLong_FromLong(self->device == PFO_DEVICE_CUDA ? self->device_index : -1);
+}
+
+static PyObject *
+plan_workspace_bytes(PyObject *op, void *unused)
+{
+    (void)unused;
+    return PyLong_FromLongLong(((const plan_object *)op)->workspace_bytes);
 }
 
 PyDoc_STRVAR(plan_written_doc,
@@ -599,6 +783,7 @@ plan_traverse(PyObject *op, visitproc visit, void *arg)
         Py_VISIT(self->state_items[i].key);
         Py_VISIT(self->state_items[i].value);
     }
+    Py_VISIT(self->workspace);
     return 0;
 }
 
@@ -629,6 +814,9 @@ plan_clear(PyObject *op)
     }
     pfo_free(slots);
     pfo_free(items);
+    pfo_device_run_destroy(self->run);
+    self->run = NULL;
+    Py_CLEAR(self->workspace);
     return 0;
 }
 
@@ -641,21 +829,30 @@ plan_dealloc(PyObject *op)
     (void)plan_clear(op);
     pfo_plan_destroy(self->plan);
     pfo_free(self->options);
+    pfo_free(self->lr_slots);
     type->tp_free(op);
     Py_DECREF(type);
 }
 
 static PyMethodDef plan_methods[] = {
     {"step", (PyCFunction)(void (*)(void))plan_step, METH_FASTCALL, plan_step_doc},
+    {"start", (PyCFunction)(void (*)(void))plan_start, METH_FASTCALL, plan_start_doc},
+    {"read", plan_read, METH_O, plan_read_doc},
     {"written", plan_written, METH_NOARGS, plan_written_doc},
     {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef plan_getset[] = {
+    {"device", plan_device, NULL, "Index of the CUDA device all tensors are on, or -1 on the CPU.", NULL},
+    {"workspace_bytes", plan_workspace_bytes, NULL, "Bytes of device memory start() needs; 0 on the CPU.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
 };
 
 PyDoc_STRVAR(plan_doc,
              "OptimizerPlan(param_groups, state)\n--\n\n"
              "Checked plan over the parameters and state of a torch-style AdamW optimizer: a list of dicts with ``params`` and\n"
              "options, and a dict from parameter to ``{'step', 'exp_avg', 'exp_avg_sq'}``. Parameters without state wait for\n"
-             "theirs. All tensors must be dense float32 on the CPU, moments laid out as their parameter; anything else raises\n"
+             "theirs. All tensors must be dense float32 on the CPU or all on one CUDA device, moments laid out as their parameter; anything else raises\n"
              "TypeError or ValueError that names the tensor.");
 
 static PyType_Slot plan_slots[] = {
@@ -664,6 +861,7 @@ static PyType_Slot plan_slots[] = {
     {Py_tp_traverse, (void *)plan_traverse},
     {Py_tp_clear, (void *)plan_clear},
     {Py_tp_methods, plan_methods},
+    {Py_tp_getset, plan_getset},
     {Py_tp_doc, (void *)plan_doc},
     {0, NULL},
 };

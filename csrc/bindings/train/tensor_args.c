@@ -10,6 +10,9 @@
 
 #include <numpy/arrayobject.h>
 
+#include <stdlib.h>
+#include <string.h>
+
 typedef struct dl_tensor {
     void *data;
     struct {
@@ -37,7 +40,7 @@ typedef struct dl_exchange_api {
     void *current_work_stream;
 } dl_exchange_api;
 
-enum { DL_VERSION = 1, DL_CPU = 1, DL_FLOAT = 2 };
+enum { DL_VERSION = 1, DL_CPU = 1, DL_CUDA = 2, DL_FLOAT = 2 };
 
 int
 pfo_tensor_arg_fail(PyObject *exception, PyObject *object, const char *list, Py_ssize_t index, const char *problem)
@@ -150,6 +153,8 @@ pfo_tensor_arg_from_array(PyObject *object, const char *list, Py_ssize_t index, 
         return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index, "it is read-only and a step writes it");
     }
     arg->data = PyArray_DATA(array);
+    arg->device = PFO_DEVICE_CPU;
+    arg->device_index = 0;
     arg->ndim = PyArray_NDIM(array);
     for (int i = 0; i < arg->ndim; i++) {
         arg->shape[i] = PyArray_DIM(array, i);
@@ -208,11 +213,13 @@ read_by_exchange(pfo_dltensor_from_object function, PyObject *object, pfo_tensor
         PyErr_Clear();
         return 0;
     }
-    if (tensor.device.type != DL_CPU || tensor.dtype.code != DL_FLOAT || tensor.dtype.bits != 32 ||
+    if ((tensor.device.type != DL_CPU && tensor.device.type != DL_CUDA) || tensor.dtype.code != DL_FLOAT || tensor.dtype.bits != 32 ||
         tensor.dtype.lanes != 1 || tensor.ndim > PFO_TENSOR_MAX_DIMS) {
         return 0;
     }
     arg->data = tensor.data != NULL ? (char *)tensor.data + tensor.byte_offset : NULL;
+    arg->device = tensor.device.type == DL_CUDA ? PFO_DEVICE_CUDA : PFO_DEVICE_CPU;
+    arg->device_index = tensor.device.type == DL_CUDA ? tensor.device.id : 0;
     arg->ndim = tensor.ndim;
     for (int i = 0; i < arg->ndim; i++) {
         arg->shape[i] = tensor.shape[i];
@@ -267,22 +274,48 @@ attribute_is(PyObject *object, PyObject *name, const char *text, const char *oth
     return same;
 }
 
+/* Reads str(object.device), "cpu" or "cuda:N", into arg. 1, 0 for another device, -1 with an exception. */
+static int
+read_device(PyObject *object, PyObject *name, pfo_tensor_arg *arg)
+{
+    PyObject *value = PyObject_GetAttr(object, name);
+    PyObject *written = value != NULL ? PyObject_Str(value) : NULL;
+    const char *text = written != NULL ? PyUnicode_AsUTF8(written) : NULL;
+    Py_XDECREF(value);
+    if (text == NULL) {
+        Py_XDECREF(written);
+        return -1;
+    }
+    int known = 1;
+    arg->device_index = 0;
+    if (strcmp(text, "cpu") == 0 || strcmp(text, "cpu:0") == 0) {
+        arg->device = PFO_DEVICE_CPU;
+    } else if (strncmp(text, "cuda:", 5) == 0) {
+        arg->device = PFO_DEVICE_CUDA;
+        arg->device_index = (int32_t)strtol(text + 5, NULL, 10);
+    } else {
+        known = 0;
+    }
+    Py_DECREF(written);
+    return known;
+}
+
 static int
 read_by_attributes(pfo_train_state *state, PyObject *object, const char *list, Py_ssize_t index, pfo_tensor_arg *arg)
 {
     const int is_float32 = attribute_is(object, state->string.dtype, "torch.float32", "float32");
-    const int is_cpu = is_float32 < 0 ? -1 : attribute_is(object, state->string.device, "cpu", "cpu:0");
-    if (is_float32 < 0 || is_cpu < 0) {
+    const int device_known = is_float32 < 0 ? -1 : read_device(object, state->string.device, arg);
+    if (is_float32 < 0 || device_known < 0) {
         PyErr_Clear();
-        PyErr_Format(PyExc_TypeError, "%s[%zd] is a %.80s; accepted: a torch.Tensor of float32 on the CPU", list, index,
+        PyErr_Format(PyExc_TypeError, "%s[%zd] is a %.80s; accepted: a torch.Tensor of float32 on the CPU or CUDA", list, index,
                      Py_TYPE(object)->tp_name);
         return -1;
     }
     if (!is_float32) {
-        return pfo_tensor_arg_fail(PyExc_TypeError, object, list, index, "accepted: float32 on the CPU");
+        return pfo_tensor_arg_fail(PyExc_TypeError, object, list, index, "accepted: float32 on the CPU or CUDA");
     }
-    if (!is_cpu) {
-        return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index, "accepted: float32 on the CPU");
+    if (!device_known) {
+        return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index, "accepted: float32 on the CPU or CUDA");
     }
     PyObject *shape = PyObject_GetAttr(object, state->string.shape);
     PyObject *stride = shape != NULL ? PyObject_CallMethodNoArgs(object, state->string.stride) : NULL;

@@ -1,6 +1,6 @@
 /* tensor_args.h: Python objects as memory the kernels can work on: NumPy arrays and torch tensors, checked.
  *
- * Accepted: float32, native byte order, on the CPU, dense (each element of the storage used exactly once, in whatever order of
+ * Accepted: float32, native byte order, on the CPU or (tensors) a CUDA device, dense (each element of the storage used exactly once, in whatever order of
  * dimensions). Everything else raises TypeError (no array, wrong dtype) or ValueError (device, layout, read-only) that names
  * the argument, its index, shape and dtype. Tensors of one parameter must be laid out alike (pfo_tensor_arg_same_layout),
  * for then element i of one's memory belongs to element i of the other's.
@@ -16,6 +16,8 @@ enum { PFO_TENSOR_MAX_DIMS = 64 };
 typedef struct pfo_tensor_arg {
     void *data;
     int64_t count; /* elements */
+    pfo_device device;
+    int32_t device_index; /* 0 on the CPU */
     int ndim;
     int64_t shape[PFO_TENSOR_MAX_DIMS];
     int64_t strides[PFO_TENSOR_MAX_DIMS]; /* in elements */

@@ -1,0 +1,183 @@
+"""perfopt.optim.AdamW's device path without a device: CPU tensors that say they are on cuda:0, on the double backend.
+
+What the kernels do on a real device is for tests/gpu; here it is the Python side: state, workspace, stream, counts and
+checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch.optim")  # not "torch", which without PyTorch is this folder
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+SETUP = """
+import copy, math, torch
+from types import SimpleNamespace
+from perfopt.optim import AdamW
+
+class Cuda(torch.Tensor):
+    __dlpack_c_exchange_api__ = None  # its table would tell the truth
+    device = property(lambda self: torch.device("cuda:0"))
+
+def on_fake_device(function):
+    def call(*args, device=None, **kwargs):
+        made = function(*args, **kwargs)
+        return made if device is None or torch.device(device).type == "cpu" else made.as_subclass(Cuda)
+    return call
+
+torch.zeros, torch.tensor = on_fake_device(torch.zeros), on_fake_device(torch.tensor)
+torch.Tensor.to = on_fake_device(torch.Tensor.to)
+def empty(count, dtype, device, make=torch.empty):  # the allocator of a device aligns to 512 bytes
+    raw = make(count + 128, dtype=dtype)
+    start = -raw.data_ptr() % 512 // 4
+    return raw[start:start + count].as_subclass(Cuda)
+torch.empty = empty
+asked = []
+torch.cuda.current_stream = lambda device: asked.append(device) or SimpleNamespace(cuda_stream=0x70)
+
+def make(cls, kind, **options):
+    torch.manual_seed(3)
+    params = [torch.randn(n) for n in (70000, 3, 512)]
+    params = [p.as_subclass(Cuda) if kind == "cuda" else p for p in params]
+    groups = [dict(params=params[:2]), dict(params=params[2:], lr=3e-3, weight_decay=0.0)]
+    return params, cls(groups, lr=1e-2, **options)
+
+def give_grads(params, seed, nonfinite=False):
+    torch.manual_seed(seed)
+    for p in params:
+        p.grad = torch.randn(p.shape).as_subclass(type(p))
+    if nonfinite:
+        params[-1].grad[-1] = math.nan
+
+def equal(a, b, opt_a, opt_b):
+    for p, q in zip(a, b, strict=True):
+        assert torch.equal(p.as_subclass(torch.Tensor), q.as_subclass(torch.Tensor))
+        for name in ("step", "exp_avg", "exp_avg_sq"):
+            x, y = opt_a.state[p][name], opt_b.state[q][name]
+            assert torch.equal(x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor)), name
+"""
+
+
+def run(tmp_path: Path, script: str, backend: str = "good") -> None:
+    compiler = os.environ.get("CC", "gcc").split()
+    if shutil.which(compiler[0]) is None:
+        pytest.skip(f"no C compiler ({compiler[0]})")
+    library = tmp_path / "fake.so"
+    flags = ["-std=c11", "-D_GNU_SOURCE", f"-I{ROOT / 'csrc'}", f"-DFAKE_{backend}", "-O1", "-ffp-contract=off"]
+    source = str(ROOT / "tests" / "c" / "fake_backend.c")
+    subprocess.run([*compiler, *flags, "-fPIC", "-shared", source, "-o", str(library), "-lm"], check=True)
+    env = {
+        **os.environ,
+        "PERFOPT_CUDA": "on",
+        "PERFOPT_CUDA_LIB": str(library),
+        "PYTHONPATH": os.pathsep.join(sys.path[1:]),
+    }
+    command = [sys.executable, "-c", SETUP + script + "\nprint('done')"]
+    done = subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "done"
+
+
+def test_steps_skips_and_counts(tmp_path: Path):
+    run(
+        tmp_path,
+        """
+a, cpu = make(AdamW, "cpu", max_grad_norm=1.0)
+b, gpu = make(AdamW, "cuda", max_grad_norm=1.0)
+assert gpu.skipped_steps == 0 and gpu.last_grad_norm is None
+for step in range(6):
+    for params, opt in ((a, cpu), (b, gpu)):
+        give_grads(params, step, nonfinite=step in (2, 4))
+        if step == 3:
+            params[0].grad = None
+        versions = [p._version for p in params]
+        opt.step()
+        assert step in (2, 4) or [p._version for p in params][1:] == [v + 1 for v in versions][1:]
+    equal(a, b, cpu, gpu)
+    assert gpu.skipped_steps == cpu.skipped_steps == (0, 0, 1, 1, 2, 2)[step]
+    if step not in (2, 4):
+        assert math.isclose(gpu.last_grad_norm, cpu.last_grad_norm, rel_tol=1e-12)
+assert set(asked) == {0} and gpu.state[b[0]]["step"].device.type == "cuda"
+gpu.add_param_group({"params": [torch.ones(4).as_subclass(Cuda)]})  # another plan: what was counted stays
+gpu.param_groups[2]["params"][0].grad = torch.ones(4).as_subclass(Cuda)
+gpu.step()
+assert gpu.skipped_steps == 2 and float(gpu.param_groups[2]["params"][0][0]) < 1
+""",
+    )
+
+
+def test_checkpoints_go_both_ways(tmp_path: Path):
+    run(
+        tmp_path,
+        """
+a, theirs = make(torch.optim.AdamW, "cpu")
+b, ours = make(AdamW, "cuda")
+for step in range(2):
+    give_grads(a, step), give_grads(b, step)
+    theirs.step(), ours.step()
+c, resumed = make(AdamW, "cuda")
+resumed.load_state_dict(copy.deepcopy(theirs.state_dict()))  # torch shares the step counts otherwise
+d, back = make(torch.optim.AdamW, "cpu")
+back.load_state_dict(ours.state_dict())
+assert float(back.state[d[0]]["step"]) == 2
+with torch.no_grad():
+    for p, q in zip(c, a, strict=True):
+        p.copy_(q)
+assert resumed.state[c[0]]["step"].device.type == "cpu"
+give_grads(a, 9), give_grads(c, 9)
+theirs.step(), resumed.step()
+assert resumed.state[c[0]]["step"].device.type == "cuda" and float(resumed.state[c[0]]["step"]) == 3
+for p, q in zip(a, c, strict=True):
+    torch.testing.assert_close(q.as_subclass(torch.Tensor), p, rtol=1e-6, atol=1e-7)
+""",
+    )
+
+
+def test_adopting(tmp_path: Path):
+    run(
+        tmp_path,
+        """
+a, theirs = make(torch.optim.AdamW, "cuda", foreach=False)
+b, twin = make(AdamW, "cuda")
+ours = AdamW.adopt(theirs)
+for step in range(3):
+    give_grads(a, step), give_grads(b, step)
+    ours.step(), twin.step()
+equal(a, b, theirs, twin)
+""",
+    )
+
+
+def test_without_a_device_nothing_changes_and_the_reason_is_told(tmp_path: Path):
+    run(
+        tmp_path,
+        """
+b, ours = make(AdamW, "cuda")
+give_grads(b, 1)
+before = [p.clone() for p in b]
+for attempt in range(2):
+    try:
+        ours.step()
+        raise SystemExit("no error")
+    except RuntimeError as error:
+        assert str(error) == "no CUDA backend: no driver is installed"
+assert not ours.state and all(torch.equal(p, q) for p, q in zip(before, b, strict=True))
+a, theirs = make(torch.optim.AdamW, "cuda", foreach=False)
+for p in a:
+    theirs.state[p] = {"step": torch.tensor(1.0), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+try:
+    AdamW.adopt(theirs)
+    raise SystemExit("no error")
+except ValueError as error:
+    assert "no driver is installed" in str(error)
+assert theirs.state[a[0]]["step"].device.type == "cpu"
+""",
+        backend="nodriver",
+    )
