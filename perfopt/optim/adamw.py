@@ -17,12 +17,12 @@ __all__ = ["AdamW"]
 _NOT_ADOPTED = {"step", "zero_grad", "grad_scale", "found_inf", "_step_supports_amp_scaling"}
 
 
-class AdamW(torch.optim.AdamW):  # type: ignore[misc]
+class AdamW(torch.optim.AdamW):
     """``torch.optim.AdamW`` in two passes over memory, clipping included.
 
     One pass reads the gradients (global norm, inf and NaN), one does the rest: clip, decay, moments, update. The
-    arithmetic and its order are those of ``torch.optim.AdamW`` with ``foreach=False, fused=False``; the state dictionary is the same
-    and loads both ways. Parameters are dense float32 tensors in any memory format, all on the CPU or all on one CUDA
+    arithmetic and its order are those of ``torch.optim.AdamW`` with ``foreach=False, fused=False``; the state dictionary is
+    the same and loads both ways. Parameters are dense float32 tensors in any memory format, all on the CPU or all on one CUDA
     device; gradients are read, never written.
 
     On a CUDA device a step is two kernels on the current stream, whatever the number of parameters, and never waits for
@@ -134,7 +134,7 @@ class AdamW(torch.optim.AdamW):  # type: ignore[misc]
             raise ValueError(str(error)) from error
         return self
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
+    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step over every parameter that has a gradient.
 
