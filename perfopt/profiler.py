@@ -26,8 +26,8 @@ _RANGES_PER_BATCH = 500
 class PerformanceProfiler(_core.Profiler):
     """Records named ranges of time, per thread and without locks, and sums them when asked.
 
-    It is on from the start. A range costs about as much as ``with contextlib.nullcontext(): pass``, or a flag test when the
-    profiler is stopped. Memory is bounded: a fixed-size histogram for each name and thread, and at most ``max_names`` names;
+    It is on from the start. A range costs less than ``with contextlib.nullcontext(): pass``; stopped, only the ``with`` itself
+    is left to pay for. Memory is bounded: a histogram of bounded size for each name and thread, and at most ``max_names`` names;
     ranges under further names are counted and timed together in one overflow row. After ``os.fork()`` the child has its own
     copy of what was recorded and goes on recording.
 

@@ -5,8 +5,8 @@
  * [lock] One process-wide lock guards the list of recorders, each recorder's list of thread_data with `owner` and
  * `epoch`, and the life of tables and histograms: they are freed or moved only with the lock held, and readers of
  * another thread's data hold it. New histograms are published without it (release store into the table). The lock is
- * held for one name's merge at most while reading, so that a thread which needs it for its first record waits for
- * microseconds.
+ * held for one name's merge at most while summing, so that a thread which needs it for its first record waits for
+ * microseconds; pfo_recorder_measure() walks over all pointers with it.
  *
  * [epoch] Epochs are unique over all recorders and never reused, so they serve as the key of the thread-local cache: a
  * hit says "this is my data of that recorder in that epoch" without looking at the recorder. A cache entry may survive
