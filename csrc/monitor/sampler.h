@@ -52,7 +52,7 @@ void pfo_sampler_destroy(pfo_sampler *sampler);
  * PFO_BAD_ARGUMENT for the interval, PFO_UNAVAILABLE when no thread can be started. Waits for a stop in progress. */
 pfo_status pfo_sampler_start(pfo_sampler *sampler, int64_t interval_ns, pfo_error *err);
 
-/* Stops and joins the thread; returns when it is gone, also when another caller stops it. Nothing to do if none runs. */
+/* Stops and joins the thread; returns when it is gone, also when another caller stops it. Nothing if none runs. */
 void pfo_sampler_stop(pfo_sampler *sampler);
 
 /* Takes a sample now, on this thread, into the ring and into *sample (NULL allowed). */
