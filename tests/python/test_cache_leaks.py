@@ -39,19 +39,21 @@ def live_objects() -> int:
 
 
 def steady(operation: Callable[[], object], rounds: int = 2000) -> None:
-    """Neither objects nor bytes grow with the number of rounds."""
+    """Neither objects nor bytes grow with the number of rounds. A leak grows in both halves, a table that doubles once in one."""
     tracemalloc.start()
     for _ in range(200):  # everything that is kept is replaced by something traced
         operation()
+    grown = []
     objects = live_objects()
-    before = tracemalloc.get_traced_memory()[0]
-    for _ in range(rounds):
-        operation()
-    gc.collect()
-    grown = tracemalloc.get_traced_memory()[0] - before
+    for _ in range(2):
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(rounds):
+            operation()
+        gc.collect()
+        grown.append(tracemalloc.get_traced_memory()[0] - before)
     tracemalloc.stop()
     assert live_objects() - objects < 50
-    assert grown < 12_000 + 20 * rounds, f"{grown} bytes after {rounds} rounds"
+    assert min(grown) < 12_000 + 20 * rounds, f"{grown} bytes, each in {rounds} rounds"
 
 
 def test_references_of_keys_and_values() -> None:
@@ -111,7 +113,7 @@ def test_calls_do_not_leak(size: int | None) -> None:
         if i == 0:
             function.cache_clear()  # type: ignore[attr-defined]
 
-    steady(operation, 1000)
+    steady(operation, 600)
 
 
 def test_errors_do_not_leak() -> None:
