@@ -1,10 +1,11 @@
 """Caching: :func:`cache_result` for functions, :class:`PerformanceCache` for key-value pairs, :func:`fingerprint` for content.
 
-**Keys.** Every key part is typed: ``1``, ``1.0``, ``True``, ``"1"`` and ``b"1"`` are five keys. NumPy arrays, torch tensors and
-containers of them are keyed by all of their content (XXH3-128), never by a sample, a ``repr`` or an ``id``. Other hashable
-objects count by their own hash and equality, and objects that are only equal to themselves by identity (cached functions hold
-those weakly, and their entries go when they die). Floats count by their bits: a NaN equals the same NaN, and ``-0.0``
-differs from ``0.0``. Dicts and sets count without regard to order. An ``nn.Module`` counts with its classes, modes, plain settings and state.
+**Keys.** Every key part is typed: ``1``, ``1.0``, ``True``, ``"1"`` and ``b"1"`` are five keys. NumPy arrays, torch tensors
+and containers of them are keyed by all of their content (XXH3-128), never by a sample, a ``repr`` or an ``id``. Other
+hashable objects count by their own hash and equality, and objects that are only equal to themselves by identity (cached
+functions hold those weakly, and their entries go when they die). Floats count by their bits: a NaN equals the same NaN, and
+``-0.0`` differs from ``0.0``. Dicts and sets count without regard to order. An ``nn.Module`` counts with its classes, modes,
+plain settings and state.
 
 **Values.** NumPy arrays are kept as read-only views, so that nobody changes the cache by accident; every caller, the first
 included, gets the same read-only array. The array that the function itself made is not frozen: a function that keeps it and

@@ -198,9 +198,7 @@ class LruMachine(RuleBasedStateMachine):
 
     @rule(key=keys)
     def get_one(self, key: Any) -> None:
-        assert self.cache.get(key, MISSING) is self.model.get(key, MISSING) or self.cache.get(key) == self.model.get(
-            key
-        )
+        assert self.cache.get(key, MISSING) == self.model.get(key, MISSING)
         if key in self.model:
             self.model.move_to_end(key)
 
