@@ -21,9 +21,9 @@ class AdamW(torch.optim.AdamW):  # type: ignore[misc]
     """``torch.optim.AdamW`` in two passes over memory, clipping included.
 
     One pass reads the gradients (global norm, inf and NaN), one does the rest: clip, decay, moments, update. The
-    arithmetic and its order are those of ``torch.optim.AdamW`` with ``foreach=False, fused=False``; its state dictionary
-    is the same and loads both ways. Parameters are dense float32 tensors on the CPU in any memory format; gradients are read,
-    never written: clipping leaves them as they are.
+    arithmetic and its order are those of ``torch.optim.AdamW`` with ``foreach=False, fused=False``; its state
+    dictionary is the same and loads both ways. Parameters are dense float32 tensors on the CPU in any memory format;
+    gradients are read, never written: clipping leaves them as they are.
 
     Args:
         params: parameters, or dicts of parameter groups with their own ``lr``, ``betas``, ``eps``, ``weight_decay`` and

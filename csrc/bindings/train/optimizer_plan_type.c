@@ -1,13 +1,16 @@
-/* optimizer_plan_type.c: OptimizerPlan: the parameters and state of a torch-style optimizer as one plan for the kernels.
+/* optimizer_plan_type.c: OptimizerPlan: the parameters and state of a torch-style optimizer as one plan for the
+ * kernels.
  *
- * A plan is made from `param_groups` (a list of dicts with "params" and options) and `state` (a dict from parameter to a dict
- * with "step", "exp_avg", "exp_avg_sq"), checks every tensor once and holds references to all of them. Each step first compares
- * what the optimizer holds now with what the plan was made from, by identity and data pointer; any difference makes
- * step() answer None, and the caller makes a new plan. Gradients are read anew each step, only their pointers and layout.
+ * A plan is made from `param_groups` (a list of dicts with "params" and options) and `state` (a dict from parameter to
+ * a dict with "step", "exp_avg", "exp_avg_sq"), checks every tensor once and holds references to all of them. Each step
+ * first compares what the optimizer holds now with what the plan was made from, by identity and data pointer; any
+ * difference makes step() answer None, and the caller makes a new plan. Gradients are read anew each step, only their
+ * pointers and layout.
  *
- * Invariants: slots are in the order of param_groups; slot.entry is the index in the C plan, or -1 while the parameter has no
- * state. `running` is set from the first look at the arguments to the last use of the plan, so that neither another thread
- * nor user code reached through an attribute can start a second step; slot.grad is held only while running.
+ * Invariants: slots are in the order of param_groups; slot.entry is the index in the C plan, or -1 while the parameter
+ * has no state. `running` is set from the first look at the arguments to the last use of the plan, so that neither
+ * another thread nor user code reached through an attribute can start a second step; slot.grad is held only while
+ * running.
  */
 #include "bindings/common/errors.h"
 #include "bindings/train/tensor_args.h"
@@ -69,7 +72,8 @@ static int
 check_containers(PyObject *param_groups, PyObject *state)
 {
     if (!PyList_Check(param_groups)) {
-        PyErr_Format(PyExc_TypeError, "param_groups is a %.80s; accepted: a list of dicts", Py_TYPE(param_groups)->tp_name);
+        PyErr_Format(PyExc_TypeError, "param_groups is a %.80s; accepted: a list of dicts",
+                     Py_TYPE(param_groups)->tp_name);
         return -1;
     }
     if (!PyDict_Check(state)) {
@@ -158,7 +162,8 @@ find_state(plan_object *self, plan_slot *slot, PyObject *state, Py_ssize_t index
         return PyErr_Occurred() ? -1 : 0;
     }
     if (!PyDict_Check(found)) {
-        PyErr_Format(PyExc_TypeError, "the state of params[%zd] is a %.80s; accepted: a dict", index, Py_TYPE(found)->tp_name);
+        PyErr_Format(PyExc_TypeError, "the state of params[%zd] is a %.80s; accepted: a dict", index,
+                     Py_TYPE(found)->tp_name);
         return -1;
     }
     slot->state = Py_NewRef(found);
@@ -236,7 +241,8 @@ build(plan_object *self, PyObject *param_groups, PyObject *state)
     }
     int32_t used = 0;
     for (Py_ssize_t i = 0; i < self->slot_count; i++) {
-        if (find_state(self, &self->slots[i], state, i) < 0 || make_entry(self, &self->slots[i], i, entries, &used) < 0) {
+        if (find_state(self, &self->slots[i], state, i) < 0 ||
+            make_entry(self, &self->slots[i], i, entries, &used) < 0) {
             pfo_free(entries);
             return -1;
         }
@@ -254,7 +260,7 @@ build(plan_object *self, PyObject *param_groups, PyObject *state)
 static PyObject *
 plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"param_groups", "state", NULL};
+    static char *names[] = { "param_groups", "state", NULL };
     PyObject *param_groups, *state;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:OptimizerPlan", names, &param_groups, &state) ||
         check_containers(param_groups, state) < 0) {
@@ -323,7 +329,8 @@ state_matches(const plan_object *self, const plan_slot *slot)
            PyDict_GetItemWithError(slot->state, names->string.step) == slot->tensor[STEP];
 }
 
-/* Compares the memory of a slot's tensors with the plan and hands the plan its gradient. 1 fine, 0 out of date, -1 exception. */
+/* Compares the memory of a slot's tensors with the plan and hands the plan its gradient. 1 fine, 0 out of date, -1
+ * exception. */
 static int
 refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index)
 {
@@ -464,8 +471,8 @@ read_options(plan_object *self, PyObject *param_groups)
     return 0;
 }
 
-/* 1 all slots are ready, 0 out of date, -1 exception. Options come first: reading them may run user code, the comparison after
- * it then sees what that code did. */
+/* 1 all slots are ready, 0 out of date, -1 exception. Options come first: reading them may run user code, the
+ * comparison after it then sees what that code did. */
 static int
 prepare(plan_object *self, PyObject *param_groups, PyObject *state)
 {
@@ -493,13 +500,14 @@ drop_gradients(plan_object *self)
     }
 }
 
-PyDoc_STRVAR(plan_step_doc,
-             "step($self, param_groups, state, max_grad_norm, skip_nonfinite, /)\n--\n\n"
-             "One AdamW step over every parameter that has a gradient, with the GIL released.\n\n"
-             "max_grad_norm is None or a float >= 0, skip_nonfinite a bool. Returns ``(norm, skipped, clip_factor)``, or None\n"
-             "when the containers hold other tensors than those the plan was made from (nothing has changed then: make a\n"
-             "new plan). Raises TypeError or ValueError for a gradient of another dtype, device, shape or memory order, and\n"
-             "RuntimeError when another thread is stepping this plan.");
+PyDoc_STRVAR(
+    plan_step_doc,
+    "step($self, param_groups, state, max_grad_norm, skip_nonfinite, /)\n--\n\n"
+    "One AdamW step over every parameter that has a gradient, with the GIL released.\n\n"
+    "max_grad_norm is None or a float >= 0, skip_nonfinite a bool. Returns ``(norm, skipped, clip_factor)``, or None\n"
+    "when the containers hold other tensors than those the plan was made from (nothing has changed then: make a\n"
+    "new plan). Raises TypeError or ValueError for a gradient of another dtype, device, shape or memory order, and\n"
+    "RuntimeError when another thread is stepping this plan.");
 
 static PyObject *
 run_step(plan_object *self, PyObject *param_groups, PyObject *state, const pfo_step_request *request)
@@ -646,26 +654,27 @@ plan_dealloc(PyObject *op)
 }
 
 static PyMethodDef plan_methods[] = {
-    {"step", (PyCFunction)(void (*)(void))plan_step, METH_FASTCALL, plan_step_doc},
-    {"written", plan_written, METH_NOARGS, plan_written_doc},
-    {NULL, NULL, 0, NULL},
+    { "step", (PyCFunction)(void (*)(void))plan_step, METH_FASTCALL, plan_step_doc },
+    { "written", plan_written, METH_NOARGS, plan_written_doc },
+    { NULL, NULL, 0, NULL },
 };
 
-PyDoc_STRVAR(plan_doc,
-             "OptimizerPlan(param_groups, state)\n--\n\n"
-             "Checked plan over the parameters and state of a torch-style AdamW optimizer: a list of dicts with ``params`` and\n"
-             "options, and a dict from parameter to ``{'step', 'exp_avg', 'exp_avg_sq'}``. Parameters without state wait for\n"
-             "theirs. All tensors must be dense float32 on the CPU, moments laid out as their parameter; anything else raises\n"
-             "TypeError or ValueError that names the tensor.");
+PyDoc_STRVAR(
+    plan_doc,
+    "OptimizerPlan(param_groups, state)\n--\n\n"
+    "Checked plan over the parameters and state of a torch-style AdamW optimizer: a list of dicts with ``params`` and\n"
+    "options, and a dict from parameter to ``{'step', 'exp_avg', 'exp_avg_sq'}``. Parameters without state wait for\n"
+    "theirs. All tensors must be dense float32 on the CPU, moments laid out as their parameter; anything else raises\n"
+    "TypeError or ValueError that names the tensor.");
 
 static PyType_Slot plan_slots[] = {
-    {Py_tp_new, (void *)plan_new},
-    {Py_tp_dealloc, (void *)plan_dealloc},
-    {Py_tp_traverse, (void *)plan_traverse},
-    {Py_tp_clear, (void *)plan_clear},
-    {Py_tp_methods, plan_methods},
-    {Py_tp_doc, (void *)plan_doc},
-    {0, NULL},
+    { Py_tp_new, (void *)plan_new },
+    { Py_tp_dealloc, (void *)plan_dealloc },
+    { Py_tp_traverse, (void *)plan_traverse },
+    { Py_tp_clear, (void *)plan_clear },
+    { Py_tp_methods, plan_methods },
+    { Py_tp_doc, (void *)plan_doc },
+    { 0, NULL },
 };
 
 PyType_Spec pfo_optimizer_plan_spec = {
