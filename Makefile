@@ -45,7 +45,7 @@ test: $(STAMP)/built
 
 ## test-c, asan, tsan: the pure-C parts as C programs, plain and under the sanitizers
 C_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*.c))
-TSAN_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*thread*.c tests/c/test_pool.c tests/c/test_execute.c tests/c/test_recorder.c tests/c/test_sampler.c))
+TSAN_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*thread*.c tests/c/test_pool.c tests/c/test_recorder.c tests/c/test_sampler.c))
 PURE_SOURCES := $(wildcard csrc/base/*.c csrc/cache/*.c csrc/profiler/*.c csrc/monitor/*.c csrc/kernels/*.c csrc/backend/*.c)
 
 # $(1) lane, $(2) extra flags
