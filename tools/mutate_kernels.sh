@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Breaks the kernels on purpose, one way at a time, and shows that the Python tests notice each. Usage: mutate_kernels.sh [PYTHON]
+# Breaks the kernels on purpose, one way at a time, and shows that the Python tests notice each. Usage: mutate_kernels.sh [PYTHON [MUTANT]]
 # Works on a copy below build/mutants; the control (no change) must pass, every mutant must fail. Exit status 0 when all do.
 set -euo pipefail
 python=${1:-python3}
+only=${2:-}
 root=$(cd "$(dirname "$0")/.." && pwd)
 copy=$root/build/mutants/tree
 log=$root/build/mutants/log
@@ -47,11 +48,12 @@ judge() {
 mutant() {
     local name=$1
     shift
+    [ -z "$only" ] || [ "$only" = "$name" ] || return 0
     change "$@"
     judge "$name" killed
 }
 
-judge control passes
+[ -n "$only" ] || judge control passes
 mutant step-does-nothing kernels/execute.c 'run_over_chunks(plan, request->threads, update_chunks, &context);' '(void)context;(void)update_chunks;'
 mutant weight-decay-ignored kernels/update_math.h '(float)(1.0 - options->lr * options->weight_decay)' '1.0f'
 mutant clipping-ignored kernels/update_math.h 'return factor > 1.0 ? 1.0 : factor;' 'return factor > 1e300 ? factor : 1.0;'
@@ -59,6 +61,7 @@ mutant step-count-stale kernels/execute.c '*entry->step += 1.0f;' '(void)entry;'
 mutant bias-correction-of-last-step kernels/execute.c '(double)(*entry->step + 1.0f)' '(double)(*entry->step < 1.0f ? 1.0f : *entry->step)'
 mutant wrong-beta kernels/update_math.h 'scalars.beta2 = (float)options->beta2;' 'scalars.beta2 = (float)options->beta1;'
 mutant tail-skipped kernels/plan.c 'return count / PFO_CHUNK_ELEMENTS + (count % PFO_CHUNK_ELEMENTS != 0);' 'return count / PFO_CHUNK_ELEMENTS + (count < PFO_CHUNK_ELEMENTS && count > 0);'
+mutant vector-tail-skipped kernels/kernels_avx2.c 'for (; i < count; i++) {' 'for (; i < count - 7; i++) {'
 mutant eps-ignored kernels/update_math.h '(float)options->eps' '0.0f'
 mutant maximize-ignored kernels/update_math.h 'options->maximize ? -multiplier : multiplier' 'multiplier'
 mutant nonfinite-not-seen kernels/execute.c 'result->nonfinite = nonfinite != 0;' 'result->nonfinite = nonfinite > 1;'
@@ -69,4 +72,4 @@ if [ "$survivors" -ne 0 ]; then
     echo "$survivors not as wanted"
     exit 1
 fi
-echo "every mutant was killed"
+echo "every mutant tried was killed"

@@ -1,8 +1,8 @@
 /* kernels_avx2.c: eight float32 at a time. Entered only after cpu.h said yes; built with its own flags (csrc/flags.mk).
  *
- * Same bits as the reference: the update uses no FMA; the norm does, because the square of a float32 is exact in double,
- * so that fused and separate rounding are the same. Tails go through the reference's own element function or, for
- * the norm, through a zero-filled block (adding zero to the other lanes changes nothing).
+ * Same bits as the reference: the update uses no FMA; the norm does, because the square of a float32 is exact in
+ * double, so that fused and separate rounding are the same. Tails go through the reference's own element function or,
+ * for the norm, through a zero-filled block (adding zero to the other lanes changes nothing).
  */
 #include "kernels/dispatch.h"
 
@@ -39,7 +39,8 @@ norm_float32(const void *data, int64_t count, pfo_norm_partial *partial)
     __m256i exponent_full = _mm256_setzero_si256();
     int64_t i = 0;
     for (; i + PFO_NORM_LANES <= count; i += PFO_NORM_LANES) {
-        /* One stream does not keep the memory busy; the update has four and gains nothing (measured). May run past the end. */
+        /* One stream does not keep the memory busy; the update has four and gains nothing (measured). May run past the
+         * end. */
         _mm_prefetch((const char *)(grad + i) + PREFETCH_BYTES, _MM_HINT_T0);
         _mm_prefetch((const char *)(grad + i) + PREFETCH_BYTES + 64, _MM_HINT_T0);
         add_block(grad + i, lane, &exponent_full);

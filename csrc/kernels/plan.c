@@ -1,5 +1,6 @@
-/* plan.c: see plan.h for the contract. Overlap is found by sorting all written intervals by address: written tensors must be
- * pairwise disjoint, and a gradient is looked up among them by binary search. Gradients may share memory with each other. */
+/* plan.c: see plan.h for the contract. Overlap is found by sorting all written intervals by address: written tensors
+ * must be pairwise disjoint, and a gradient is looked up among them by binary search. Gradients may share memory with
+ * each other. */
 #include "kernels/plan.h"
 
 #include "base/alloc.h"
@@ -47,8 +48,8 @@ check_entry(pfo_op op, const pfo_plan_entry *entry, int32_t tensor, int32_t grou
             return pfo_fail(err, PFO_BAD_ARGUMENT, "%s[%d] has no memory", role_names[role], (int)tensor);
         }
         if ((uintptr_t)data % pfo_dtype_bytes(entry->dtype) != 0) {
-            return pfo_fail(err, PFO_BAD_ARGUMENT, "%s[%d] is not aligned to its element size (address %p)", role_names[role],
-                            (int)tensor, data);
+            return pfo_fail(err, PFO_BAD_ARGUMENT, "%s[%d] is not aligned to its element size (address %p)",
+                            role_names[role], (int)tensor, data);
         }
     }
     return PFO_OK;
@@ -66,7 +67,8 @@ static pfo_interval
 interval_of(const pfo_plan_entry *entry, int32_t tensor, pfo_role role)
 {
     const uintptr_t begin = (uintptr_t)entry->data[role];
-    const pfo_interval interval = { begin, begin + (uintptr_t)entry->count * pfo_dtype_bytes(entry->dtype), tensor, role };
+    const pfo_interval interval = { begin, begin + (uintptr_t)entry->count * pfo_dtype_bytes(entry->dtype), tensor,
+                                    role };
     return interval;
 }
 
@@ -231,7 +233,8 @@ pfo_plan_set_grad(pfo_plan *plan, int32_t tensor, int present, void *data, pfo_e
         return PFO_OK;
     }
     if ((uintptr_t)data % pfo_dtype_bytes(entry->dtype) != 0) {
-        return pfo_fail(err, PFO_BAD_ARGUMENT, "grads[%d] is not aligned to its element size (address %p)", (int)tensor, data);
+        return pfo_fail(err, PFO_BAD_ARGUMENT, "grads[%d] is not aligned to its element size (address %p)", (int)tensor,
+                        data);
     }
     if (present && data == NULL && entry->count > 0) {
         return pfo_fail(err, PFO_BAD_ARGUMENT, "grads[%d] has no memory", (int)tensor);

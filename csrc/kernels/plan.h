@@ -1,11 +1,11 @@
 /* plan.h: many tensors as one piece of work: a table of parameters and a table of chunks over all of them.
  *
- * Contract: pfo_plan_create() checks everything once (counts, alignment, missing pointers, memory shared between tensors), so
- * that a step needs no checks but those of gradients that moved (pfo_plan_set_grad). Each tensor is cut into chunks of
- * PFO_CHUNK_ELEMENTS; tensor t owns chunks [first_chunk[t], first_chunk[t + 1]), a tensor of no elements owns none.
- * The cut depends on sizes alone, never on threads, so per-chunk results summed in chunk order are the same everywhere.
- * Threads: a plan belongs to one run at a time; kernels read its tables from many threads while it does not change.
- * Memory: the plan owns its tables and never the tensors; the caller keeps those alive.
+ * Contract: pfo_plan_create() checks everything once (counts, alignment, missing pointers, memory shared between
+ * tensors), so that a step needs no checks but those of gradients that moved (pfo_plan_set_grad). Each tensor is cut
+ * into chunks of PFO_CHUNK_ELEMENTS; tensor t owns chunks [first_chunk[t], first_chunk[t + 1]), a tensor of no elements
+ * owns none. The cut depends on sizes alone, never on threads, so per-chunk results summed in chunk order are the same
+ * everywhere. Threads: a plan belongs to one run at a time; kernels read its tables from many threads while it does not
+ * change. Memory: the plan owns its tables and never the tensors; the caller keeps those alive.
  */
 #ifndef PFO_KERNELS_PLAN_H
 #define PFO_KERNELS_PLAN_H
@@ -15,24 +15,25 @@
 #include "kernels/update_math.h"
 
 /* X(enumerator, name in messages, 1 if a step writes it) */
-#define PFO_ROLE_LIST(X)           \
-    X(PARAM, "params", 1)          \
-    X(GRAD, "grads", 0)            \
-    X(EXP_AVG, "exp_avgs", 1)      \
+#define PFO_ROLE_LIST(X)                                                                                               \
+    X(PARAM, "params", 1)                                                                                              \
+    X(GRAD, "grads", 0)                                                                                                \
+    X(EXP_AVG, "exp_avgs", 1)                                                                                          \
     X(EXP_AVG_SQ, "exp_avg_sqs", 1)
 
 typedef enum pfo_role {
 #define PFO_ROLE_ENUM(id, name, written) PFO_ROLE_##id,
     PFO_ROLE_LIST(PFO_ROLE_ENUM)
 #undef PFO_ROLE_ENUM
-    PFO_ROLE_COUNT
+        PFO_ROLE_COUNT
 } pfo_role;
 
 const char *pfo_role_name(pfo_role role);
 
 /* One parameter with everything that belongs to it. All tensors have `count` elements in the same order in memory. */
 typedef struct pfo_plan_entry {
-    void *data[PFO_ROLE_COUNT]; /* first elements; NULL where the operation has no use for a role or there are no elements */
+    void *data[PFO_ROLE_COUNT]; /* first elements; NULL where the operation has no use for a role or there are no
+                                   elements */
     int has_grad;               /* 0: the entry is left out of the step */
     float *step;                /* this parameter's own step count, or NULL: the run's count is used */
     int64_t count;
@@ -57,28 +58,29 @@ typedef struct pfo_plan {
     int32_t tensor_count;
     int32_t group_count;
     int64_t chunk_count;
-    int64_t element_count; /* over all tensors */
-    pfo_plan_entry *entries;      /* [tensor_count] */
-    int64_t *first_chunk;         /* [tensor_count + 1], ascending */
-    int32_t *chunk_tensor;        /* [chunk_count] */
-    int32_t *scalars_of;          /* [tensor_count]: index into scalars, set by each run */
-    pfo_adamw_scalars *scalars;   /* [tensor_count] at most; a run fills as many as differ */
-    pfo_norm_partial *partials;   /* [chunk_count] */
-    pfo_interval *written;        /* [written_count], by address, disjoint */
+    int64_t element_count;      /* over all tensors */
+    pfo_plan_entry *entries;    /* [tensor_count] */
+    int64_t *first_chunk;       /* [tensor_count + 1], ascending */
+    int32_t *chunk_tensor;      /* [chunk_count] */
+    int32_t *scalars_of;        /* [tensor_count]: index into scalars, set by each run */
+    pfo_adamw_scalars *scalars; /* [tensor_count] at most; a run fills as many as differ */
+    pfo_norm_partial *partials; /* [chunk_count] */
+    pfo_interval *written;      /* [written_count], by address, disjoint */
     int64_t written_count;
 } pfo_plan;
 
-/* Makes a plan for op over the entries (copied). NORM needs only gradients; updates need everything else, gradients may come
- * later. PFO_BAD_ARGUMENT names the tensor for: count < 0, NULL or misaligned data, group outside [0, group_count), memory
- * that is written and shared with another tensor, more than INT32_MAX tensors. PFO_NO_MEMORY. On failure *plan is NULL. */
+/* Makes a plan for op over the entries (copied). NORM needs only gradients; updates need everything else, gradients may
+ * come later. PFO_BAD_ARGUMENT names the tensor for: count < 0, NULL or misaligned data, group outside [0,
+ * group_count), memory that is written and shared with another tensor, more than INT32_MAX tensors. PFO_NO_MEMORY. On
+ * failure *plan is NULL. */
 pfo_status pfo_plan_create(pfo_op op, const pfo_plan_entry *entries, int64_t tensor_count, int32_t group_count,
                            pfo_plan **plan, pfo_error *err);
 
 void pfo_plan_destroy(pfo_plan *plan); /* NULL is allowed */
 
-/* Gives tensor its gradient for the next step (present == 0: it has none, data is ignored by the step). PFO_BAD_ARGUMENT when
- * missing, misaligned or shared with memory the step writes; the entry is then as it was. Costs a comparison when the pointer
- * is the one already there. pre: 0 <= tensor < tensor_count. */
+/* Gives tensor its gradient for the next step (present == 0: it has none, data is ignored by the step).
+ * PFO_BAD_ARGUMENT when missing, misaligned or shared with memory the step writes; the entry is then as it was. Costs a
+ * comparison when the pointer is the one already there. pre: 0 <= tensor < tensor_count. */
 pfo_status pfo_plan_set_grad(pfo_plan *plan, int32_t tensor, int present, void *data, pfo_error *err);
 
 #endif

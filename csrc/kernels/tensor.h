@@ -1,7 +1,7 @@
 /* tensor.h: the words in which kernels, plans and backends talk about memory: dtype, device, tensor view, operation.
  *
- * A view does not own its memory and carries no shape: the kernels here are elementwise over dense storage, so a tensor is a
- * pointer and a count. Whoever makes a view has checked that the elements lie without holes and that all tensors
+ * A view does not own its memory and carries no shape: the kernels here are elementwise over dense storage, so a tensor
+ * is a pointer and a count. Whoever makes a view has checked that the elements lie without holes and that all tensors
  * of one parameter (value, gradient, moments) have the same order in memory.
  * Compiles as C and as CUDA. Adding a dtype, device or operation is one line in its list.
  */
@@ -18,7 +18,7 @@ typedef enum pfo_dtype {
 #define PFO_DTYPE_ENUM(id, name, bytes) PFO_DTYPE_##id,
     PFO_DTYPE_LIST(PFO_DTYPE_ENUM)
 #undef PFO_DTYPE_ENUM
-    PFO_DTYPE_COUNT
+        PFO_DTYPE_COUNT
 } pfo_dtype;
 
 /* Bytes of one element. */
@@ -26,8 +26,8 @@ static inline size_t
 pfo_dtype_bytes(pfo_dtype dtype)
 {
     switch (dtype) {
-#define PFO_DTYPE_BYTES(id, name, bytes) \
-    case PFO_DTYPE_##id:                 \
+#define PFO_DTYPE_BYTES(id, name, bytes)                                                                               \
+    case PFO_DTYPE_##id:                                                                                               \
         return bytes;
         PFO_DTYPE_LIST(PFO_DTYPE_BYTES)
 #undef PFO_DTYPE_BYTES
@@ -38,27 +38,28 @@ pfo_dtype_bytes(pfo_dtype dtype)
 }
 
 /* X(enumerator, name as torch spells it) */
-#define PFO_DEVICE_LIST(X) \
-    X(CPU, "cpu")          \
+#define PFO_DEVICE_LIST(X)                                                                                             \
+    X(CPU, "cpu")                                                                                                      \
     X(CUDA, "cuda")
 
 typedef enum pfo_device {
 #define PFO_DEVICE_ENUM(id, name) PFO_DEVICE_##id,
     PFO_DEVICE_LIST(PFO_DEVICE_ENUM)
 #undef PFO_DEVICE_ENUM
-    PFO_DEVICE_COUNT
+        PFO_DEVICE_COUNT
 } pfo_device;
 
-/* X(enumerator, name). Order is the order of the op tables; NORM is pass 1 of every step, the others are a pass 2 each. */
-#define PFO_OP_LIST(X) \
-    X(NORM, "norm")    \
+/* X(enumerator, name). Order is the order of the op tables; NORM is pass 1 of every step, the others are a pass 2 each.
+ */
+#define PFO_OP_LIST(X)                                                                                                 \
+    X(NORM, "norm")                                                                                                    \
     X(ADAMW, "adamw")
 
 typedef enum pfo_op {
 #define PFO_OP_ENUM(id, name) PFO_OP_##id,
     PFO_OP_LIST(PFO_OP_ENUM)
 #undef PFO_OP_ENUM
-    PFO_OP_COUNT
+        PFO_OP_COUNT
 } pfo_op;
 
 /* Elements of one chunk: the unit of work and of partial sums, on every device and for every dtype. */

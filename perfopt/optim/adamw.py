@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +77,7 @@ class AdamW(torch.optim.AdamW):
         self._skipped_steps = 0
         self._last_grad_norm: float | None = None
         self._plan: OptimizerPlan | None = None
-        self._adopted: torch.optim.AdamW | None = None
+        self._adopted: Any = None  # a torch.optim.AdamW
 
     @property
     def skipped_steps(self) -> int:
@@ -257,4 +257,4 @@ class AdamW(torch.optim.AdamW):
         super().__setstate__(state)
         if self._adopted is not None:  # load_state_dict on this one is meant for both
             self._adopted.param_groups = self.param_groups
-            self._adopted.state = cast("Any", self.state)
+            self._adopted.state = self.state

@@ -1,5 +1,5 @@
-/* test_kernels.c: every variant this machine can run against the scalar reference, bit for bit, and the reference itself against
- * the same formulas in double. Arrays stand between guard words that must survive. */
+/* test_kernels.c: every variant this machine can run against the scalar reference, bit for bit, and the reference
+ * itself against the same formulas in double. Arrays stand between guard words that must survive. */
 #include "kernels/dispatch.h"
 
 #include "check.h"
@@ -17,9 +17,8 @@ typedef struct arrays {
 
 static arrays expected, actual, before;
 
-static const int64_t sizes[] = { 0,  1,  2,  3,  4,  5,   7,   8,   9,   15,   16,    17,    23,    24,   25,
-                                 31, 32, 33, 47, 48, 49,  63,  64,  65,  127,  128,   129,   1000,  4095, 4097,
-                                 65535, 65536, 65537 };
+static const int64_t sizes[] = { 0,  1,  2,  3,  4,  5,  7,  8,   9,   15,  16,   17,   23,   24,    25,    31,   32,
+                                 33, 47, 48, 49, 63, 64, 65, 127, 128, 129, 1000, 4095, 4097, 65535, 65536, 65537 };
 enum { SIZES = sizeof sizes / sizeof sizes[0] };
 
 static float
@@ -84,7 +83,8 @@ check_variant(const pfo_kernel_table *table)
             reference->update[PFO_OP_ADAMW][PFO_DTYPE_FLOAT32](&scalars, expected.data, count);
             table->update[PFO_OP_ADAMW][PFO_DTYPE_FLOAT32](&scalars, actual.data, count);
             CHECK(memcmp(expected.memory, actual.memory, sizeof actual.memory) == 0);
-            CHECK(count == 0 || memcmp(before.data[PFO_ROLE_PARAM], actual.data[PFO_ROLE_PARAM], (size_t)count * 4) != 0);
+            CHECK(count == 0 ||
+                  memcmp(before.data[PFO_ROLE_PARAM], actual.data[PFO_ROLE_PARAM], (size_t)count * 4) != 0);
             CHECK(memcmp(before.memory[PFO_ROLE_GRAD], actual.memory[PFO_ROLE_GRAD], sizeof actual.memory[0]) == 0);
         }
     }

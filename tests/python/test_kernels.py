@@ -1,4 +1,4 @@
-"""perfopt.kernels against a float64 reference written from the paper; refusals; one result on any threads and variant."""
+"""perfopt.kernels against a float64 reference from the paper; refusals; one result on any threads and variant."""
 
 from __future__ import annotations
 

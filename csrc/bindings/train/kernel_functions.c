@@ -1,7 +1,7 @@
 /* kernel_functions.c: grad_norm and adamw_step on lists of NumPy arrays, and the name of the variant in use.
  *
- * Every argument is read and checked before the first element changes; the arrays are held by a tuple of their own while
- * the GIL is released, so that a list changed by another thread cannot take them away.
+ * Every argument is read and checked before the first element changes; the arrays are held by a tuple of their own
+ * while the GIL is released, so that a list changed by another thread cannot take them away.
  */
 #define NO_IMPORT_ARRAY
 #define PY_ARRAY_UNIQUE_SYMBOL pfo_train_array_api
@@ -22,27 +22,30 @@ static PyObject *
 hold_items(PyObject *sequence, const char *name)
 {
     if (PyArray_Check(sequence) || PyUnicode_Check(sequence)) {
-        PyErr_Format(PyExc_TypeError, "%s is a %.80s; accepted: a list of numpy.ndarray", name, Py_TYPE(sequence)->tp_name);
+        PyErr_Format(PyExc_TypeError, "%s is a %.80s; accepted: a list of numpy.ndarray", name,
+                     Py_TYPE(sequence)->tp_name);
         return NULL;
     }
     PyObject *items = PySequence_Tuple(sequence);
     if (items == NULL && PyErr_ExceptionMatches(PyExc_TypeError)) {
-        PyErr_Format(PyExc_TypeError, "%s is a %.80s; accepted: a list of numpy.ndarray", name, Py_TYPE(sequence)->tp_name);
+        PyErr_Format(PyExc_TypeError, "%s is a %.80s; accepted: a list of numpy.ndarray", name,
+                     Py_TYPE(sequence)->tp_name);
     }
     return items;
 }
 
-PyDoc_STRVAR(grad_norm_doc,
-             "grad_norm($module, /, grads)\n--\n\n"
-             "Euclidean norm over all elements of a list of float32 arrays, and whether any of them is inf or NaN.\n\n"
-             "Returns ``(norm, nonfinite)``: a float (summed in double in an order that depends on sizes alone, so that the\n"
-             "result has the same bits on any number of threads) and a bool. Raises TypeError for anything but a list\n"
-             "of float32 ``numpy.ndarray`` and ValueError for arrays whose elements do not lie densely in memory.");
+PyDoc_STRVAR(
+    grad_norm_doc,
+    "grad_norm($module, /, grads)\n--\n\n"
+    "Euclidean norm over all elements of a list of float32 arrays, and whether any of them is inf or NaN.\n\n"
+    "Returns ``(norm, nonfinite)``: a float (summed in double in an order that depends on sizes alone, so that the\n"
+    "result has the same bits on any number of threads) and a bool. Raises TypeError for anything but a list\n"
+    "of float32 ``numpy.ndarray`` and ValueError for arrays whose elements do not lie densely in memory.");
 
 static PyObject *
 grad_norm(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"grads", NULL};
+    static char *names[] = { "grads", NULL };
     PyObject *grads;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:grad_norm", names, &grads)) {
         return NULL;
@@ -87,7 +90,8 @@ done:
     return answer;
 }
 
-/* Reads the four lists, item by item, into entries. items[role] are tuples of equal length. 0, or -1 with an exception. */
+/* Reads the four lists, item by item, into entries. items[role] are tuples of equal length. 0, or -1 with an exception.
+ */
 static int
 read_entries(PyObject *const items[PFO_ROLE_COUNT], pfo_plan_entry *entries)
 {
@@ -102,7 +106,8 @@ read_entries(PyObject *const items[PFO_ROLE_COUNT], pfo_plan_entry *entries)
                 return -1;
             }
             if (role != PFO_ROLE_PARAM && !pfo_tensor_arg_same_layout(&param, &other)) {
-                return pfo_tensor_arg_fail(PyExc_ValueError, item, name, i, "shape and memory order must be those of params");
+                return pfo_tensor_arg_fail(PyExc_ValueError, item, name, i,
+                                           "shape and memory order must be those of params");
             }
             entries[i].data[role] = arg->data;
         }
@@ -193,24 +198,24 @@ run_adamw(const pfo_kernel_table *kernels, PyObject *const items[PFO_ROLE_COUNT]
 static PyObject *
 adamw_step(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"params", "grads", "exp_avgs", "exp_avg_sqs", "step", "lr", "betas", "eps", "weight_decay",
-                            "max_grad_norm", "maximize", "skip_nonfinite", NULL};
+    static char *names[] = { "params", "grads",        "exp_avgs",      "exp_avg_sqs", "step",           "lr", "betas",
+                             "eps",    "weight_decay", "max_grad_norm", "maximize",    "skip_nonfinite", NULL };
     PyObject *lists[PFO_ROLE_COUNT];
     PyObject *max_norm = Py_None;
     long long step;
     pfo_adamw_options options = { .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 1e-2 };
     pfo_step_request request = { .unscale = 1.0, .skip_nonfinite = 1 };
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOLd|(dd)ddOpp:adamw_step", names, &lists[PFO_ROLE_PARAM],
-                                     &lists[PFO_ROLE_GRAD], &lists[PFO_ROLE_EXP_AVG], &lists[PFO_ROLE_EXP_AVG_SQ], &step,
-                                     &options.lr, &options.beta1, &options.beta2, &options.eps, &options.weight_decay,
-                                     &max_norm, &options.maximize, &request.skip_nonfinite)) {
+                                     &lists[PFO_ROLE_GRAD], &lists[PFO_ROLE_EXP_AVG], &lists[PFO_ROLE_EXP_AVG_SQ],
+                                     &step, &options.lr, &options.beta1, &options.beta2, &options.eps,
+                                     &options.weight_decay, &max_norm, &options.maximize, &request.skip_nonfinite)) {
         return NULL;
     }
     request.step = (double)step;
     if (check_options(&options, request.step) < 0 || read_max_norm(max_norm, &request.max_grad_norm) < 0) {
         return NULL;
     }
-    PyObject *items[PFO_ROLE_COUNT] = {NULL};
+    PyObject *items[PFO_ROLE_COUNT] = { NULL };
     PyObject *answer = NULL;
     for (int role = 0; role < PFO_ROLE_COUNT; role++) {
         items[role] = hold_items(lists[role], pfo_role_name((pfo_role)role));
@@ -244,8 +249,8 @@ variant(PyObject *module, PyObject *unused)
 }
 
 PyMethodDef pfo_kernel_functions[] = {
-    {"grad_norm", (PyCFunction)(void (*)(void))grad_norm, METH_VARARGS | METH_KEYWORDS, grad_norm_doc},
-    {"adamw_step", (PyCFunction)(void (*)(void))adamw_step, METH_VARARGS | METH_KEYWORDS, adamw_step_doc},
-    {"variant", variant, METH_NOARGS, variant_doc},
-    {NULL, NULL, 0, NULL},
+    { "grad_norm", (PyCFunction)(void (*)(void))grad_norm, METH_VARARGS | METH_KEYWORDS, grad_norm_doc },
+    { "adamw_step", (PyCFunction)(void (*)(void))adamw_step, METH_VARARGS | METH_KEYWORDS, adamw_step_doc },
+    { "variant", variant, METH_NOARGS, variant_doc },
+    { NULL, NULL, 0, NULL },
 };

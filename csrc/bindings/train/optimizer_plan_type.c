@@ -1,9 +1,11 @@
-/* optimizer_plan_type.c: OptimizerPlan: the parameters and state of a torch-style optimizer as one plan for the kernels.
+/* optimizer_plan_type.c: OptimizerPlan: the parameters and state of a torch-style optimizer as one plan for the
+ * kernels.
  *
- * A plan is made from `param_groups` (a list of dicts with "params" and options) and `state` (a dict from parameter to a dict
- * with "step", "exp_avg", "exp_avg_sq"), checks every tensor once and holds references to all of them. Each step first compares
- * what the optimizer holds now with what the plan was made from, by identity and data pointer; any difference makes
- * step() answer None, and the caller makes a new plan. Gradients are read anew each step, only their pointers and layout.
+ * A plan is made from `param_groups` (a list of dicts with "params" and options) and `state` (a dict from parameter to
+ * a dict with "step", "exp_avg", "exp_avg_sq"), checks every tensor once and holds references to all of them. Each step
+ * first compares what the optimizer holds now with what the plan was made from, by identity and data pointer; any
+ * difference makes step() answer None, and the caller makes a new plan. Gradients are read anew each step, only their
+ * pointers and layout.
  *
  * All tensors are on one device, that of the first parameter. On the CPU a step is done when step() returns. On a CUDA device
  * step() enqueues it on the caller's stream; start() has to give the workspace first, and read() waits for the outcome.
@@ -79,7 +81,8 @@ static int
 check_containers(PyObject *param_groups, PyObject *state)
 {
     if (!PyList_Check(param_groups)) {
-        PyErr_Format(PyExc_TypeError, "param_groups is a %.80s; accepted: a list of dicts", Py_TYPE(param_groups)->tp_name);
+        PyErr_Format(PyExc_TypeError, "param_groups is a %.80s; accepted: a list of dicts",
+                     Py_TYPE(param_groups)->tp_name);
         return -1;
     }
     if (!PyDict_Check(state)) {
@@ -168,7 +171,8 @@ find_state(plan_object *self, plan_slot *slot, PyObject *state, Py_ssize_t index
         return PyErr_Occurred() ? -1 : 0;
     }
     if (!PyDict_Check(found)) {
-        PyErr_Format(PyExc_TypeError, "the state of params[%zd] is a %.80s; accepted: a dict", index, Py_TYPE(found)->tp_name);
+        PyErr_Format(PyExc_TypeError, "the state of params[%zd] is a %.80s; accepted: a dict", index,
+                     Py_TYPE(found)->tp_name);
         return -1;
     }
     slot->state = Py_NewRef(found);
@@ -288,7 +292,8 @@ build(plan_object *self, PyObject *param_groups, PyObject *state)
     }
     int32_t used = 0;
     for (Py_ssize_t i = 0; i < self->slot_count; i++) {
-        if (find_state(self, &self->slots[i], state, i) < 0 || make_entry(self, &self->slots[i], i, entries, &used) < 0) {
+        if (find_state(self, &self->slots[i], state, i) < 0 ||
+            make_entry(self, &self->slots[i], i, entries, &used) < 0) {
             pfo_free(entries);
             return -1;
         }
@@ -306,7 +311,7 @@ build(plan_object *self, PyObject *param_groups, PyObject *state)
 static PyObject *
 plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"param_groups", "state", NULL};
+    static char *names[] = { "param_groups", "state", NULL };
     PyObject *param_groups, *state;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:OptimizerPlan", names, &param_groups, &state) ||
         check_containers(param_groups, state) < 0) {
@@ -376,7 +381,8 @@ state_matches(const plan_object *self, const plan_slot *slot)
            PyDict_GetItemWithError(slot->state, names->string.step) == slot->tensor[STEP];
 }
 
-/* Compares the memory of a slot's tensors with the plan and hands the plan its gradient. 1 fine, 0 out of date, -1 exception. */
+/* Compares the memory of a slot's tensors with the plan and hands the plan its gradient. 1 fine, 0 out of date, -1
+ * exception. */
 static int
 refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index)
 {
@@ -544,8 +550,8 @@ read_options(plan_object *self, PyObject *param_groups)
     return 0;
 }
 
-/* 1 all slots are ready, 0 out of date, -1 exception. Options come first: reading them may run user code, the comparison after
- * it then sees what that code did. */
+/* 1 all slots are ready, 0 out of date, -1 exception. Options come first: reading them may run user code, the
+ * comparison after it then sees what that code did. */
 static int
 prepare(plan_object *self, PyObject *param_groups, PyObject *state)
 {

@@ -57,8 +57,8 @@ pfo_tensor_arg_fail(PyObject *exception, PyObject *object, const char *list, Py_
             PyErr_Clear();
             PyErr_Format(exception, "%s[%zd] (shape %S, dtype %S): %s", list, index, shape_tuple, dtype, problem);
         } else {
-            PyErr_Format(exception, "%s[%zd] (shape %S, dtype %S, device %S): %s", list, index, shape_tuple, dtype, device,
-                         problem);
+            PyErr_Format(exception, "%s[%zd] (shape %S, dtype %S, device %S): %s", list, index, shape_tuple, dtype,
+                         device, problem);
         }
         Py_XDECREF(device);
     }
@@ -128,8 +128,9 @@ check_dense(PyObject *object, const char *list, Py_ssize_t index, pfo_tensor_arg
         return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index, "too many elements");
     }
     if (!is_dense(arg)) {
-        return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index,
-                                   "its elements do not lie densely in memory; accepted: contiguous in any order of dimensions");
+        return pfo_tensor_arg_fail(
+            PyExc_ValueError, object, list, index,
+            "its elements do not lie densely in memory; accepted: contiguous in any order of dimensions");
     }
     return 0;
 }
@@ -268,8 +269,8 @@ attribute_is(PyObject *object, PyObject *name, const char *text, const char *oth
     if (written == NULL) {
         return -1;
     }
-    const int same = PyUnicode_CompareWithASCIIString(written, text) == 0 ||
-                     PyUnicode_CompareWithASCIIString(written, other) == 0;
+    const int same =
+        PyUnicode_CompareWithASCIIString(written, text) == 0 || PyUnicode_CompareWithASCIIString(written, other) == 0;
     Py_DECREF(written);
     return same;
 }

@@ -26,8 +26,9 @@ typedef struct pfo_tensor_arg {
 /* A NumPy array. list and index name it in messages ("grads", 3). 0, or -1 with an exception. */
 int pfo_tensor_arg_from_array(PyObject *object, const char *list, Py_ssize_t index, int writable, pfo_tensor_arg *arg);
 
-/* A torch tensor: read through the DLPack exchange API of its type where there is one (no Python call, no reference taken), else
- * through data_ptr(), dtype, shape, stride() and device, which any object may have. 0, or -1 with an exception. */
+/* A torch tensor: read through the DLPack exchange API of its type where there is one (no Python call, no reference
+ * taken), else through data_ptr(), dtype, shape, stride() and device, which any object may have. 0, or -1 with an
+ * exception. */
 int pfo_tensor_arg_from_tensor(pfo_train_state *state, PyObject *object, const char *list, Py_ssize_t index,
                                pfo_tensor_arg *arg);
 

@@ -1,7 +1,7 @@
 /* train_module.c: perfopt._train: the training kernels on NumPy arrays and on tensors by data pointer.
  *
- * Multi-phase init. NumPy does not support subinterpreters, so neither does this module. The op table of this machine is
- * chosen when the module is loaded (PERFOPT_CPU may force it).
+ * Multi-phase init. NumPy does not support subinterpreters, so neither does this module. The op table of this machine
+ * is chosen when the module is loaded (PERFOPT_CPU may force it).
  */
 #define PY_ARRAY_UNIQUE_SYMBOL pfo_train_array_api
 #define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
@@ -32,22 +32,22 @@ train_exec(PyObject *module)
         (void)pfo_raise(status, &err);
         return -1;
     }
-#define PFO_TRAIN_MAKE_STRING(field, text)                      \
-    state->string.field = PyUnicode_InternFromString(text);     \
-    if (state->string.field == NULL) {                          \
-        return -1;                                              \
+#define PFO_TRAIN_MAKE_STRING(field, text)                                                                             \
+    state->string.field = PyUnicode_InternFromString(text);                                                            \
+    if (state->string.field == NULL) {                                                                                 \
+        return -1;                                                                                                     \
     }
     PFO_TRAIN_STRINGS(PFO_TRAIN_MAKE_STRING)
 #undef PFO_TRAIN_MAKE_STRING
-#define PFO_TRAIN_ADD_TYPE(field, is_public)                                            \
-    if (add_type(module, &state->field, &pfo_##field##_spec, is_public) < 0) {          \
-        return -1;                                                                      \
+#define PFO_TRAIN_ADD_TYPE(field, is_public)                                                                           \
+    if (add_type(module, &state->field, &pfo_##field##_spec, is_public) < 0) {                                         \
+        return -1;                                                                                                     \
     }
     PFO_TRAIN_TYPES(PFO_TRAIN_ADD_TYPE)
 #undef PFO_TRAIN_ADD_TYPE
-#define PFO_TRAIN_ADD_FUNCTIONS(name)                                                   \
-    if (PyModule_AddFunctions(module, pfo_##name##_functions) < 0) {                    \
-        return -1;                                                                      \
+#define PFO_TRAIN_ADD_FUNCTIONS(name)                                                                                  \
+    if (PyModule_AddFunctions(module, pfo_##name##_functions) < 0) {                                                   \
+        return -1;                                                                                                     \
     }
     PFO_TRAIN_FUNCTIONS(PFO_TRAIN_ADD_FUNCTIONS)
 #undef PFO_TRAIN_ADD_FUNCTIONS
@@ -93,24 +93,18 @@ train_free(void *module)
 }
 
 static PyModuleDef_Slot train_slots[] = {
-    {Py_mod_exec, (void *)train_exec},
+    { Py_mod_exec, (void *)train_exec },
 #if PY_VERSION_HEX >= 0x030C0000
-    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+    { Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED },
 #endif
-    {0, NULL},
+    { 0, NULL },
 };
 
 PyDoc_STRVAR(train_doc, "Training kernels of perfopt on NumPy arrays and on tensors by data pointer.");
 
 struct PyModuleDef pfo_train_module = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "perfopt._train",
-    .m_doc = train_doc,
-    .m_size = sizeof(pfo_train_state),
-    .m_slots = train_slots,
-    .m_traverse = train_traverse,
-    .m_clear = train_clear,
-    .m_free = train_free,
+    PyModuleDef_HEAD_INIT,  .m_name = "perfopt._train",   .m_doc = train_doc,     .m_size = sizeof(pfo_train_state),
+    .m_slots = train_slots, .m_traverse = train_traverse, .m_clear = train_clear, .m_free = train_free,
 };
 
 PyMODINIT_FUNC PyInit__train(void);

@@ -18,25 +18,25 @@
 #define PFO_TRAIN_FUNCTIONS(X) X(kernel)
 
 /* X(field, text): strings made once, for attribute and key look-ups. */
-#define PFO_TRAIN_STRINGS(X)                                 \
-    X(amsgrad, "amsgrad")                                    \
-    X(betas, "betas")                                        \
-    X(capturable, "capturable")                              \
-    X(data_ptr, "data_ptr")                                  \
-    X(device, "device")                                      \
-    X(differentiable, "differentiable")                      \
-    X(dtype, "dtype")                                        \
-    X(eps, "eps")                                            \
-    X(exchange_api, "__dlpack_c_exchange_api__")             \
-    X(exp_avg, "exp_avg")                                    \
-    X(exp_avg_sq, "exp_avg_sq")                              \
-    X(grad, "grad")                                          \
-    X(lr, "lr")                                              \
-    X(maximize, "maximize")                                  \
-    X(params, "params")                                      \
-    X(shape, "shape")                                        \
-    X(step, "step")                                          \
-    X(stride, "stride")                                      \
+#define PFO_TRAIN_STRINGS(X)                                                                                           \
+    X(amsgrad, "amsgrad")                                                                                              \
+    X(betas, "betas")                                                                                                  \
+    X(capturable, "capturable")                                                                                        \
+    X(data_ptr, "data_ptr")                                                                                            \
+    X(device, "device")                                                                                                \
+    X(differentiable, "differentiable")                                                                                \
+    X(dtype, "dtype")                                                                                                  \
+    X(eps, "eps")                                                                                                      \
+    X(exchange_api, "__dlpack_c_exchange_api__")                                                                       \
+    X(exp_avg, "exp_avg")                                                                                              \
+    X(exp_avg_sq, "exp_avg_sq")                                                                                        \
+    X(grad, "grad")                                                                                                    \
+    X(lr, "lr")                                                                                                        \
+    X(maximize, "maximize")                                                                                            \
+    X(params, "params")                                                                                                \
+    X(shape, "shape")                                                                                                  \
+    X(step, "step")                                                                                                    \
+    X(stride, "stride")                                                                                                \
     X(weight_decay, "weight_decay")
 
 /* Fills a DLTensor (see tensor_args.c) from a tensor object without Python calls. 0, or -1 with an exception. */
@@ -45,11 +45,11 @@ typedef int (*pfo_dltensor_from_object)(void *object, void *dltensor);
 enum { PFO_TRAIN_TENSOR_TYPES = 4 };
 
 typedef struct pfo_train_state {
-    int ready;                         /* 1 once the module's exec slot has finished */
-    const pfo_kernel_table *kernels;   /* chosen when the module was loaded */
+    int ready;                       /* 1 once the module's exec slot has finished */
+    const pfo_kernel_table *kernels; /* chosen when the module was loaded */
     struct {
-        PyTypeObject *type;                /* strong */
-        pfo_dltensor_from_object function; /* NULL: the type has no exchange API */
+        PyTypeObject *type;                 /* strong */
+        pfo_dltensor_from_object function;  /* NULL: the type has no exchange API */
     } tensor_types[PFO_TRAIN_TENSOR_TYPES]; /* the types met so far, first come first kept */
 #define PFO_TRAIN_FIELD(field, public) PyTypeObject *field;
     PFO_TRAIN_TYPES(PFO_TRAIN_FIELD)
