@@ -6,9 +6,9 @@ Compiler flags live in ``csrc/flags.mk`` and nowhere else; this file reads them.
 * ``perfopt._train``: ``csrc/{base,kernels,backend}`` and ``csrc/bindings/{common,train}``; NumPy C API.
 * ``perfopt/_backends/libperfopt_cuda.so``: ``cuda``, by ``cuda/build.sh``, where nvcc is.
 
-Environment: ``PERFOPT_DEBUG=1`` builds with ``-O0 -g3 -UNDEBUG``; ``PERFOPT_SANITIZE=address,undefined`` adds sanitizers;
-``PERFOPT_WERROR=1`` turns warnings into errors. ``PERFOPT_CUDA=auto|on|off``: build the CUDA backend when nvcc is found
-(and go on without it when that fails), insist on it, or leave it out.
+Environment: ``PERFOPT_DEBUG=1`` builds with ``-O0 -g3 -UNDEBUG``; ``PERFOPT_SANITIZE=address,undefined`` adds
+sanitizers; ``PERFOPT_WERROR=1`` turns warnings into errors. ``PERFOPT_CUDA=auto|on|off``: build the CUDA backend when
+nvcc is found (and go on without it when that fails), insist on it, or leave it out.
 """
 
 from __future__ import annotations

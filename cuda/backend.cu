@@ -1,7 +1,7 @@
 /* backend.cu: the one exported symbol: the table of the CUDA backend; and what all of it needs of the driver.
  *
- * The CUDA runtime is linked statically and shares the device's primary context with every other user in the process (torch
- * too), so pointers and streams pass freely between them.
+ * The CUDA runtime is linked statically and shares the device's primary context with every other user in the process
+ * (torch too), so pointers and streams pass freely between them.
  */
 #include "common.cuh"
 
@@ -39,7 +39,8 @@ has_context(int device)
     const cudaError_t error =
         cudaGetDriverEntryPointByVersion("cuDevicePrimaryCtxGetState", &found, 7000, cudaEnableDefault, &outcome);
 #else
-    const cudaError_t error = cudaGetDriverEntryPoint("cuDevicePrimaryCtxGetState", &found, cudaEnableDefault, &outcome);
+    const cudaError_t error =
+        cudaGetDriverEntryPoint("cuDevicePrimaryCtxGetState", &found, cudaEnableDefault, &outcome);
 #endif
     if (error != cudaSuccess || outcome != cudaDriverEntryPointSuccess) {
         return 1;
@@ -88,8 +89,8 @@ probe(int32_t *device_count, pfo_backend_error *err)
     }
     const cudaError_t error = cudaGetDeviceCount(&count);
     if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
-        return pfo_cuda_fail(err, PFO_BACKEND_UNAVAILABLE, cudaSuccess, "the CUDA driver (version %d.%d) finds no device",
-                             driver / 1000, driver % 1000 / 10);
+        return pfo_cuda_fail(err, PFO_BACKEND_UNAVAILABLE, cudaSuccess,
+                             "the CUDA driver (version %d.%d) finds no device", driver / 1000, driver % 1000 / 10);
     }
     if (error != cudaSuccess) {
         return pfo_cuda_fail(err, PFO_BACKEND_UNAVAILABLE, error, "the CUDA driver (version %d.%d) does not start",

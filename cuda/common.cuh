@@ -1,7 +1,7 @@
 /* common.cuh: what the backend's CUDA files share: launch shape, kernel arguments, error text, element access.
  *
- * Threads per block are fixed, so that the order of additions is; the number of blocks is the device's to choose (persistent
- * grid), because no result depends on it.
+ * Threads per block are fixed, so that the order of additions is; the number of blocks is the device's to choose
+ * (persistent grid), because no result depends on it.
  */
 #ifndef PFO_CUDA_COMMON_CUH
 #define PFO_CUDA_COMMON_CUH
@@ -18,9 +18,9 @@ static_assert((int)PFO_BACKEND_NORM == (int)PFO_OP_NORM && (int)PFO_BACKEND_ADAM
 static_assert(sizeof(void *) == 8, "64-bit hosts only");
 
 enum {
-    PFO_CUDA_THREADS = 512,      /* 2 blocks fill the 64 K registers of a multiprocessor at 64 registers a thread */
-    PFO_CUDA_BLOCKS_PER_SM = 2,  /* promised to the compiler; the launch asks the occupancy calculator */
-    PFO_CUDA_PARAMETERS = 4096,  /* bytes of kernel parameters every device takes */
+    PFO_CUDA_THREADS = 512,     /* 2 blocks fill the 64 K registers of a multiprocessor at 64 registers a thread */
+    PFO_CUDA_BLOCKS_PER_SM = 2, /* promised to the compiler; the launch asks the occupancy calculator */
+    PFO_CUDA_PARAMETERS = 4096, /* bytes of kernel parameters every device takes */
     PFO_CUDA_LARGE_PARAMETERS = 32764, /* from sm_70 and CUDA 12.1 on */
 };
 
@@ -40,26 +40,32 @@ static_assert(sizeof(pfo_norm_arguments) <= PFO_CUDA_PARAMETERS, "kernel paramet
 /* Fills *err (may be NULL): "text: driver's reason". Returns code. */
 int32_t pfo_cuda_fail(pfo_backend_error *err, int32_t code, cudaError_t error, const char *format, ...);
 
-/* Makes `device` current for its lifetime. Goes back to the device before only where that one is in use, because asking for it
- * would create its context. */
+/* Makes `device` current for its lifetime. Goes back to the device before only where that one is in use, because asking
+ * for it would create its context. */
 class pfo_device_guard {
-public:
+  public:
     explicit pfo_device_guard(int device);
     ~pfo_device_guard();
     pfo_device_guard(const pfo_device_guard &) = delete;
     pfo_device_guard &operator=(const pfo_device_guard &) = delete;
-    cudaError_t error() const { return error_; }
+    cudaError_t
+    error() const
+    {
+        return error_;
+    }
 
-private:
+  private:
     int previous_;
     bool changed_;
     cudaError_t error_;
 };
 
-/* Blocks that a kernel keeps resident on the whole device; also makes the driver load the kernel now and not in a capture. */
+/* Blocks that a kernel keeps resident on the whole device; also makes the driver load the kernel now and not in a
+ * capture. */
 cudaError_t pfo_cuda_resident_blocks(const void *kernel, int device, int *blocks);
 
-/* norm.cu, update.cu: kernels by dtype, NULL for one they do not have; and the launches, which return the launch's error. */
+/* norm.cu, update.cu: kernels by dtype, NULL for one they do not have; and the launches, which return the launch's
+ * error. */
 const void *pfo_cuda_norm_kernel(int32_t dtype);
 const void *pfo_cuda_adamw_kernel(int32_t dtype);
 cudaError_t pfo_cuda_launch_norm(const pfo_norm_arguments *arguments, int32_t dtype, int blocks, cudaStream_t stream);
@@ -67,13 +73,15 @@ cudaError_t pfo_cuda_launch_adamw(const pfo_table_view *view, int32_t dtype, int
 
 /* plan.cu: the table's plan functions and read_state_and_wait(). */
 int32_t pfo_cuda_plan_bytes(const pfo_backend_plan_spec *spec, int64_t *bytes, pfo_backend_error *err);
-int32_t pfo_cuda_plan_create(const pfo_backend_plan_spec *spec, void *stream, pfo_backend_plan **plan, pfo_backend_error *err);
-int32_t pfo_cuda_plan_update(pfo_backend_plan *plan, const pfo_backend_tensor *tensors, int64_t tensor_count, void *stream,
+int32_t pfo_cuda_plan_create(const pfo_backend_plan_spec *spec, void *stream, pfo_backend_plan **plan,
                              pfo_backend_error *err);
+int32_t pfo_cuda_plan_update(pfo_backend_plan *plan, const pfo_backend_tensor *tensors, int64_t tensor_count,
+                             void *stream, pfo_backend_error *err);
 void pfo_cuda_plan_destroy(pfo_backend_plan *plan);
 int32_t pfo_cuda_norm(pfo_backend_plan *plan, const pfo_backend_step *step, void *stream, pfo_backend_error *err);
 int32_t pfo_cuda_adamw(pfo_backend_plan *plan, void *stream, pfo_backend_error *err);
-int32_t pfo_cuda_read_state_and_wait(pfo_backend_plan *plan, void *stream, pfo_backend_state *out, pfo_backend_error *err);
+int32_t pfo_cuda_read_state_and_wait(pfo_backend_plan *plan, void *stream, pfo_backend_state *out,
+                                     pfo_backend_error *err);
 
 #if defined(__CUDACC__)
 /* Four neighbouring elements as float32. A new dtype is one more pfo_element; arithmetic stays float32. */
@@ -86,31 +94,45 @@ template <typename T> struct pfo_element;
 template <> struct pfo_element<float> {
     enum { kQuadBytes = 16 };
 
-    static __device__ __forceinline__ float load(const float *from) { return *from; }
-    static __device__ __forceinline__ void store(float *to, float value) { *to = value; }
+    static __device__ __forceinline__ float
+    load(const float *from)
+    {
+        return *from;
+    }
+    static __device__ __forceinline__ void
+    store(float *to, float value)
+    {
+        *to = value;
+    }
 
-    static __device__ __forceinline__ pfo_quad load_quad_aligned(const float *from)
+    static __device__ __forceinline__ pfo_quad
+    load_quad_aligned(const float *from)
     {
         const float4 all = *reinterpret_cast<const float4 *>(from);
-        return {{all.x, all.y, all.z, all.w}};
+        return { { all.x, all.y, all.z, all.w } };
     }
-    static __device__ __forceinline__ void store_quad_aligned(float *to, const pfo_quad &quad)
+    static __device__ __forceinline__ void
+    store_quad_aligned(float *to, const pfo_quad &quad)
     {
         *reinterpret_cast<float4 *>(to) = make_float4(quad.at[0], quad.at[1], quad.at[2], quad.at[3]);
     }
 };
 
-template <typename T, bool kAligned> static __device__ __forceinline__ pfo_quad pfo_load_quad(const T *from)
+template <typename T, bool kAligned>
+static __device__ __forceinline__ pfo_quad
+pfo_load_quad(const T *from)
 {
     if constexpr (kAligned) {
         return pfo_element<T>::load_quad_aligned(from);
     } else {
-        return {{pfo_element<T>::load(from), pfo_element<T>::load(from + 1), pfo_element<T>::load(from + 2),
-                 pfo_element<T>::load(from + 3)}};
+        return { { pfo_element<T>::load(from), pfo_element<T>::load(from + 1), pfo_element<T>::load(from + 2),
+                   pfo_element<T>::load(from + 3) } };
     }
 }
 
-template <typename T, bool kAligned> static __device__ __forceinline__ void pfo_store_quad(T *to, const pfo_quad &quad)
+template <typename T, bool kAligned>
+static __device__ __forceinline__ void
+pfo_store_quad(T *to, const pfo_quad &quad)
 {
     if constexpr (kAligned) {
         pfo_element<T>::store_quad_aligned(to, quad);
@@ -123,13 +145,17 @@ template <typename T, bool kAligned> static __device__ __forceinline__ void pfo_
 }
 
 /* Addresses out of the table are generic to the compiler; said to be global they cost a plain global access. */
-template <typename T> static __device__ __forceinline__ T *pfo_global(T *address)
+template <typename T>
+static __device__ __forceinline__ T *
+pfo_global(T *address)
 {
     __builtin_assume(__isGlobal(address));
     return address;
 }
 
-template <typename T> static __device__ __forceinline__ bool pfo_quad_aligned(const T *address)
+template <typename T>
+static __device__ __forceinline__ bool
+pfo_quad_aligned(const T *address)
 {
     return reinterpret_cast<uintptr_t>(address) % pfo_element<T>::kQuadBytes == 0;
 }

@@ -1,10 +1,12 @@
-/* norm.cu: pass 1 of a step: one read of all gradients gives the global norm, the non-finite flag, the skip decision, the clip
- * factor and each tensor's scalars (bias corrections by pow, once per tensor and step, never in an element's path).
+/* norm.cu: pass 1 of a step: one read of all gradients gives the global norm, the non-finite flag, the skip decision,
+ * the clip factor and each tensor's scalars (bias corrections by pow, once per tensor and step, never in an element's
+ * path).
  *
- * Deterministic: each chunk's sum of squares is formed in a fixed order by one block and kept in the chunk's own slot; the block
- * that finishes last (atomic ticket) adds the slots in a fixed order. So the norm does not depend on the number of blocks, on
- * their timing or on alignment. Sums are double: a float32's square is exact there and cannot overflow, so large finite
- * gradients raise no false alarm; non-finiteness is a flag of its own, taken from the elements.
+ * Deterministic: each chunk's sum of squares is formed in a fixed order by one block and kept in the chunk's own slot;
+ * the block that finishes last (atomic ticket) adds the slots in a fixed order. So the norm does not depend on the
+ * number of blocks, on their timing or on alignment. Sums are double: a float32's square is exact there and cannot
+ * overflow, so large finite gradients raise no false alarm; non-finiteness is a flag of its own, taken from the
+ * elements.
  */
 #include "common.cuh"
 
@@ -118,8 +120,9 @@ conclude(const pfo_norm_arguments &arguments, double sum)
 }
 
 template <typename Grad>
-__global__ void __launch_bounds__(PFO_CUDA_THREADS, PFO_CUDA_BLOCKS_PER_SM)
-norm_kernel(const __grid_constant__ pfo_norm_arguments arguments)
+__global__ void
+__launch_bounds__(PFO_CUDA_THREADS, PFO_CUDA_BLOCKS_PER_SM)
+    norm_kernel(const __grid_constant__ pfo_norm_arguments arguments)
 {
     __shared__ double shared[kWarps];
     const pfo_table_view &view = arguments.view;
@@ -168,5 +171,6 @@ cudaError_t
 pfo_cuda_launch_norm(const pfo_norm_arguments *arguments, int32_t dtype, int blocks, cudaStream_t stream)
 {
     void *parameters[] = { const_cast<pfo_norm_arguments *>(arguments) };
-    return cudaLaunchKernel(pfo_cuda_norm_kernel(dtype), dim3((unsigned)blocks), dim3(PFO_CUDA_THREADS), parameters, 0, stream);
+    return cudaLaunchKernel(pfo_cuda_norm_kernel(dtype), dim3((unsigned)blocks), dim3(PFO_CUDA_THREADS), parameters, 0,
+                            stream);
 }

@@ -1,9 +1,11 @@
 /* plan.cu: plans: checks, the tables in the workspace, and the launches of a step.
  *
- * The host keeps a mirror of the tables and enqueues what changed. Tables travel to the device as kernel parameters ([packets]),
- * never by a copy from host memory: no pinned buffer to keep alive, no synchronisation, and a captured graph holds its own.
- * [graphs] A captured step uploads its whole table, so each replay runs on the pointers of its capture. When replays happen is
- *          not known here, so from the first capture on every eager update uploads everything too.
+ * The host keeps a mirror of the tables and enqueues what changed.
+ * - [packets] Tables travel to the device as kernel parameters, never by a copy from host memory: no pinned buffer to
+ *   keep alive, no synchronisation, and a captured graph holds its own.
+ * - [graphs] A captured step uploads its whole table, so each replay runs on the pointers of its capture. When replays
+ *   happen is not known here, so from the first capture on every eager update uploads everything too.
+ *
  * Memory: host memory by base/alloc.h, freed by plan_destroy(); device memory is the caller's workspace.
  */
 #include "common.cuh"
@@ -31,13 +33,14 @@ constexpr int kLargePacket = PFO_CUDA_PARAMETERS;
 #endif
 using small_packet = packet<PFO_CUDA_PARAMETERS>;
 using large_packet = packet<kLargePacket>;
-static_assert(sizeof(small_packet) <= PFO_CUDA_PARAMETERS && sizeof(large_packet) <= PFO_CUDA_LARGE_PARAMETERS, "parameters");
+static_assert(sizeof(small_packet) <= PFO_CUDA_PARAMETERS && sizeof(large_packet) <= PFO_CUDA_LARGE_PARAMETERS,
+              "parameters");
 
 constexpr int kUploadThreads = 256;
 
 template <typename Packet>
-__global__ void __launch_bounds__(kUploadThreads)
-upload_kernel(const __grid_constant__ Packet packet)
+__global__ void
+__launch_bounds__(kUploadThreads) upload_kernel(const __grid_constant__ Packet packet)
 {
     const uint32_t word = blockIdx.x * kUploadThreads + threadIdx.x;
     if (word < packet.count) {
@@ -72,16 +75,17 @@ check_tensor(const pfo_backend_plan_spec *spec, int64_t t, pfo_backend_error *er
 {
     const pfo_backend_tensor *tensor = &spec->tensors[t];
     if (tensor->dtype != PFO_BACKEND_FLOAT32) {
-        return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "tensor %lld has dtype code %d; accepted: %d (float32)",
-                             (long long)t, (int)tensor->dtype, (int)PFO_BACKEND_FLOAT32);
+        return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess,
+                             "tensor %lld has dtype code %d; accepted: %d (float32)", (long long)t, (int)tensor->dtype,
+                             (int)PFO_BACKEND_FLOAT32);
     }
     if (tensor->count < 0 || tensor->count > PTRDIFF_MAX / 4) {
         return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "tensor %lld has %lld elements", (long long)t,
                              (long long)tensor->count);
     }
     if (tensor->group < 0 || tensor->group >= spec->group_count) {
-        return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "tensor %lld is in group %d of %d", (long long)t,
-                             (int)tensor->group, (int)spec->group_count);
+        return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "tensor %lld is in group %d of %d",
+                             (long long)t, (int)tensor->group, (int)spec->group_count);
     }
     const void *const data[] = { tensor->grad, tensor->param, tensor->exp_avg, tensor->exp_avg_sq, tensor->step };
     static const char *const names[] = { "gradient", "param", "exp_avg", "exp_avg_sq", "step" };
@@ -89,8 +93,9 @@ check_tensor(const pfo_backend_plan_spec *spec, int64_t t, pfo_backend_error *er
     for (int i = 0; i < 5; i++) {
         const int needed = i == 0 ? tensor->has_grad && tensor->count > 0 : updates && (tensor->count > 0 || i == 4);
         if (needed && (data[i] == NULL || (uintptr_t)data[i] % sizeof(float) != 0)) {
-            return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "%s of tensor %lld is at address %p%s", names[i],
-                                 (long long)t, data[i], data[i] == NULL ? "" : ", which is not a multiple of 4");
+            return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "%s of tensor %lld is at address %p%s",
+                                 names[i], (long long)t, data[i],
+                                 data[i] == NULL ? "" : ", which is not a multiple of 4");
         }
     }
     return PFO_BACKEND_OK;
@@ -115,8 +120,8 @@ check_spec(const pfo_backend_plan_spec *spec, pfo_table_layout *layout, pfo_back
         }
         chunks += pfo_table_chunks_of(spec->tensors[t].count);
         if (chunks > INT32_MAX) {
-            return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "more than %d chunks of %d elements", INT32_MAX,
-                                 (int)PFO_CHUNK_ELEMENTS);
+            return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "more than %d chunks of %d elements",
+                                 INT32_MAX, (int)PFO_CHUNK_ELEMENTS);
         }
     }
     *layout = pfo_table_lay_out(spec->tensor_count, chunks, spec->group_count, spec->op != PFO_BACKEND_NORM);
@@ -148,7 +153,8 @@ make_mirror(pfo_backend_plan *plan, const pfo_backend_plan_spec *spec, pfo_backe
     plan->packet = static_cast<large_packet *>(pfo_alloc_array(1, sizeof *plan->packet));
     if (plan->records == NULL || plan->grads == NULL || plan->chunk_tensor == NULL || plan->groups == NULL ||
         plan->packet == NULL) {
-        return pfo_cuda_fail(err, PFO_BACKEND_NO_MEMORY, cudaSuccess, "out of host memory for a plan over %zu tensors", tensors);
+        return pfo_cuda_fail(err, PFO_BACKEND_NO_MEMORY, cudaSuccess, "out of host memory for a plan over %zu tensors",
+                             tensors);
     }
     pfo_table_fill(spec->tensors, spec->tensor_count, plan->records, plan->chunk_tensor);
     (void)pfo_table_update_grads(spec->tensors, spec->tensor_count, plan->grads);
@@ -206,10 +212,12 @@ start_plan(pfo_backend_plan *plan, cudaStream_t stream, pfo_backend_error *err)
     }
     int unused;
     if (error == cudaSuccess) {
-        error = pfo_cuda_resident_blocks(reinterpret_cast<const void *>(&upload_kernel<large_packet>), plan->device, &unused);
+        error = pfo_cuda_resident_blocks(reinterpret_cast<const void *>(&upload_kernel<large_packet>), plan->device,
+                                         &unused);
     }
     if (error == cudaSuccess) {
-        error = pfo_cuda_resident_blocks(reinterpret_cast<const void *>(&upload_kernel<small_packet>), plan->device, &unused);
+        error = pfo_cuda_resident_blocks(reinterpret_cast<const void *>(&upload_kernel<small_packet>), plan->device,
+                                         &unused);
     }
     if (error != cudaSuccess) {
         return pfo_cuda_fail(err, PFO_BACKEND_DEVICE, error, "cannot load the kernels on device %d", (int)plan->device);
@@ -335,10 +343,11 @@ pfo_cuda_plan_update(pfo_backend_plan *plan, const pfo_backend_tensor *tensors, 
             return code;
         }
         if (tensors[t].count != plan->records[t].count || tensors[t].group != plan->records[t].group) {
-            return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess,
-                                 "tensor %lld has %lld elements in group %d, but the plan was made for %lld in group %d",
-                                 (long long)t, (long long)tensors[t].count, (int)tensors[t].group,
-                                 (long long)plan->records[t].count, (int)plan->records[t].group);
+            return pfo_cuda_fail(
+                err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess,
+                "tensor %lld has %lld elements in group %d, but the plan was made for %lld in group %d", (long long)t,
+                (long long)tensors[t].count, (int)tensors[t].group, (long long)plan->records[t].count,
+                (int)plan->records[t].group);
         }
     }
     const pfo_device_guard guard(plan->device);
@@ -388,7 +397,8 @@ pfo_cuda_norm(pfo_backend_plan *plan, const pfo_backend_step *step, void *stream
         return refuse_stale(err);
     }
     if (plan->op != PFO_BACKEND_NORM && step->groups == NULL) {
-        return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "a step of this plan needs the options of its groups");
+        return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess,
+                             "a step of this plan needs the options of its groups");
     }
     const pfo_device_guard guard(plan->device);
     const cudaStream_t on = static_cast<cudaStream_t>(stream);
@@ -429,8 +439,8 @@ pfo_cuda_adamw(pfo_backend_plan *plan, void *stream, pfo_backend_error *err)
                                       static_cast<cudaStream_t>(stream));
     }
     return error == cudaSuccess ? PFO_BACKEND_OK
-                                : pfo_cuda_fail(err, PFO_BACKEND_DEVICE, error, "cannot enqueue the update on device %d",
-                                                (int)plan->device);
+                                : pfo_cuda_fail(err, PFO_BACKEND_DEVICE, error,
+                                                "cannot enqueue the update on device %d", (int)plan->device);
 }
 
 int32_t
@@ -441,7 +451,8 @@ pfo_cuda_read_state_and_wait(pfo_backend_plan *plan, void *stream, pfo_backend_s
     bool capturing = false;
     cudaError_t error = guard.error() == cudaSuccess ? is_capturing(on, &capturing) : guard.error();
     if (error == cudaSuccess && capturing) {
-        return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "the state cannot be read while the stream is captured");
+        return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess,
+                             "the state cannot be read while the stream is captured");
     }
     if (error == cudaSuccess) {
         error = cudaMemcpyAsync(out, plan->view.state, sizeof *out, cudaMemcpyDeviceToHost, on);

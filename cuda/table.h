@@ -1,17 +1,20 @@
 /* table.h: how a plan lies in its device workspace and how its tensors are cut; compiles as C and as CUDA.
  *
- * Everything about addresses and indices that kernels and host code must agree on is here, so that tests/c/test_device_table.c
- * can run it without a device. The workspace is one block:
+ * Everything about addresses and indices that kernels and host code must agree on is here, so that
+ * tests/c/test_device_table.c can run it without a device. The workspace is one block, each part aligned to 256 bytes:
  *
- *   state | scratch | groups[] | records[] | grads[] | chunk_tensor[] | scalars[] | partials[]        each aligned to 256
+ *     state | scratch | groups[] | records[] | grads[] | chunk_tensor[] | scalars[] | partials[]
  *
- * [chunks]  A tensor of n elements owns max(1, ceil(n / PFO_CHUNK_ELEMENTS)) chunks; a tensor of none owns one empty chunk, so
- *           that its step is counted where all others are. Chunks are numbered through all tensors: chunk c belongs to tensor
- *           chunk_tensor[c] and begins at element (c - first_chunk) * PFO_CHUNK_ELEMENTS of it. The cut depends on sizes alone.
- * [quads]   Within a chunk, thread t of T takes the quads (4 neighbouring elements) t, t + T, ...; the last 0 to 3 elements are
- *           the rest, one each for the first threads. The assignment does not depend on alignment; alignment only decides
- *           whether a quad is moved by one 16-byte access or by four of 4 bytes.
- * [grads]   grads[t] is NULL for a tensor without a gradient, PFO_TABLE_EMPTY_GRAD for one that has a gradient of no elements.
+ * - [chunks] A tensor of n elements owns max(1, ceil(n / PFO_CHUNK_ELEMENTS)) chunks; a tensor of none owns one empty
+ *   chunk, so that its step is counted where all others are. Chunks are numbered through all tensors: chunk c belongs
+ *   to tensor chunk_tensor[c] and begins at its element (c - first_chunk) * PFO_CHUNK_ELEMENTS. The cut depends on
+ *   sizes alone.
+ * - [quads] Within a chunk, thread t of T takes the quads (4 neighbouring elements) t, t + T, ...; the last 0 to 3
+ *   elements are the rest, one each for the first threads. The assignment does not depend on alignment, which only
+ *   decides whether a quad is moved by one 16-byte access or by four of 4 bytes.
+ * - [grads] grads[t] is NULL for a tensor without a gradient, PFO_TABLE_EMPTY_GRAD for one whose gradient has no
+ *   elements.
+ *
  * Invariants: sum of chunk lengths of a tensor == count; every element lies in exactly one chunk.
  * Threads, memory: pure functions over the caller's memory.
  */
@@ -160,7 +163,8 @@ pfo_table_view_of(void *workspace, const pfo_table_layout *layout)
 
 /* records[tensor_count] and chunk_tensor[chunk_count] of the tensors. */
 PFO_MATH_INLINE void
-pfo_table_fill(const pfo_backend_tensor *tensors, int64_t tensor_count, pfo_table_record *records, int32_t *chunk_tensor)
+pfo_table_fill(const pfo_backend_tensor *tensors, int64_t tensor_count, pfo_table_record *records,
+               int32_t *chunk_tensor)
 {
     int64_t chunk = 0;
     for (int64_t t = 0; t < tensor_count; t++) {
@@ -225,8 +229,8 @@ pfo_table_update_records(const pfo_backend_tensor *tensors, int64_t tensor_count
     return changed;
 }
 
-/* The scalars of one tensor's next step, as norm() leaves them for adamw(): grad_multiplier is the bare sign, which adamw()
- * multiplies by the state's multiplier, because the norm is not known yet when this runs. */
+/* The scalars of one tensor's next step, as norm() leaves them for adamw(): grad_multiplier is the bare sign, which
+ * adamw() multiplies by the state's multiplier, because the norm is not known yet when this runs. */
 PFO_MATH_INLINE pfo_adamw_scalars
 pfo_table_prepare(const pfo_backend_group *group, float steps_taken)
 {

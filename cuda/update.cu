@@ -1,7 +1,8 @@
 /* update.cu: pass 2 of a step: AdamW over every tensor that has a gradient, or nothing when the state says skip.
  *
- * Reads 16 and writes 12 bytes a float32 parameter. Element arithmetic is pfo_adamw_element() of kernels/update_math.h, the
- * same operations in the same order as on the CPU. The first chunk of a tensor counts its step up; norm() read it before.
+ * Reads 16 and writes 12 bytes a float32 parameter. Element arithmetic is pfo_adamw_element() of kernels/update_math.h,
+ * the same operations in the same order as on the CPU. The first chunk of a tensor counts its step up; norm() read it
+ * before.
  */
 #include "common.cuh"
 
@@ -47,8 +48,8 @@ update_chunk(const pfo_adamw_scalars &scalars, const chunk_pointers<Param> &at, 
 }
 
 template <typename Param>
-__global__ void __launch_bounds__(PFO_CUDA_THREADS, PFO_CUDA_BLOCKS_PER_SM)
-adamw_kernel(const __grid_constant__ pfo_table_view view)
+__global__ void
+__launch_bounds__(PFO_CUDA_THREADS, PFO_CUDA_BLOCKS_PER_SM) adamw_kernel(const __grid_constant__ pfo_table_view view)
 {
     if (view.state->skip) {
         return;
@@ -94,5 +95,6 @@ cudaError_t
 pfo_cuda_launch_adamw(const pfo_table_view *view, int32_t dtype, int blocks, cudaStream_t stream)
 {
     void *parameters[] = { const_cast<pfo_table_view *>(view) };
-    return cudaLaunchKernel(pfo_cuda_adamw_kernel(dtype), dim3((unsigned)blocks), dim3(PFO_CUDA_THREADS), parameters, 0, stream);
+    return cudaLaunchKernel(pfo_cuda_adamw_kernel(dtype), dim3((unsigned)blocks), dim3(PFO_CUDA_THREADS), parameters, 0,
+                            stream);
 }

@@ -1,26 +1,28 @@
 /* backend.h: the ABI between perfopt and a device backend, a shared object of its own that is opened at run time.
  *
- * A backend exports one symbol, PFO_BACKEND_SYMBOL, a pfo_backend_entry: it returns a constant table of function pointers that
- * begins with its version and size. The first two fields and the symbol never change meaning; everything behind them may
- * change with PFO_BACKEND_ABI_VERSION. Compiles as C and as C++; fixed-width types only.
+ * A backend exports one symbol, PFO_BACKEND_SYMBOL, a pfo_backend_entry: it returns a constant table of function
+ * pointers that begins with its version and size. The first two fields and the symbol never change meaning; everything
+ * behind them may change with PFO_BACKEND_ABI_VERSION. Compiles as C and as C++; fixed-width types only.
  *
- * Rules for every function of the table
- *   Errors      Returns a pfo_backend_code; on failure fills *err (may be NULL) and changes nothing it was given. No exception
- *               leaves the backend; nothing prints, exits or aborts.
- *   Streams     `stream` is the device's native stream handle (cudaStream_t; NULL is the default stream). Functions that take a
- *               stream only enqueue work on it and return: no synchronisation, no allocation, no copy from memory of
- *               the host that the device would read later (tables travel as kernel parameters). So all of them may be captured
- *               into a graph and replayed. The one exception says so in its name: read_state_and_wait().
- *   Devices     The device is an index into the backend's devices and part of the plan. The calling thread's current device is
- *               the same after a call as before it.
- *   Memory      The backend owns no device memory: the caller gives each plan a workspace and keeps it, and all tensors, alive
- *               until the work enqueued with them is done. Counts are int64_t elements, sizes int64_t bytes.
- *   Threads     The table is constant; a plan belongs to one thread at a time. Different plans are independent.
- *   Order       Work of one plan goes to one stream, or the caller orders its streams by events.
- *   Fork        A child of a process that has used a device cannot use it again; calls then report PFO_BACKEND_DEVICE.
+ * Rules for every function of the table:
+ * - Errors: returns a pfo_backend_code; on failure fills *err (may be NULL) and changes nothing it was given. No
+ *   exception leaves the backend; nothing prints, exits or aborts.
+ * - Streams: `stream` is the device's native handle (cudaStream_t; NULL is the default stream). Functions that take one
+ *   only enqueue work on it and return: no synchronisation, no allocation, no copy from host memory that the device
+ *   would read later (tables travel as kernel parameters). So all of them may be captured into a graph and replayed.
+ *   The one exception says so in its name: read_state_and_wait().
+ * - Devices: an index into the backend's devices, part of the plan. The calling thread's current device is the same
+ *   after a call as before it.
+ * - Memory: the backend owns no device memory. The caller gives each plan a workspace and keeps it, and all tensors,
+ *   alive until the work enqueued with them is done, and as long as a graph that captured it may be replayed. Counts
+ *   are int64_t elements, sizes int64_t bytes.
+ * - Threads: the table is constant; a plan belongs to one thread at a time. Different plans are independent.
+ * - Order: work of one plan goes to one stream, or the caller orders its streams by events.
+ * - Fork: a child of a process that has used a device cannot use it again; calls then report PFO_BACKEND_DEVICE.
  *
- * One optimizer step is two enqueued kernels for any number of tensors: norm() reads all gradients and leaves its findings in
- * the pfo_backend_state at the start of the workspace; adamw() reads them there. Nothing returns to the host.
+ * One optimizer step is two enqueued kernels for any number of tensors: norm() reads all gradients and leaves its
+ * findings in the pfo_backend_state at the start of the workspace; adamw() reads them there. Nothing returns to the
+ * host.
  */
 #ifndef PFO_BACKEND_BACKEND_H
 #define PFO_BACKEND_BACKEND_H
@@ -62,7 +64,7 @@ typedef struct pfo_backend_device {
 } pfo_backend_device;
 
 typedef struct pfo_backend_memory {
-    int64_t free_bytes;      /* of the whole device, all processes counted */
+    int64_t free_bytes; /* of the whole device, all processes counted */
     int64_t total_bytes;
     int64_t allocated_bytes; /* by this process, -1 where the driver does not tell */
 } pfo_backend_memory;
@@ -73,10 +75,10 @@ typedef struct pfo_backend_tensor {
     const void *grad; /* ignored when has_grad is 0 */
     void *exp_avg;
     void *exp_avg_sq;
-    float *step;    /* one float32: steps this parameter has taken; read by norm(), counted up by adamw() */
-    int64_t count;  /* elements, >= 0; pointers of a tensor of no elements are ignored, except step */
-    int32_t group;  /* index into the groups of the step */
-    int32_t dtype;  /* pfo_backend_dtype of param, grad and moments */
+    float *step;      /* one float32: steps this parameter has taken; read by norm(), counted up by adamw() */
+    int64_t count;    /* elements, >= 0; pointers of a tensor of no elements are ignored, except step */
+    int32_t group;    /* index into the groups of the step */
+    int32_t dtype;    /* pfo_backend_dtype of param, grad and moments */
     int32_t has_grad; /* 0: the parameter and its step count stay as they are */
     int32_t reserved;
 } pfo_backend_tensor;
@@ -92,8 +94,8 @@ typedef struct pfo_backend_plan_spec {
     int64_t workspace_bytes;
 } pfo_backend_plan_spec;
 
-/* Options of a group, in host memory; passed by value with each step. Under graph replay the values are those of the capture,
- * except the learning rate when it has a slot on the device. Ranges as in kernels/update_math.h. */
+/* Options of a group, in host memory; passed by value with each step. Under graph replay the values are those of the
+ * capture, except the learning rate when it has a slot on the device. Ranges as in kernels/update_math.h. */
 typedef struct pfo_backend_group {
     double lr;
     double beta1;
@@ -106,17 +108,17 @@ typedef struct pfo_backend_group {
 } pfo_backend_group;
 
 typedef struct pfo_backend_step {
-    double max_grad_norm;    /* < 0: no clipping */
-    double unscale;          /* gradients are multiplied by it (1 without a loss scale) ... */
-    const float *grad_scale; /* ... and divided by this float32 on the device, unless NULL */
-    const float *found_inf;  /* NULL, or a float32 on the device: anything but 0 skips the step */
+    double max_grad_norm;            /* < 0: no clipping */
+    double unscale;                  /* gradients are multiplied by it (1 without a loss scale) ... */
+    const float *grad_scale;         /* ... and divided by this float32 on the device, unless NULL */
+    const float *found_inf;          /* NULL, or a float32 on the device: anything but 0 skips the step */
     const pfo_backend_group *groups; /* [group_count] of the plan; NULL for PFO_BACKEND_NORM */
     int32_t skip_nonfinite;          /* 1: inf or NaN in any gradient means that adamw() changes nothing at all */
     int32_t reserved;
 } pfo_backend_step;
 
-/* Lies at the start of the workspace; written by norm() at its end. Bias corrections are kept per tensor, behind it, because
- * parameters without a gradient do not count a step. */
+/* Lies at the start of the workspace; written by norm() at its end. Bias corrections are kept per tensor, behind it,
+ * because parameters without a gradient do not count a step. */
 typedef struct pfo_backend_state {
     double norm;        /* global, of the unscaled gradients; inf or NaN when they are */
     double clip_factor; /* min(1, max_grad_norm / (norm + 1e-6)), 1 without clipping */
@@ -135,7 +137,8 @@ typedef struct pfo_backend {
     uint32_t struct_size; /* sizeof(pfo_backend) there */
     const char *name;     /* "cuda" */
 
-    /* Starts the driver and counts devices. PFO_BACKEND_UNAVAILABLE with the reason when there is no driver or no device. */
+    /* Starts the driver and counts devices. PFO_BACKEND_UNAVAILABLE with the reason when there is no driver or no
+     * device. */
     int32_t (*probe)(int32_t *device_count, pfo_backend_error *err);
     int32_t (*describe)(int32_t device, pfo_backend_device *out, pfo_backend_error *err);
     /* Creates the device's context if this process has none yet (a few hundred MB on the device). */
@@ -144,23 +147,26 @@ typedef struct pfo_backend {
     /* Bytes of workspace a plan of this spec needs. Touches no device. */
     int32_t (*plan_bytes)(const pfo_backend_plan_spec *spec, int64_t *bytes, pfo_backend_error *err);
     /* Checks the spec, loads the kernels and enqueues the tables and a zeroed state. On failure *plan is NULL. */
-    int32_t (*plan_create)(const pfo_backend_plan_spec *spec, void *stream, pfo_backend_plan **plan, pfo_backend_error *err);
-    /* Pointers and has_grad may have changed; count, dtype and group may not (make a new plan). Enqueues only what differs from
-     * the last call, and nothing when nothing does. */
-    int32_t (*plan_update)(pfo_backend_plan *plan, const pfo_backend_tensor *tensors, int64_t tensor_count, void *stream,
+    int32_t (*plan_create)(const pfo_backend_plan_spec *spec, void *stream, pfo_backend_plan **plan,
                            pfo_backend_error *err);
+    /* Pointers and has_grad may have changed; count, dtype and group may not (make a new plan). Enqueues only what
+     * differs from the last call, and nothing when nothing does. */
+    int32_t (*plan_update)(pfo_backend_plan *plan, const pfo_backend_tensor *tensors, int64_t tensor_count,
+                           void *stream, pfo_backend_error *err);
     /* Frees host memory only; enqueued work may still be running. NULL is allowed. */
     void (*plan_destroy)(pfo_backend_plan *plan);
 
-    /* Pass 1: norm, non-finite flag, clip factor, skip decision and per-tensor scalars. One launch. The norm is the same in
-     * every bit for any device of this backend: partial sums belong to chunks and are added in a fixed order. */
+    /* Pass 1: norm, non-finite flag, clip factor, skip decision and per-tensor scalars. One launch. The norm is the
+     * same in every bit for any device of this backend: partial sums belong to chunks and are added in a fixed order.
+     */
     int32_t (*norm)(pfo_backend_plan *plan, const pfo_backend_step *step, void *stream, pfo_backend_error *err);
     /* Pass 2: the update of all tensors that have a gradient, or nothing when the state says skip. One launch.
      * pre: norm() was enqueued before it, once for each call. */
     int32_t (*adamw)(pfo_backend_plan *plan, void *stream, pfo_backend_error *err);
 
     /* Copies the state to the host and waits for the stream to get there. Not for capture. */
-    int32_t (*read_state_and_wait)(pfo_backend_plan *plan, void *stream, pfo_backend_state *out, pfo_backend_error *err);
+    int32_t (*read_state_and_wait)(pfo_backend_plan *plan, void *stream, pfo_backend_state *out,
+                                   pfo_backend_error *err);
 } pfo_backend;
 
 typedef const pfo_backend *(*pfo_backend_entry)(void);

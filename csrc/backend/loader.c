@@ -39,12 +39,14 @@ check_table(const pfo_backend *found, const char *path, char *reason, size_t rea
         return refuse(reason, reason_bytes, "%s: %s() returned NULL", path, PFO_BACKEND_SYMBOL);
     }
     if (found->abi_version != PFO_BACKEND_ABI_VERSION) {
-        return refuse(reason, reason_bytes, "%s has backend ABI version %u, this perfopt needs version %u; rebuild one of them",
-                      path, (unsigned)found->abi_version, (unsigned)PFO_BACKEND_ABI_VERSION);
+        return refuse(reason, reason_bytes,
+                      "%s has backend ABI version %u, this perfopt needs version %u; rebuild one of them", path,
+                      (unsigned)found->abi_version, (unsigned)PFO_BACKEND_ABI_VERSION);
     }
     if (found->struct_size != sizeof *found) {
-        return refuse(reason, reason_bytes, "%s has a backend table of %u bytes, this perfopt needs %zu; rebuild one of them",
-                      path, (unsigned)found->struct_size, sizeof *found);
+        return refuse(reason, reason_bytes,
+                      "%s has a backend table of %u bytes, this perfopt needs %zu; rebuild one of them", path,
+                      (unsigned)found->struct_size, sizeof *found);
     }
     return 1;
 }
@@ -66,7 +68,8 @@ pfo_backend_open(const char *path, const pfo_backend **backend, char *reason, si
     }
     void *symbol = dlsym(library, PFO_BACKEND_SYMBOL);
     if (symbol == NULL) {
-        return refuse(reason, reason_bytes, "%s has no symbol %s; it is not a backend of perfopt", path, PFO_BACKEND_SYMBOL);
+        return refuse(reason, reason_bytes, "%s has no symbol %s; it is not a backend of perfopt", path,
+                      PFO_BACKEND_SYMBOL);
     }
     pfo_backend_entry entry_point; /* ISO C has no cast from object to function pointer */
     memcpy(&entry_point, &symbol, sizeof entry_point);

@@ -56,8 +56,8 @@ spec_of(const pfo_device_run *run)
 }
 
 pfo_status
-pfo_device_run_create(const pfo_backend *backend, int32_t device, const pfo_plan *plan, pfo_device_run **run, int64_t *bytes,
-                      pfo_error *err)
+pfo_device_run_create(const pfo_backend *backend, int32_t device, const pfo_plan *plan, pfo_device_run **run,
+                      int64_t *bytes, pfo_error *err)
 {
     *run = NULL;
     pfo_device_run *made = pfo_alloc_array(1, sizeof *made);
@@ -71,7 +71,8 @@ pfo_device_run_create(const pfo_backend *backend, int32_t device, const pfo_plan
     made->groups = pfo_alloc_array((size_t)plan->group_count, sizeof *made->groups);
     pfo_status status = PFO_OK;
     if (made->tensors == NULL || made->groups == NULL) {
-        status = pfo_fail(err, PFO_NO_MEMORY, "out of memory for a device run over %d tensors", (int)plan->tensor_count);
+        status =
+            pfo_fail(err, PFO_NO_MEMORY, "out of memory for a device run over %d tensors", (int)plan->tensor_count);
     } else {
         fill_tensors(made);
         const pfo_backend_plan_spec spec = spec_of(made);
@@ -146,7 +147,8 @@ pfo_execute_device_adamw(pfo_device_run *run, const pfo_adamw_options *groups, c
         .skip_nonfinite = request->skip_nonfinite,
     };
     fill_tensors(run);
-    PFO_TRY(answer(backend->plan_update(run->device_plan, run->tensors, run->plan->tensor_count, stream, &reason), &reason, err));
+    PFO_TRY(answer(backend->plan_update(run->device_plan, run->tensors, run->plan->tensor_count, stream, &reason),
+                   &reason, err));
     PFO_TRY(answer(backend->norm(run->device_plan, &step, stream, &reason), &reason, err));
     return answer(backend->adamw(run->device_plan, stream, &reason), &reason, err);
 }

@@ -1,5 +1,5 @@
-/* Tests of cuda/table.h, the index arithmetic of the CUDA kernels, without a device: layout and cut by themselves, and whole
- * steps of the fake backend, which walks the table as the kernels do, against the CPU's pfo_execute_adamw(). */
+/* Tests of cuda/table.h, the index arithmetic of the CUDA kernels, without a device: layout and cut by themselves, and
+ * whole steps of the fake backend, which walks the table as the kernels do, against the CPU's pfo_execute_adamw(). */
 #include "check.h"
 
 #include "../../cuda/table.h"
@@ -15,17 +15,26 @@
 
 static const pfo_backend *backend;
 
-static const int64_t edge_counts[] = { 0,     1,     2,      3,      4,      5,      7,      8,      15,    63,     64,
-                                       65,    511,   512,    513,    2047,   2048,   2049,   65535,  65536, 65537,  65540,
-                                       98304, 99999, 131071, 131072, 131073, 196613, 333333, 555555, 33,    262144, 1000 };
+static const int64_t edge_counts[] = { 0,      1,      2,      3,     4,      5,     7,      8,      15,
+                                       63,     64,     65,     511,   512,    513,   2047,   2048,   2049,
+                                       65535,  65536,  65537,  65540, 98304,  99999, 131071, 131072, 131073,
+                                       196613, 333333, 555555, 33,    262144, 1000 };
 enum { EDGES = sizeof edge_counts / sizeof edge_counts[0] };
 
 static void
 test_chunks_of_any_size(void)
 {
     const int64_t billion = 1000000000;
-    const int64_t large[] = { 0,          1,          65536,        65537, INT32_MAX, (int64_t)INT32_MAX + 1, (int64_t)UINT32_MAX,
-                              5 * billion, 70 * billion, 140000 * billion };
+    const int64_t large[] = { 0,
+                              1,
+                              65536,
+                              65537,
+                              INT32_MAX,
+                              (int64_t)INT32_MAX + 1,
+                              (int64_t)UINT32_MAX,
+                              5 * billion,
+                              70 * billion,
+                              140000 * billion };
     for (size_t i = 0; i < sizeof large / sizeof large[0]; i++) {
         const pfo_table_record record = { .count = large[i], .first_chunk = 123456 };
         const int64_t chunks = pfo_table_chunks_of(large[i]);
@@ -45,7 +54,8 @@ test_chunks_of_any_size(void)
     }
 }
 
-/* Blocks, chunks, quads and rest together reach every element of every tensor exactly once, whatever the launch's shape. */
+/* Blocks, chunks, quads and rest together reach every element of every tensor exactly once, whatever the launch's
+ * shape. */
 static void
 test_every_element_once(void)
 {
@@ -99,7 +109,9 @@ test_every_element_once(void)
 static void
 test_layout_is_disjoint_and_aligned(void)
 {
-    const int64_t cases[][3] = { { 0, 0, 1 }, { 1, 1, 1 }, { 80, 1300, 4 }, { 10000, 10000, 300 }, { 3, INT32_MAX, 1 } };
+    const int64_t cases[][3] = {
+        { 0, 0, 1 }, { 1, 1, 1 }, { 80, 1300, 4 }, { 10000, 10000, 300 }, { 3, INT32_MAX, 1 }
+    };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         for (int with_scalars = 0; with_scalars < 2; with_scalars++) {
             const pfo_table_layout layout = pfo_table_lay_out(cases[i][0], cases[i][1], cases[i][2], with_scalars);
@@ -208,7 +220,7 @@ typedef struct step_case {
     double unscale;
     int maximize;
     int skip_nonfinite;
-    int poison;      /* 1: an inf in the last gradient */
+    int poison;       /* 1: an inf in the last gradient */
     float grad_scale; /* 0: none given */
     float found_inf;  /* < 0: none given */
 } step_case;
@@ -227,20 +239,32 @@ run_both(const step_case *c, int steps)
         cpu.data[EDGES - 1][PFO_ROLE_GRAD][999] = INFINITY;
         device.data[EDGES - 1][PFO_ROLE_GRAD][999] = INFINITY;
     }
-    pfo_adamw_options options[2] = { { 1e-2, 0.9, 0.999, 1e-8, 0.1, c->maximize }, { 3e-3, 0.4, 0.95, 1e-6, 0.0, c->maximize } };
+    pfo_adamw_options options[2] = { { 1e-2, 0.9, 0.999, 1e-8, 0.1, c->maximize },
+                                     { 3e-3, 0.4, 0.95, 1e-6, 0.0, c->maximize } };
     const float slot_lr = 1e-2f; /* group 0 takes its rate from the device */
     options[0].lr = (double)slot_lr;
     pfo_backend_group groups[2];
     for (int g = 0; g < 2; g++) {
-        groups[g] = (pfo_backend_group){ options[g].lr, options[g].beta1, options[g].beta2, options[g].eps,
-                                         options[g].weight_decay, NULL, options[g].maximize, 0 };
+        groups[g] = (pfo_backend_group){ options[g].lr,           options[g].beta1,
+                                         options[g].beta2,        options[g].eps,
+                                         options[g].weight_decay, NULL,
+                                         options[g].maximize,     0 };
     }
     groups[0].lr = 1e9;
     groups[0].device_lr = &slot_lr;
     for (int t = 0; t < EDGES; t++) {
-        entries[t] = (pfo_plan_entry){ .has_grad = t % 7 != 3, .step = &cpu.step[t], .count = edge_counts[t], .group = t % 2 };
-        tensors[t] = (pfo_backend_tensor){ device.data[t][0], device.data[t][1], device.data[t][2], device.data[t][3],
-                                           &device.step[t], edge_counts[t], t % 2, PFO_BACKEND_FLOAT32, t % 7 != 3, 0 };
+        entries[t] =
+            (pfo_plan_entry){ .has_grad = t % 7 != 3, .step = &cpu.step[t], .count = edge_counts[t], .group = t % 2 };
+        tensors[t] = (pfo_backend_tensor){ device.data[t][0],
+                                           device.data[t][1],
+                                           device.data[t][2],
+                                           device.data[t][3],
+                                           &device.step[t],
+                                           edge_counts[t],
+                                           t % 2,
+                                           PFO_BACKEND_FLOAT32,
+                                           t % 7 != 3,
+                                           0 };
         memcpy(entries[t].data, cpu.data[t], sizeof entries[t].data);
     }
     pfo_plan *plan;
@@ -292,9 +316,10 @@ static void
 test_steps_equal_the_cpu(void)
 {
     const step_case cases[] = {
-        { -1.0, 1.0, 0, 1, 0, 0.0f, -1.0f },  { 1e9, 1.0, 0, 1, 0, 0.0f, -1.0f },   { -1.0, 1.0, 1, 1, 0, 0.0f, -1.0f },
-        { -1.0, 0.25, 0, 1, 0, 0.0f, -1.0f }, { -1.0, 1.0, 0, 1, 0, 1024.0f, 0.0f }, { -1.0, 1.0, 0, 1, 1, 0.0f, -1.0f },
-        { 1.0, 1.0, 0, 1, 1, 0.0f, -1.0f },   { -1.0, 1.0, 0, 1, 0, 0.0f, 2.0f },
+        { -1.0, 1.0, 0, 1, 0, 0.0f, -1.0f },   { 1e9, 1.0, 0, 1, 0, 0.0f, -1.0f },
+        { -1.0, 1.0, 1, 1, 0, 0.0f, -1.0f },   { -1.0, 0.25, 0, 1, 0, 0.0f, -1.0f },
+        { -1.0, 1.0, 0, 1, 0, 1024.0f, 0.0f }, { -1.0, 1.0, 0, 1, 1, 0.0f, -1.0f },
+        { 1.0, 1.0, 0, 1, 1, 0.0f, -1.0f },    { -1.0, 1.0, 0, 1, 0, 0.0f, 2.0f },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         run_both(&cases[i], 3);

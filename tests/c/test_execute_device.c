@@ -82,7 +82,9 @@ steps_equal_the_cpus(void)
     void *workspace = NULL;
     REQUIRE(bytes > 0 && posix_memalign(&workspace, 256, (size_t)bytes) == 0);
 
-    const pfo_step_request request = { .max_grad_norm = 1.0, .unscale = 1.0, .step = 1.0, .skip_nonfinite = 1, .threads = 1 };
+    const pfo_step_request request = {
+        .max_grad_norm = 1.0, .unscale = 1.0, .step = 1.0, .skip_nonfinite = 1, .threads = 1
+    };
     const float *const no_slot = NULL;
     pfo_backend_state state;
     CHECK(!pfo_device_run_started(run));

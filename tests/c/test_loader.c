@@ -1,5 +1,5 @@
-/* Tests of backend/loader.c against the shared objects made from fake_backend.c. What happens once in a process is tested in
- * forked children. */
+/* Tests of backend/loader.c against the shared objects made from fake_backend.c. What happens once in a process is
+ * tested in forked children. */
 #include "check.h"
 
 #include "backend/loader.h"
@@ -146,8 +146,9 @@ is_good(void)
 {
     const pfo_backend_info *info = pfo_backend_describe();
     const pfo_backend *backend = NULL;
-    return info->backend != NULL && info->device_count == 1 && strcmp(info->name, "fake") == 0 && info->reason[0] == '\0' &&
-           pfo_backend_require(&backend, NULL) == PFO_OK && backend == info->backend && pfo_backend_describe() == info;
+    return info->backend != NULL && info->device_count == 1 && strcmp(info->name, "fake") == 0 &&
+           info->reason[0] == '\0' && pfo_backend_require(&backend, NULL) == PFO_OK && backend == info->backend &&
+           pfo_backend_describe() == info;
 }
 
 static void *

@@ -3,7 +3,8 @@
 
 #include "backend/loader.h"
 
-/* New dict of one device, or NULL with an exception. A device that cannot be described keeps its index and the reason. */
+/* New dict of one device, or NULL with an exception. A device that cannot be described keeps its index and the reason.
+ */
 static PyObject *
 device_dict(const pfo_backend *backend, int32_t index)
 {
@@ -20,8 +21,9 @@ device_dict(const pfo_backend *backend, int32_t index)
     if (capability == NULL) {
         return NULL;
     }
-    return Py_BuildValue("{s:i,s:s,s:N,s:i,s:L}", "index", (int)index, "name", device.name, "compute_capability", capability,
-                         "multiprocessors", (int)device.multiprocessors, "total_bytes", (long long)device.total_bytes);
+    return Py_BuildValue("{s:i,s:s,s:N,s:i,s:L}", "index", (int)index, "name", device.name, "compute_capability",
+                         capability, "multiprocessors", (int)device.multiprocessors, "total_bytes",
+                         (long long)device.total_bytes);
 }
 
 static PyObject *
@@ -45,12 +47,14 @@ path_text(const char *text)
     return PyUnicode_DecodeFSDefault(text);
 }
 
-PyDoc_STRVAR(backend_info_doc,
-             "backend_info($module, /)\n--\n\n"
-             "The CUDA backend of this process as a dict: ``available`` (bool), ``name`` (of the backend, '' when none could\n"
-             "be opened), ``reason`` (why it is not available, else ''), ``path`` (of the file that was tried, or '') and\n"
-             "``devices`` (dicts with ``index``, ``name``, ``compute_capability``, ``multiprocessors``, ``total_bytes``).\n"
-             "The first call looks for the backend and starts the driver; the answer stays the same for the life of the process.");
+PyDoc_STRVAR(
+    backend_info_doc,
+    "backend_info($module, /)\n--\n\n"
+    "The CUDA backend of this process as a dict: ``available`` (bool), ``name`` (of the backend, '' when none could\n"
+    "be opened), ``reason`` (why it is not available, else ''), ``path`` (of the file that was tried, or '') and\n"
+    "``devices`` (dicts with ``index``, ``name``, ``compute_capability``, ``multiprocessors``, ``total_bytes``).\n"
+    "The first call looks for the backend and starts the driver; the answer stays the same for the life of the "
+    "process.");
 
 static PyObject *
 backend_info(PyObject *module, PyObject *unused)
@@ -69,11 +73,11 @@ backend_info(PyObject *module, PyObject *unused)
         Py_XDECREF(reason);
         return NULL;
     }
-    return Py_BuildValue("{s:N,s:s,s:N,s:N,s:N}", "available", PyBool_FromLong(info->backend != NULL), "name", info->name,
-                         "reason", reason, "path", path, "devices", devices);
+    return Py_BuildValue("{s:N,s:s,s:N,s:N,s:N}", "available", PyBool_FromLong(info->backend != NULL), "name",
+                         info->name, "reason", reason, "path", path, "devices", devices);
 }
 
 PyMethodDef pfo_backend_functions[] = {
-    {"backend_info", backend_info, METH_NOARGS, backend_info_doc},
-    {NULL, NULL, 0, NULL},
+    { "backend_info", backend_info, METH_NOARGS, backend_info_doc },
+    { NULL, NULL, 0, NULL },
 };
