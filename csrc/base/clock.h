@@ -18,9 +18,9 @@
 #endif
 
 typedef struct pfo_clock_info {
-    const char *source;      /* "tsc" or "clock_monotonic" */
+    const char *source; /* "tsc" or "clock_monotonic" */
     double nanoseconds_per_tick;
-    double read_cost_ns;     /* measured: one pfo_ticks() call */
+    double read_cost_ns; /* measured: one pfo_ticks() call */
 } pfo_clock_info;
 
 /* 1 where ticks come from the time stamp counter. Written once by pfo_clock_start(). */

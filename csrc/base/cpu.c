@@ -99,5 +99,6 @@ pfo_cpu_select(pfo_cpu_level *level, pfo_error *err)
             return PFO_OK;
         }
     }
-    return pfo_fail(err, PFO_BAD_ARGUMENT, "PERFOPT_CPU=%.32s is unknown; accepted: scalar, avx2, avx512, neon", wanted);
+    return pfo_fail(err, PFO_BAD_ARGUMENT, "PERFOPT_CPU=%.32s is unknown; accepted: scalar, avx2, avx512, neon",
+                    wanted);
 }

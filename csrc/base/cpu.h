@@ -11,17 +11,17 @@
 #include "base/status.h"
 
 /* X(enumerator, name): order is the order of preference. */
-#define PFO_CPU_LEVEL_LIST(X) \
-    X(SCALAR, "scalar")       \
-    X(NEON, "neon")           \
-    X(AVX2, "avx2")           \
+#define PFO_CPU_LEVEL_LIST(X)                                                                                          \
+    X(SCALAR, "scalar")                                                                                                \
+    X(NEON, "neon")                                                                                                    \
+    X(AVX2, "avx2")                                                                                                    \
     X(AVX512, "avx512")
 
 typedef enum pfo_cpu_level {
 #define PFO_CPU_ENUM(id, name) PFO_CPU_##id,
     PFO_CPU_LEVEL_LIST(PFO_CPU_ENUM)
 #undef PFO_CPU_ENUM
-    PFO_CPU_LEVEL_COUNT
+        PFO_CPU_LEVEL_COUNT
 } pfo_cpu_level;
 
 const char *pfo_cpu_level_name(pfo_cpu_level level);

@@ -7,24 +7,25 @@
 #ifndef PFO_BASE_STATUS_H
 #define PFO_BASE_STATUS_H
 
-/* X(name, text): every status once. bindings/errors.c maps each to a Python exception; a test checks that none is left out. */
-#define PFO_STATUS_LIST(X)                                      \
-    X(OK, "ok")                                                 \
-    X(NO_MEMORY, "out of memory")                               \
-    X(BAD_ARGUMENT, "bad argument")                             \
-    X(BAD_TYPE, "bad type")                                     \
-    X(OVERFLOW, "number too large")                             \
-    X(UNAVAILABLE, "not available on this machine")             \
-    X(IO, "input/output error")                                 \
-    X(STATE, "not possible in this state")                      \
-    X(DEVICE, "device error")                                   \
+/* X(name, text): every status once. bindings/errors.c maps each to a Python exception; a test checks that none is left
+ * out. */
+#define PFO_STATUS_LIST(X)                                                                                             \
+    X(OK, "ok")                                                                                                        \
+    X(NO_MEMORY, "out of memory")                                                                                      \
+    X(BAD_ARGUMENT, "bad argument")                                                                                    \
+    X(BAD_TYPE, "bad type")                                                                                            \
+    X(OVERFLOW, "number too large")                                                                                    \
+    X(UNAVAILABLE, "not available on this machine")                                                                    \
+    X(IO, "input/output error")                                                                                        \
+    X(STATE, "not possible in this state")                                                                             \
+    X(DEVICE, "device error")                                                                                          \
     X(INTERRUPTED, "stopped by the caller's callback")
 
 typedef enum pfo_status {
 #define PFO_STATUS_ENUM(name, text) PFO_##name,
     PFO_STATUS_LIST(PFO_STATUS_ENUM)
 #undef PFO_STATUS_ENUM
-    PFO_STATUS_COUNT
+        PFO_STATUS_COUNT
 } pfo_status;
 
 enum { PFO_ERROR_TEXT = 240 };
@@ -49,12 +50,12 @@ const char *pfo_status_text(pfo_status status);
 pfo_status pfo_fail(pfo_error *err, pfo_status code, const char *format, ...) PFO_PRINTF(3, 4);
 
 /* Forwards a failure of expr; the callee has already filled the error. */
-#define PFO_TRY(expr)                              \
-    do {                                           \
-        const pfo_status pfo_try_status = (expr);  \
-        if (pfo_try_status != PFO_OK) {            \
-            return pfo_try_status;                 \
-        }                                          \
+#define PFO_TRY(expr)                                                                                                  \
+    do {                                                                                                               \
+        const pfo_status pfo_try_status = (expr);                                                                      \
+        if (pfo_try_status != PFO_OK) {                                                                                \
+            return pfo_try_status;                                                                                     \
+        }                                                                                                              \
     } while (0)
 
 #endif

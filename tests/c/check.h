@@ -1,6 +1,7 @@
 /* check.h: the whole C test harness. A test program is a list of TEST functions and a main that runs them.
  *
- * A failed CHECK prints file, line and text and counts; RUN_ALL's exit code is 0 only when none failed and at least one ran.
+ * A failed CHECK prints file, line and text and counts; RUN_ALL's exit code is 0 only when none failed and at least one
+ * ran.
  */
 #ifndef PFO_TESTS_CHECK_H
 #define PFO_TESTS_CHECK_H
@@ -11,34 +12,34 @@
 static int check_failures;
 static long check_count;
 
-#define CHECK(condition)                                                                     \
-    do {                                                                                     \
-        check_count++;                                                                       \
-        if (!(condition)) {                                                                  \
-            check_failures++;                                                                \
-            (void)fprintf(stderr, "%s:%d: CHECK(%s)\n", __FILE__, __LINE__, #condition);     \
-        }                                                                                    \
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        check_count++;                                                                                                 \
+        if (!(condition)) {                                                                                            \
+            check_failures++;                                                                                          \
+            (void)fprintf(stderr, "%s:%d: CHECK(%s)\n", __FILE__, __LINE__, #condition);                               \
+        }                                                                                                              \
     } while (0)
 
 /* Like CHECK, but gives up the program: for conditions without which the rest would crash. */
-#define REQUIRE(condition)                                                                   \
-    do {                                                                                     \
-        check_count++;                                                                       \
-        if (!(condition)) {                                                                  \
-            (void)fprintf(stderr, "%s:%d: REQUIRE(%s)\n", __FILE__, __LINE__, #condition);   \
-            exit(2);                                                                         \
-        }                                                                                    \
+#define REQUIRE(condition)                                                                                             \
+    do {                                                                                                               \
+        check_count++;                                                                                                 \
+        if (!(condition)) {                                                                                            \
+            (void)fprintf(stderr, "%s:%d: REQUIRE(%s)\n", __FILE__, __LINE__, #condition);                             \
+            exit(2);                                                                                                   \
+        }                                                                                                              \
     } while (0)
 
-#define RUN(test)                                                                            \
-    do {                                                                                     \
-        const int failures_before = check_failures;                                          \
-        test();                                                                              \
-        (void)printf("  %s %s\n", check_failures == failures_before ? "ok  " : "FAIL", #test); \
+#define RUN(test)                                                                                                      \
+    do {                                                                                                               \
+        const int failures_before = check_failures;                                                                    \
+        test();                                                                                                        \
+        (void)printf("  %s %s\n", check_failures == failures_before ? "ok  " : "FAIL", #test);                         \
     } while (0)
 
-#define FINISH()                                                                             \
-    ((void)printf("%s: %ld checks, %d failed\n", __FILE__, check_count, check_failures),     \
+#define FINISH()                                                                                                       \
+    ((void)printf("%s: %ld checks, %d failed\n", __FILE__, check_count, check_failures),                               \
      check_failures == 0 && check_count > 0 ? 0 : 1)
 
 /* A small deterministic generator for random operation strings (xorshift64*). */

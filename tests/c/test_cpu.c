@@ -17,8 +17,7 @@ every_supported_level_can_be_forced(void)
         const pfo_status status = pfo_cpu_select(&level, &err);
         if (pfo_cpu_supports(wanted)) {
             CHECK(status == PFO_OK && level == wanted);
-        }
-        else {
+        } else {
             CHECK(status == PFO_UNAVAILABLE && level == PFO_CPU_SCALAR);
             CHECK(strstr(err.text, pfo_cpu_level_name(wanted)) != NULL);
         }

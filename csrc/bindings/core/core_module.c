@@ -1,7 +1,8 @@
 /* core_module.c: perfopt._core: cache, profiler, memory monitor and backend loader, without NumPy.
  *
- * Multi-phase init; all state lives in pfo_core_state, so every interpreter has its own. Types are heap types made from the
- * list in core_state.h; there is no static Python object. Process-wide C state (clock anchor, thread pool) is started here.
+ * Multi-phase init; all state lives in pfo_core_state, so every interpreter has its own. Types are heap types made from
+ * the list in core_state.h; there is no static Python object. Process-wide C state (clock anchor, thread pool) is
+ * started here.
  */
 #include "bindings/core/core_state.h"
 
@@ -38,15 +39,15 @@ core_exec(PyObject *module)
     if (intern_names(state) < 0) {
         return -1;
     }
-#define PFO_CORE_ADD_TYPE(field, is_public)                                             \
-    if (add_type(module, &state->field, &pfo_##field##_spec, is_public) < 0) {          \
-        return -1;                                                                      \
+#define PFO_CORE_ADD_TYPE(field, is_public)                                                                            \
+    if (add_type(module, &state->field, &pfo_##field##_spec, is_public) < 0) {                                         \
+        return -1;                                                                                                     \
     }
     PFO_CORE_TYPES(PFO_CORE_ADD_TYPE)
 #undef PFO_CORE_ADD_TYPE
-#define PFO_CORE_ADD_FUNCTIONS(name)                                                    \
-    if (PyModule_AddFunctions(module, pfo_##name##_functions) < 0) {                    \
-        return -1;                                                                      \
+#define PFO_CORE_ADD_FUNCTIONS(name)                                                                                   \
+    if (PyModule_AddFunctions(module, pfo_##name##_functions) < 0) {                                                   \
+        return -1;                                                                                                     \
     }
     PFO_CORE_FUNCTIONS(PFO_CORE_ADD_FUNCTIONS)
 #undef PFO_CORE_ADD_FUNCTIONS
@@ -92,24 +93,18 @@ core_free(void *module)
 }
 
 static PyModuleDef_Slot core_slots[] = {
-    {Py_mod_exec, (void *)core_exec},
+    { Py_mod_exec, (void *)core_exec },
 #if PY_VERSION_HEX >= 0x030C0000
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+    { Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED },
 #endif
-    {0, NULL},
+    { 0, NULL },
 };
 
 PyDoc_STRVAR(core_doc, "C engines of perfopt that need no NumPy: cache, profiler, memory monitor, backend loader.");
 
 struct PyModuleDef pfo_core_module = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "perfopt._core",
-    .m_doc = core_doc,
-    .m_size = sizeof(pfo_core_state),
-    .m_slots = core_slots,
-    .m_traverse = core_traverse,
-    .m_clear = core_clear,
-    .m_free = core_free,
+    PyModuleDef_HEAD_INIT, .m_name = "perfopt._core",   .m_doc = core_doc,     .m_size = sizeof(pfo_core_state),
+    .m_slots = core_slots, .m_traverse = core_traverse, .m_clear = core_clear, .m_free = core_free,
 };
 
 PyMODINIT_FUNC PyInit__core(void);

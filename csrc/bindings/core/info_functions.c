@@ -41,14 +41,15 @@ cpu_info(PyObject *module, PyObject *unused)
         }
         Py_DECREF(name);
     }
-    return Py_BuildValue("{s:s,s:N,s:i,s:i}", "variant", pfo_cpu_level_name(level), "supported", supported, "processors",
-                         pfo_usable_processors(), "threads", pfo_pool_default_threads());
+    return Py_BuildValue("{s:s,s:N,s:i,s:i}", "variant", pfo_cpu_level_name(level), "supported", supported,
+                         "processors", pfo_usable_processors(), "threads", pfo_pool_default_threads());
 }
 
-PyDoc_STRVAR(clock_info_doc,
-             "clock_info($module, /)\n--\n\n"
-             "The tick source of the profiler as a dict: ``source`` (tsc or clock_monotonic), ``nanoseconds_per_tick``\n"
-             "and ``read_cost_ns`` (measured, one reading).");
+PyDoc_STRVAR(
+    clock_info_doc,
+    "clock_info($module, /)\n--\n\n"
+    "The tick source of the profiler as a dict: ``source`` (tsc or clock_monotonic), ``nanoseconds_per_tick``\n"
+    "and ``read_cost_ns`` (measured, one reading).");
 
 static PyObject *
 clock_info(PyObject *module, PyObject *unused)
@@ -61,7 +62,7 @@ clock_info(PyObject *module, PyObject *unused)
 }
 
 PyMethodDef pfo_info_functions[] = {
-    {"cpu_info", cpu_info, METH_NOARGS, cpu_info_doc},
-    {"clock_info", clock_info, METH_NOARGS, clock_info_doc},
-    {NULL, NULL, 0, NULL},
+    { "cpu_info", cpu_info, METH_NOARGS, cpu_info_doc },
+    { "clock_info", clock_info, METH_NOARGS, clock_info_doc },
+    { NULL, NULL, 0, NULL },
 };

@@ -7,12 +7,14 @@
  * difference makes step() answer None, and the caller makes a new plan. Gradients are read anew each step, only their
  * pointers and layout.
  *
- * All tensors are on one device, that of the first parameter. On the CPU a step is done when step() returns. On a CUDA device
- * step() enqueues it on the caller's stream; start() has to give the workspace first, and read() waits for the outcome.
+ * All tensors are on one device, that of the first parameter. On the CPU a step is done when step() returns. On a CUDA
+ * device step() enqueues it on the caller's stream; start() has to give the workspace first, and read() waits for the
+ * outcome.
  *
- * Invariants: slots are in the order of param_groups; slot.entry is the index in the C plan, or -1 while the parameter has no
- * state. `running` is set from the first look at the arguments to the last use of the plan, so that neither another thread
- * nor user code reached through an attribute can start a second step; slot.grad is held only while running.
+ * Invariants: slots are in the order of param_groups; slot.entry is the index in the C plan, or -1 while the parameter
+ * has no state. `running` is set from the first look at the arguments to the last use of the plan, so that neither
+ * another thread nor user code reached through an attribute can start a second step; slot.grad is held only while
+ * running.
  */
 #include "bindings/common/errors.h"
 #include "bindings/train/tensor_args.h"
@@ -270,7 +272,8 @@ make_run(plan_object *self)
     status = pfo_backend_require(&backend, &err);
     Py_END_ALLOW_THREADS
     if (status == PFO_OK) {
-        status = pfo_device_run_create(backend, self->device_index, self->plan, &self->run, &self->workspace_bytes, &err);
+        status =
+            pfo_device_run_create(backend, self->device_index, self->plan, &self->run, &self->workspace_bytes, &err);
     }
     if (status != PFO_OK) {
         (void)pfo_raise(status, &err);
@@ -483,8 +486,8 @@ read_betas(const pfo_train_state *state, PyObject *group, pfo_adamw_options *opt
     return PyErr_Occurred() ? -1 : 0;
 }
 
-/* The learning rate: its place when it is a tensor on the plan's CUDA device (read by each step there, so that it may change
- * under graph replay), else a number. 0, or -1 with an exception. */
+/* The learning rate: its place when it is a tensor on the plan's CUDA device (read by each step there, so that it may
+ * change under graph replay), else a number. 0, or -1 with an exception. */
 static int
 read_lr(plan_object *self, PyObject *group, Py_ssize_t index, double *number)
 {
@@ -579,14 +582,17 @@ drop_gradients(plan_object *self)
     }
 }
 
-PyDoc_STRVAR(plan_step_doc,
-             "step($self, param_groups, state, max_grad_norm, skip_nonfinite, stream=0, /)\n--\n\n"
-             "One AdamW step over every parameter that has a gradient, with the GIL released.\n\n"
-             "max_grad_norm is None or a float >= 0, skip_nonfinite a bool, stream the CUDA stream's address (0 on the CPU). On a\n"
-             "CUDA device the step is only enqueued and (nan, False, nan) returned: see read(). Returns ``(norm, skipped, clip_factor)``, or None\n"
-             "when the containers hold other tensors than those the plan was made from (nothing has changed then: make a\n"
-             "new plan). Raises TypeError or ValueError for a gradient of another dtype, device, shape or memory order, and\n"
-             "RuntimeError when another thread is stepping this plan.");
+PyDoc_STRVAR(
+    plan_step_doc,
+    "step($self, param_groups, state, max_grad_norm, skip_nonfinite, stream=0, /)\n--\n\n"
+    "One AdamW step over every parameter that has a gradient, with the GIL released.\n\n"
+    "max_grad_norm is None or a float >= 0, skip_nonfinite a bool, stream the CUDA stream's address (0 on the CPU). On "
+    "a\n"
+    "CUDA device the step is only enqueued and (nan, False, nan) returned: see read(). Returns ``(norm, skipped, "
+    "clip_factor)``, or None\n"
+    "when the containers hold other tensors than those the plan was made from (nothing has changed then: make a\n"
+    "new plan). Raises TypeError or ValueError for a gradient of another dtype, device, shape or memory order, and\n"
+    "RuntimeError when another thread is stepping this plan.");
 
 static PyObject *
 run_step(plan_object *self, PyObject *param_groups, PyObject *state, const pfo_step_request *request, void *stream)
@@ -655,7 +661,8 @@ plan_step(PyObject *op, PyObject *const *args, Py_ssize_t count)
 PyDoc_STRVAR(plan_start_doc,
              "start($self, workspace, stream, /)\n--\n\n"
              "Gives a plan on a CUDA device its workspace, once, before the first step: a float32 tensor of at least\n"
-             "workspace_bytes on that device, kept until the plan goes. Raises ValueError for one that is too small or elsewhere and\n"
+             "workspace_bytes on that device, kept until the plan goes. Raises ValueError for one that is too small or "
+             "elsewhere and\n"
              "RuntimeError for a plan on the CPU, a second call, or what the device reports.");
 
 static PyObject *
@@ -671,8 +678,9 @@ plan_start(PyObject *op, PyObject *const *args, Py_ssize_t count)
         return NULL;
     }
     if (self->run == NULL || self->running) {
-        PyErr_SetString(PyExc_RuntimeError, self->run == NULL ? "a plan on the CPU needs no workspace"
-                                                              : "this optimizer is already in a step on another thread");
+        PyErr_SetString(PyExc_RuntimeError, self->run == NULL
+                                                ? "a plan on the CPU needs no workspace"
+                                                : "this optimizer is already in a step on another thread");
         return NULL;
     }
     pfo_tensor_arg arg;
@@ -697,10 +705,11 @@ plan_start(PyObject *op, PyObject *const *args, Py_ssize_t count)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(plan_read_doc,
-             "read($self, stream, /)\n--\n\n"
-             "Waits for the stream and returns what the steps on a CUDA device did: ``(norm, clip_factor, nonfinite, taken,\n"
-             "skipped)``, the first three of the last step, the counts since start(). Raises RuntimeError on the CPU.");
+PyDoc_STRVAR(
+    plan_read_doc,
+    "read($self, stream, /)\n--\n\n"
+    "Waits for the stream and returns what the steps on a CUDA device did: ``(norm, clip_factor, nonfinite, taken,\n"
+    "skipped)``, the first three of the last step, the counts since start(). Raises RuntimeError on the CPU.");
 
 static PyObject *
 plan_read(PyObject *op, PyObject *address)
@@ -711,8 +720,9 @@ plan_read(PyObject *op, PyObject *address)
         return NULL;
     }
     if (self->run == NULL || self->running) {
-        PyErr_SetString(PyExc_RuntimeError, self->run == NULL ? "this plan is on the CPU; its steps return what they did"
-                                                              : "this optimizer is in a step on another thread");
+        PyErr_SetString(PyExc_RuntimeError, self->run == NULL
+                                                ? "this plan is on the CPU; its steps return what they did"
+                                                : "this optimizer is in a step on another thread");
         return NULL;
     }
     pfo_backend_state state;
@@ -726,8 +736,8 @@ plan_read(PyObject *op, PyObject *address)
     if (status != PFO_OK) {
         return pfo_raise(status, &err);
     }
-    return Py_BuildValue("(ddNLL)", state.norm, state.clip_factor, PyBool_FromLong(state.nonfinite), (long long)state.taken,
-                         (long long)state.skipped);
+    return Py_BuildValue("(ddNLL)", state.norm, state.clip_factor, PyBool_FromLong(state.nonfinite),
+                         (long long)state.taken, (long long)state.skipped);
 }
 
 static PyObject *
@@ -841,35 +851,33 @@ plan_dealloc(PyObject *op)
 }
 
 static PyMethodDef plan_methods[] = {
-    {"step", (PyCFunction)(void (*)(void))plan_step, METH_FASTCALL, plan_step_doc},
-    {"start", (PyCFunction)(void (*)(void))plan_start, METH_FASTCALL, plan_start_doc},
-    {"read", plan_read, METH_O, plan_read_doc},
-    {"written", plan_written, METH_NOARGS, plan_written_doc},
-    {NULL, NULL, 0, NULL},
+    { "step", (PyCFunction)(void (*)(void))plan_step, METH_FASTCALL, plan_step_doc },
+    { "start", (PyCFunction)(void (*)(void))plan_start, METH_FASTCALL, plan_start_doc },
+    { "read", plan_read, METH_O, plan_read_doc },
+    { "written", plan_written, METH_NOARGS, plan_written_doc },
+    { NULL, NULL, 0, NULL },
 };
 
 static PyGetSetDef plan_getset[] = {
-    {"device", plan_device, NULL, "Index of the CUDA device all tensors are on, or -1 on the CPU.", NULL},
-    {"workspace_bytes", plan_workspace_bytes, NULL, "Bytes of device memory start() needs; 0 on the CPU.", NULL},
-    {NULL, NULL, NULL, NULL, NULL},
+    { "device", plan_device, NULL, "Index of the CUDA device all tensors are on, or -1 on the CPU.", NULL },
+    { "workspace_bytes", plan_workspace_bytes, NULL, "Bytes of device memory start() needs; 0 on the CPU.", NULL },
+    { NULL, NULL, NULL, NULL, NULL },
 };
 
-PyDoc_STRVAR(plan_doc,
-             "OptimizerPlan(param_groups, state)\n--\n\n"
-             "Checked plan over the parameters and state of a torch-style AdamW optimizer: a list of dicts with ``params`` and\n"
-             "options, and a dict from parameter to ``{'step', 'exp_avg', 'exp_avg_sq'}``. Parameters without state wait for\n"
-             "theirs. All tensors must be dense float32 on the CPU or all on one CUDA device, moments laid out as their parameter; anything else raises\n"
-             "TypeError or ValueError that names the tensor.");
+PyDoc_STRVAR(
+    plan_doc,
+    "OptimizerPlan(param_groups, state)\n--\n\n"
+    "Checked plan over the parameters and state of a torch-style AdamW optimizer: a list of dicts with ``params`` and\n"
+    "options, and a dict from parameter to ``{'step', 'exp_avg', 'exp_avg_sq'}``. Parameters without state wait for\n"
+    "theirs. All tensors must be dense float32 on the CPU or all on one CUDA device, moments laid out as their "
+    "parameter; anything else raises\n"
+    "TypeError or ValueError that names the tensor.");
 
 static PyType_Slot plan_slots[] = {
-    {Py_tp_new, (void *)plan_new},
-    {Py_tp_dealloc, (void *)plan_dealloc},
-    {Py_tp_traverse, (void *)plan_traverse},
-    {Py_tp_clear, (void *)plan_clear},
-    {Py_tp_methods, plan_methods},
-    {Py_tp_getset, plan_getset},
-    {Py_tp_doc, (void *)plan_doc},
-    {0, NULL},
+    { Py_tp_new, (void *)plan_new },           { Py_tp_dealloc, (void *)plan_dealloc },
+    { Py_tp_traverse, (void *)plan_traverse }, { Py_tp_clear, (void *)plan_clear },
+    { Py_tp_methods, plan_methods },           { Py_tp_getset, plan_getset },
+    { Py_tp_doc, (void *)plan_doc },           { 0, NULL },
 };
 
 PyType_Spec pfo_optimizer_plan_spec = {

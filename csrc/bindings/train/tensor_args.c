@@ -214,8 +214,8 @@ read_by_exchange(pfo_dltensor_from_object function, PyObject *object, pfo_tensor
         PyErr_Clear();
         return 0;
     }
-    if ((tensor.device.type != DL_CPU && tensor.device.type != DL_CUDA) || tensor.dtype.code != DL_FLOAT || tensor.dtype.bits != 32 ||
-        tensor.dtype.lanes != 1 || tensor.ndim > PFO_TENSOR_MAX_DIMS) {
+    if ((tensor.device.type != DL_CPU && tensor.device.type != DL_CUDA) || tensor.dtype.code != DL_FLOAT ||
+        tensor.dtype.bits != 32 || tensor.dtype.lanes != 1 || tensor.ndim > PFO_TENSOR_MAX_DIMS) {
         return 0;
     }
     arg->data = tensor.data != NULL ? (char *)tensor.data + tensor.byte_offset : NULL;
@@ -308,8 +308,8 @@ read_by_attributes(pfo_train_state *state, PyObject *object, const char *list, P
     const int device_known = is_float32 < 0 ? -1 : read_device(object, state->string.device, arg);
     if (is_float32 < 0 || device_known < 0) {
         PyErr_Clear();
-        PyErr_Format(PyExc_TypeError, "%s[%zd] is a %.80s; accepted: a torch.Tensor of float32 on the CPU or CUDA", list, index,
-                     Py_TYPE(object)->tp_name);
+        PyErr_Format(PyExc_TypeError, "%s[%zd] is a %.80s; accepted: a torch.Tensor of float32 on the CPU or CUDA",
+                     list, index, Py_TYPE(object)->tp_name);
         return -1;
     }
     if (!is_float32) {

@@ -1,10 +1,10 @@
 /* tensor_args.h: Python objects as memory the kernels can work on: NumPy arrays and torch tensors, checked.
  *
- * Accepted: float32, native byte order, on the CPU or (tensors) a CUDA device, dense (each element of the storage used exactly once, in whatever order of
- * dimensions). Everything else raises TypeError (no array, wrong dtype) or ValueError (device, layout, read-only) that names
- * the argument, its index, shape and dtype. Tensors of one parameter must be laid out alike (pfo_tensor_arg_same_layout),
- * for then element i of one's memory belongs to element i of the other's.
- * A pfo_tensor_arg borrows: it is valid while the object lives and is not resized. All functions need the GIL.
+ * Accepted: float32, native byte order, on the CPU or (tensors) a CUDA device, dense (each element of the storage used
+ * exactly once, in whatever order of dimensions). Everything else raises TypeError (no array, wrong dtype) or
+ * ValueError (device, layout, read-only) that names the argument, its index, shape and dtype. Tensors of one parameter
+ * must be laid out alike (pfo_tensor_arg_same_layout), for then element i of one's memory belongs to element i of the
+ * other's. A pfo_tensor_arg borrows: it is valid while the object lives and is not resized. All functions need the GIL.
  */
 #ifndef PFO_BINDINGS_TENSOR_ARGS_H
 #define PFO_BINDINGS_TENSOR_ARGS_H
