@@ -71,21 +71,14 @@ class TrainingLoop:
         self.dtype, amp = techniques.choose_autocast(self.device, config.mixed_precision)
         self.optimizer, fused = techniques.choose_optimizer(optimizer, config.max_grad_norm)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.dtype is torch.float16 else None
-        keep_heap = config.enable_memory_optimization and self.device.type == "cpu"
+        heap = techniques.choose_heap_retention(self.device, config.enable_memory_optimization, memory)
         self.decisions = {
             "mixed_precision": amp,
             "fused_optimizer": fused,
             "gradient_accumulation": techniques.Decision(
                 config.accumulation_window > 1, f"{config.accumulation_window} batches a step"
             ),
-            "heap_retention": techniques.Decision(
-                keep_heap,
-                "freed pages are kept for the next step"
-                if keep_heap
-                else "enable_memory_optimization is off"
-                if self.device.type == "cpu"
-                else "only for loops on the CPU",
-            ),
+            "heap_retention": heap,
         }
         self.steps = 0
         self.skipped_steps = 0

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Decision", "autocast_gain", "choose_autocast", "choose_optimizer"]
+    from perfopt.memory import MemoryOptimizer
+
+__all__ = ["Decision", "autocast_gain", "choose_autocast", "choose_heap_retention", "choose_optimizer"]
 
 LEAST_AUTOCAST_GAIN = 1.1
 
@@ -104,6 +106,17 @@ def choose_optimizer(
         )
     except (ValueError, TypeError) as error:
         return optimizer, Decision(False, str(error))
+
+
+def choose_heap_retention(device: torch.device, wanted: bool, memory: MemoryOptimizer) -> Decision:
+    """Whether freed heap pages are kept for the next step: on the CPU, and while memory is not short (it costs some)."""
+    if not wanted:
+        return Decision(False, "enable_memory_optimization is off")
+    if device.type != "cpu":
+        return Decision(False, "only for loops on the CPU")
+    if memory.is_memory_pressure():
+        return Decision(False, f"memory is at its threshold of {memory.threshold:.0%}")
+    return Decision(True, "freed pages are kept for the next step")
 
 
 @contextmanager

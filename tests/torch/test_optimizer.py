@@ -271,6 +271,18 @@ def test_autocast_gain_is_a_ratio_and_leaves_the_generator_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_heap_is_not_retained_when_memory_is_short() -> None:
+    device = torch.device("cpu")
+    engine = PerformanceOptimizer(config())
+    assert techniques.choose_heap_retention(device, True, engine.memory_optimizer).used
+    assert not techniques.choose_heap_retention(device, False, engine.memory_optimizer).used
+    assert not techniques.choose_heap_retention(torch.device("meta"), True, engine.memory_optimizer).used
+    engine.memory_optimizer.threshold = 1e-6
+    decision = techniques.choose_heap_retention(device, True, engine.memory_optimizer)
+    assert not decision.used
+    assert "threshold" in decision.reason
+
+
 def test_nested_inputs_and_short_batches() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
