@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
+"""Progress of long work: a bar on a terminal that can draw one, plain lines elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Progress:
             from rich.console import Console
 
             self._console = Console(stderr=True)
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
             from rich import progress
 
             self._bar = progress.Progress(

@@ -10,14 +10,20 @@ from rich.console import Console
 from perfopt._progress import Progress
 
 
-def run(total: int | None, steps: int, *, terminal: bool = False, quiet: bool = False) -> str:
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, width=100)
+def make_console(terminal: bool, kind: str = "xterm-256color") -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=100, _environ={"TERM": kind})
+
+
+def run(
+    total: int | None, steps: int, *, terminal: bool = False, quiet: bool = False, kind: str = "xterm-256color"
+) -> str:
+    console = make_console(terminal, kind)
     with Progress("work", total, quiet=quiet, console=console) as progress:
         for i in range(steps):
             progress.advance(f"note {i}")
     assert progress.done == steps
-    return out.getvalue()
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 def test_plain_lines_come_each_tenth() -> None:
@@ -36,9 +42,12 @@ def test_bar_on_a_terminal() -> None:
     assert "5/5" in run(5, 5, terminal=True)
 
 
+def test_plain_lines_on_a_terminal_that_cannot_draw() -> None:
+    assert run(10, 10, terminal=True, kind="dumb").splitlines()[-1].startswith("work: 10/10")
+
+
 def test_bar_is_stopped_by_an_error() -> None:
-    out = io.StringIO()
-    progress = Progress("work", 3, console=Console(file=out, force_terminal=True))
+    progress = Progress("work", 3, console=make_console(True))
 
     def fail() -> None:
         with progress:
