@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,12 +69,16 @@ def show(summary: dict[str, Any], console: Any) -> None:
     for name, decision in summary["techniques"].items():
         console.print(f"{'used' if decision['used'] else 'not used'}: {name} ({decision['reason']})", highlight=False)
     speedup, gap = summary["speedup"], summary["loss_gap"]
-    low, high = min(summary["block_speedups"]), max(summary["block_speedups"])
+    blocks = sorted(summary["block_speedups"])
+    middle = statistics.median(blocks)
     if speedup >= 1:
         verdict = f"perfopt trained {speedup:.2f}x as fast as the plain loop"
     else:
         verdict = f"perfopt was SLOWER here: {speedup:.2f}x the plain loop's speed"
-    console.print(f"{verdict} (blocks: {low:.2f} to {high:.2f}); held-out loss differs by {gap:+.4f}", highlight=False)
+    console.print(
+        f"{verdict} (blocks: median {middle:.2f}, {blocks[0]:.2f} to {blocks[-1]:.2f}); held-out loss {gap:+.4f}",
+        highlight=False,
+    )
 
 
 def _comparison(summary: dict[str, Any]) -> Table:
