@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perfopt import _core
 from perfopt.cache import CacheInfo, cache_result
 
 
@@ -95,6 +96,28 @@ def test_wrapper_looks_like_the_function() -> None:
     assert isinstance(info, CacheInfo)
     assert info._fields == ("hits", "misses", "evictions", "currsize", "maxsize")
     assert info.maxsize == 1000
+
+
+def test_a_callable_with_an_odd_qualified_name() -> None:
+    class Odd:
+        __slots__ = ("__qualname__",)
+
+        def __call__(self, x: Any) -> Any:
+            return x
+
+    odd = Odd()
+    odd.__qualname__ = 7  # type: ignore[assignment]
+    cached = cache_result(odd)
+    assert repr(cached).startswith("<cached function <class")
+    with pytest.raises(TypeError, match=r"Odd.*cannot be part of a cache key"):
+        cached(type("Odd", (), {"__hash__": None})())
+
+
+def test_the_c_type_checks_its_counts() -> None:
+    options = {"max_size": 1, "ignored": None, "key": None, "copies": False, "info_type": tuple, "parameters": {}}
+    for names, positional, positional_only in [((), 1, 0), (None, 100, 0), (("a",), -1, -1), (("a",), 0, 1)]:
+        with pytest.raises(ValueError, match="positional"):
+            _core.CachedFunction(len, names=names, positional=positional, positional_only=positional_only, **options)  # type: ignore[call-overload]
 
 
 def test_parameters_are_a_copy() -> None:
@@ -624,6 +647,61 @@ def test_methods_count_per_instance() -> None:
     bound = one.method
     assert bound(1) is one.method(1)
     assert one.method(x=1) is one.method(1)
+
+
+def test_a_function_that_is_also_an_attribute_of_a_class() -> None:
+    @cache_result
+    def total(x: Any, y: int = 0) -> float:
+        return float(np.sum(x)) + y
+
+    class Owner:
+        kept = total
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+        @cache_result
+        def named(x: Any) -> Any:  # type: ignore[misc]
+            return x
+
+    assert total(5) == Owner.kept(5) == 5
+    assert Owner.named("a") == "a"
+    array = np.ones(3)
+    assert (total(array), total(x=array, y=1)) == (3, 4)
+    array[:] = 5
+    assert (total(array), total(x=array, y=1)) == (15, 16), "other first arguments still count by content"
+    size = total.cache_info().currsize  # type: ignore[attr-defined]
+    owner = Owner()
+    gone = weakref.ref(owner)
+    with pytest.raises(TypeError, match=r"unsupported operand|must be|float"):
+        owner.kept()
+    assert owner.named() is owner
+    del owner
+    Owner.named.cache_clear()  # type: ignore[attr-defined]
+    assert gone() is None
+    assert total.cache_info().currsize == size  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="owner must be a class or None, not int"):
+        total.__set_name__(3, "x")  # type: ignore[attr-defined]
+
+
+def test_the_classes_of_a_method_are_held_weakly() -> None:
+    @cache_result
+    def shared(self: Any) -> int:
+        return 1
+
+    def use() -> weakref.ref[type]:
+        owner = type("Owner", (), {"m": shared, "__eq__": lambda *_: True})
+        one, two = owner(), owner()
+        assert [one.m(), two.m(), one.m()] == [1, 1, 1]
+        return weakref.ref(owner)
+
+    owners = [use(), use()]
+    assert shared.cache_info()[:2] == (2, 4)  # type: ignore[attr-defined]
+    gc.collect()
+    assert [owner() for owner in owners] == [None, None]
+    assert shared.cache_info().currsize == 0  # type: ignore[attr-defined]
 
 
 def test_an_instance_is_not_kept_alive() -> None:
