@@ -120,6 +120,16 @@ def test_the_c_type_checks_its_counts() -> None:
             _core.CachedFunction(len, names=names, positional=positional, positional_only=positional_only, **options)  # type: ignore[call-overload]
 
 
+def test_more_parameters_than_can_be_told_by_name() -> None:
+    names = [f"p{i}" for i in range(70)]
+    scope: dict[str, Any] = {}
+    exec(f"def many({', '.join(names)}): return p0", scope)
+    cached = cache_result(scope["many"])
+    assert [cached(i, *names[1:]) for i in (1, 2, 1)] == [1, 2, 1]
+    with pytest.raises(ValueError, match="more than 64 parameters"):
+        cache_result(ignore="p0")(scope["many"])
+
+
 def test_parameters_are_a_copy() -> None:
     function, _ = counted()
     function.cache_parameters()["name"] = "changed"
@@ -886,6 +896,26 @@ def test_async_functions_cache_the_awaited_value() -> None:
     assert fetch.cache_info() == CacheInfo(4, 2, 0, 2, 10)  # type: ignore[attr-defined]
     fetch.cache_clear()  # type: ignore[attr-defined]
     assert fetch.cache_info().currsize == 0  # type: ignore[attr-defined]
+
+
+def test_objects_whose_call_is_async_or_a_generator() -> None:
+    class Fetch:
+        async def __call__(self, x: int) -> int:
+            return x
+
+    class Count:
+        def __call__(self) -> Any:
+            yield 1
+
+    fetch = cache_result(Fetch())
+
+    async def main() -> list[int]:
+        return [await fetch(1), await fetch(1)]
+
+    assert asyncio.run(main()) == [1, 1]
+    assert fetch.cache_info()[:2] == (1, 1)
+    with pytest.raises(TypeError, match="generator function"):
+        cache_result(Count())
 
 
 def test_async_exceptions_and_methods() -> None:
