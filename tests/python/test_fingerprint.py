@@ -13,6 +13,7 @@ import mmap
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -459,6 +460,27 @@ def test_attributes_of_subclasses_count() -> None:
     assert fingerprint(one) == fingerprint(two)
     two.note = 1  # type: ignore[attr-defined]
     assert len({fingerprint(one), fingerprint(two), fingerprint(b"ab")}) == 3
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs an interval timer")
+def test_a_signal_ends_a_walk_without_end() -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise Enough
+
+    tree: Any = [1]
+    for _ in range(150):
+        tree = [tree, tree]
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(Enough):
+            fingerprint(tree)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_objects_that_contain_themselves() -> None:
