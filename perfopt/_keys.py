@@ -27,7 +27,16 @@ def _class_name(cls: type) -> tuple[str, str]:
 
 
 def _instance_state(value: object) -> dict[str, Any]:
-    return dict(getattr(value, "__dict__", ()))
+    """What an instance holds in its ``__dict__`` and in the ``__slots__`` of its classes."""
+    state = dict(getattr(value, "__dict__", ()))
+    for cls in type(value).__mro__:
+        slots = vars(cls).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name.startswith("__") and not name.endswith("__"):
+                name = f"_{cls.__name__.lstrip('_')}{name}"
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                state[name] = getattr(value, name)
+    return state
 
 
 def _reduce_subclass(value: Any, bases: tuple[type, ...]) -> Reduction:
@@ -156,6 +165,8 @@ def _tensor_content(torch: Any, tensor: Any) -> tuple[Any, ...]:
 def _reduce_tensor(torch: Any, tensor: Any) -> Reduction | None:
     if tensor.is_quantized or tensor.is_nested or tensor.device.type == "meta" or str(tensor.layout) == "torch._mkldnn":
         return None
+    if torch.nn.parameter.is_lazy(tensor):
+        return None  # a lazy module's parameter before its first call
     if type(tensor) in (torch.Tensor, torch.nn.Parameter):
         return None, "tensor", *_tensor_content(torch, tensor)
     if (
@@ -189,7 +200,9 @@ def _reduce_module(module: Any) -> Reduction:
     parts = []
     for name, part in module.named_modules(remove_duplicate=False):
         settings = {
-            key: _setting(value) for key, value in vars(part).items() if key[0] != "_" and _plain_setting(value)
+            key: _setting(value)
+            for key, value in vars(part).items()
+            if not key.startswith("_") and _plain_setting(value)
         }
         parts.append((name, _class_name(type(part)), part.training, settings))
     state = {**dict(module.named_buffers(remove_duplicate=False)), **module.state_dict(keep_vars=True)}
@@ -218,13 +231,26 @@ def reduce(value: Any) -> Any:
     The class is what a key in this process adds by identity, so that two classes of one name stay two.
     """
     if isinstance(value, enum.Enum):
-        return type(value), "enum", _class_name(type(value)), value.name
+        name = value.name if value.name is not None else value.value  # Python 3.10 has no name for a union of flags
+        return type(value), "enum", _class_name(type(value)), name
     if isinstance(value, pathlib.PurePath):
         return None, "path", type(value).__name__, str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _reduce_dataclass(value)
     if isinstance(value, (slice, range)):
         return None, type(value).__name__, value.start, value.stop, value.step
+    reduction = _reduce_known(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        described = _reduce_dataclass(value)
+        if reduction is None:
+            return described
+        if (
+            reduction is not NotImplemented
+        ):  # a dataclass that is also a dict, a module, ...: its fields are not all of it
+            return *described, reduction[1:]
+    return NotImplemented if reduction is None else reduction
+
+
+def _reduce_known(value: Any) -> Any:
+    """An object of NumPy, of torch, or of a subclass of a built-in; None if it is neither."""
     for name, attribute, found in (("numpy", "ma", _reduce_numpy), ("torch", "nn", _reduce_torch)):
         library = _loaded(name, attribute)
         reduction = None if library is None else found(library, value)
@@ -236,7 +262,7 @@ def reduce(value: Any) -> Any:
         return _reduce_subclass(value, _SCALAR_BASES)
     if isinstance(value, _CONTAINER_BASES):
         return _reduce_subclass(value, _CONTAINER_BASES)
-    return NotImplemented
+    return None
 
 
 # ---- values --------------------------------------------------------------------------------------------------------------------

@@ -462,6 +462,46 @@ def test_attributes_of_subclasses_count() -> None:
     assert len({fingerprint(one), fingerprint(two), fingerprint(b"ab")}) == 3
 
 
+def test_slots_of_subclasses_count() -> None:
+    class Base(list):  # type: ignore[type-arg]
+        __slots__ = ("__hidden",)
+
+        def __init__(self, *args: Any, hidden: Any) -> None:
+            super().__init__(*args)
+            self.__hidden = hidden
+
+    class Slotted(Base):
+        __slots__ = "note"
+
+    one, two, three = Slotted([1], hidden=0), Slotted([1], hidden=0), Slotted([1], hidden=1)
+    assert fingerprint(one) == fingerprint(two)
+    two.note = 1  # type: ignore[attr-defined]
+    assert len({fingerprint(one), fingerprint(two), fingerprint(three)}) == 3
+
+
+def test_a_dataclass_that_is_also_a_dict_counts_with_its_items() -> None:
+    @dataclasses.dataclass
+    class Batch(dict):  # type: ignore[type-arg]
+        size: int
+
+    one, two = Batch(1), Batch(1)
+    assert fingerprint(one) == fingerprint(two)
+    one["x"] = 1
+    assert fingerprint(one) != fingerprint(two)
+    assert fingerprint(Batch(1)) != fingerprint(Batch(2))
+
+
+def test_flags_without_a_name_differ() -> None:
+    class Mode(enum.Flag):
+        A = 1
+        B = 2
+        C = 4
+
+    one, two = Mode.A | Mode.B, Mode.A | Mode.C
+    one._name_ = two._name_ = None  # as Python 3.10 has it
+    assert fingerprint(one) != fingerprint(two)
+
+
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs an interval timer")
 def test_a_signal_ends_a_walk_without_end() -> None:
     class Enough(Exception):

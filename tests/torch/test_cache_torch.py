@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import subprocess
@@ -205,6 +206,34 @@ def test_modules_are_keyed_by_class_mode_and_state() -> None:
     weights(net)
     assert len(calls) == 8
     assert fingerprint(nn.Conv2d(1, 1, 3, stride=1).requires_grad_(False)) != fingerprint(nn.Conv2d(1, 1, 3, stride=2))
+
+
+def test_a_module_that_is_a_dataclass_counts_with_its_state() -> None:
+    @dataclasses.dataclass(eq=False)
+    class Net(nn.Module):
+        width: int
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            self = super().__new__(cls)
+            nn.Module.__init__(self)
+            return self
+
+        def __post_init__(self) -> None:
+            self.layer = nn.Linear(self.width, 1)
+
+    net = Net(2)
+    before = fingerprint(net)
+    with torch.no_grad():
+        net.layer.weight.add_(1)
+    assert fingerprint(net) != before
+
+
+def test_odd_modules() -> None:
+    net = nn.Linear(2, 2)
+    setattr(net, "", 1)
+    assert len(fingerprint(net)) == 16
+    with pytest.raises(TypeError, match="UninitializedParameter"):
+        fingerprint(nn.LazyLinear(3))
 
 
 def test_the_same_digest_in_another_process() -> None:
