@@ -14,7 +14,7 @@ import pathlib
 import sys
 import types
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 Reduction = tuple[Any, ...]
@@ -268,22 +268,50 @@ def _reduce_known(value: Any) -> Any:
 # ---- values --------------------------------------------------------------------------------------------------------------------
 
 
-def _walk(value: Any, leaf: Callable[[Any], Any]) -> Any:
-    """The value with every array and tensor in its exact tuples, lists and dicts replaced; itself if nothing changed."""
-    if type(value) is tuple:
-        items = tuple(_walk(item, leaf) for item in value)
-        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
-    if type(value) is list:
-        new_list = [_walk(item, leaf) for item in value]
-        return new_list if any(new is not old for new, old in zip(new_list, value, strict=True)) else value
-    if type(value) is dict:
-        new_dict = {key: _walk(item, leaf) for key, item in value.items()}
-        return new_dict if any(new_dict[key] is not value[key] for key in new_dict) else value
-    make = getattr(type(value), "_make", None) if isinstance(value, tuple) else None
-    if make is not None:
-        fields = tuple(_walk(item, leaf) for item in value)
-        return make(fields) if any(new is not old for new, old in zip(fields, value, strict=True)) else value
-    return leaf(value)
+def _members(value: Any) -> Iterable[Any]:
+    """What is inside a container that is no exact tuple, list or dict, or inside a dataclass; nothing for other objects."""
+    if isinstance(value, dict):
+        return dict.values(value)
+    if isinstance(value, list):
+        return list.__iter__(value)
+    if isinstance(value, tuple):
+        return tuple.__iter__(value)
+    if isinstance(value, (set, frozenset)):
+        return set(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    return ()
+
+
+def _walk(value: Any, leaf: Callable[[Any], Any], seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
+    """The value with leaf() of every array and tensor in it; itself if nothing changed.
+
+    Exact tuples, lists and dicts, ordered and default dicts and named tuples are rebuilt where something in them changed;
+    other containers and dataclasses are only looked through. ``seen`` is for members that are shared or contain themselves.
+    """
+    seen = {} if seen is None else seen
+    kind = type(value)
+    if not isinstance(value, _CONTAINER_BASES) and not hasattr(kind, "__dataclass_fields__"):
+        return leaf(value)
+    if id(value) in seen:
+        return seen[id(value)][1]
+    seen[id(value)] = (value, value)
+    result = value
+    if kind in (dict, OrderedDict, defaultdict):
+        changed = {key: new for key, old in value.items() if (new := _walk(old, leaf, seen)) is not old}
+        if changed:
+            result = copy.copy(value)
+            result.update(changed)
+    elif kind in (tuple, list) or (isinstance(value, tuple) and hasattr(kind, "_make")):
+        items = [_walk(item, leaf, seen) for item in value]
+        if any(new is not old for new, old in zip(items, value, strict=True)):
+            result = items if kind is list else tuple(items) if kind is tuple else kind._make(items)
+    else:
+        for member in _members(value):
+            _walk(member, leaf, seen)
+        result = leaf(value)
+    seen[id(value)] = (value, result)
+    return result
 
 
 def prepare_value(value: Any, private: bool) -> tuple[Any, tuple[Any, ...] | None]:
@@ -313,14 +341,14 @@ def copy_value(value: Any) -> Any:
     """A copy that shares nothing that can be changed; arrays in it are writable, tensors keep their graph."""
     torch = _loaded("torch", "Tensor")
     numpy = _loaded("numpy", "ndarray")
-    if torch is not None and isinstance(value, torch.Tensor):
-        return value.clone()
-    if numpy is not None and type(value) is numpy.ndarray and not value.dtype.hasobject:
-        return value.copy(order="K")
-    if type(value) is tuple:
-        return tuple(copy_value(item) for item in value)
-    if type(value) is list:
-        return [copy_value(item) for item in value]
-    if type(value) is dict:
-        return {key: copy_value(item) for key, item in value.items()}
-    return copy.deepcopy(value)
+    copies: dict[int, Any] = {}
+
+    def leaf(item: Any) -> Any:
+        if torch is not None and isinstance(item, torch.Tensor):
+            copies[id(item)] = item.clone()
+        elif numpy is not None and type(item) is numpy.ndarray and not item.dtype.hasobject:
+            copies[id(item)] = item.copy(order="K")
+        return item
+
+    _walk(value, leaf)
+    return copy.deepcopy(value, copies)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import copy
 import dataclasses
 import enum
@@ -616,6 +617,37 @@ def test_subclasses_and_read_only_arrays_keep_their_class() -> None:
     masked = cache_result(lambda: np.ma.array([1, 2], mask=[0, 1]))()
     assert isinstance(masked, np.ma.MaskedArray)
     assert masked.mask.tolist() == [False, True]
+
+
+def test_values_that_contain_themselves_or_share_their_members() -> None:
+    @cache_result
+    def loop(copies: bool) -> Any:
+        value: list[Any] = [np.zeros(1)]
+        value.append(value)
+        return value
+
+    value = loop(False)
+    assert loop(False) is value
+    assert not value[0].flags.writeable
+    wide: Any = [1]
+    for _ in range(200):
+        wide = [wide, wide]
+    assert cache_result(lambda: wide)() is wide
+    private = cache_result(copy=True)(lambda: loop(False))
+    private()
+    other = private()
+    assert other is not value
+    assert other[0].flags.writeable
+
+
+def test_ordered_and_default_dicts_hold_read_only_arrays() -> None:
+    for make in (collections.OrderedDict, lambda items: collections.defaultdict(list, items)):
+        given = make({"a": np.zeros(2), "b": 1})
+        kept = cache_result(lambda value: value[0], key=len)((given,))
+        assert type(kept) is type(given)
+        assert list(kept) == ["a", "b"]
+        assert not kept["a"].flags.writeable
+        assert given["a"].flags.writeable
 
 
 def test_copy_gives_everyone_a_private_one() -> None:
