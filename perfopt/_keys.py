@@ -14,7 +14,7 @@ import pathlib
 import sys
 import types
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 Reduction = tuple[Any, ...]
@@ -27,7 +27,16 @@ def _class_name(cls: type) -> tuple[str, str]:
 
 
 def _instance_state(value: object) -> dict[str, Any]:
-    return dict(getattr(value, "__dict__", ()))
+    """What an instance holds in its ``__dict__`` and in the ``__slots__`` of its classes."""
+    state = dict(getattr(value, "__dict__", ()))
+    for cls in type(value).__mro__:
+        slots = vars(cls).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name.startswith("__") and not name.endswith("__"):
+                name = f"_{cls.__name__.lstrip('_')}{name}"
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                state[name] = getattr(value, name)
+    return state
 
 
 def _reduce_subclass(value: Any, bases: tuple[type, ...]) -> Reduction:
@@ -156,6 +165,8 @@ def _tensor_content(torch: Any, tensor: Any) -> tuple[Any, ...]:
 def _reduce_tensor(torch: Any, tensor: Any) -> Reduction | None:
     if tensor.is_quantized or tensor.is_nested or tensor.device.type == "meta" or str(tensor.layout) == "torch._mkldnn":
         return None
+    if torch.nn.parameter.is_lazy(tensor):
+        return None  # a lazy module's parameter before its first call
     if type(tensor) in (torch.Tensor, torch.nn.Parameter):
         return None, "tensor", *_tensor_content(torch, tensor)
     if (
@@ -189,7 +200,9 @@ def _reduce_module(module: Any) -> Reduction:
     parts = []
     for name, part in module.named_modules(remove_duplicate=False):
         settings = {
-            key: _setting(value) for key, value in vars(part).items() if key[0] != "_" and _plain_setting(value)
+            key: _setting(value)
+            for key, value in vars(part).items()
+            if not key.startswith("_") and _plain_setting(value)
         }
         parts.append((name, _class_name(type(part)), part.training, settings))
     state = {**dict(module.named_buffers(remove_duplicate=False)), **module.state_dict(keep_vars=True)}
@@ -218,13 +231,26 @@ def reduce(value: Any) -> Any:
     The class is what a key in this process adds by identity, so that two classes of one name stay two.
     """
     if isinstance(value, enum.Enum):
-        return type(value), "enum", _class_name(type(value)), value.name
+        name = value.name if value.name is not None else value.value  # Python 3.10 has no name for a union of flags
+        return type(value), "enum", _class_name(type(value)), name
     if isinstance(value, pathlib.PurePath):
         return None, "path", type(value).__name__, str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _reduce_dataclass(value)
     if isinstance(value, (slice, range)):
         return None, type(value).__name__, value.start, value.stop, value.step
+    reduction = _reduce_known(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        described = _reduce_dataclass(value)
+        if reduction is None:
+            return described
+        if (
+            reduction is not NotImplemented
+        ):  # a dataclass that is also a dict, a module, ...: its fields are not all of it
+            return *described, reduction[1:]
+    return NotImplemented if reduction is None else reduction
+
+
+def _reduce_known(value: Any) -> Any:
+    """An object of NumPy, of torch, or of a subclass of a built-in; None if it is neither."""
     for name, attribute, found in (("numpy", "ma", _reduce_numpy), ("torch", "nn", _reduce_torch)):
         library = _loaded(name, attribute)
         reduction = None if library is None else found(library, value)
@@ -236,28 +262,56 @@ def reduce(value: Any) -> Any:
         return _reduce_subclass(value, _SCALAR_BASES)
     if isinstance(value, _CONTAINER_BASES):
         return _reduce_subclass(value, _CONTAINER_BASES)
-    return NotImplemented
+    return None
 
 
 # ---- values --------------------------------------------------------------------------------------------------------------------
 
 
-def _walk(value: Any, leaf: Callable[[Any], Any]) -> Any:
-    """The value with every array and tensor in its exact tuples, lists and dicts replaced; itself if nothing changed."""
-    if type(value) is tuple:
-        items = tuple(_walk(item, leaf) for item in value)
-        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
-    if type(value) is list:
-        new_list = [_walk(item, leaf) for item in value]
-        return new_list if any(new is not old for new, old in zip(new_list, value, strict=True)) else value
-    if type(value) is dict:
-        new_dict = {key: _walk(item, leaf) for key, item in value.items()}
-        return new_dict if any(new_dict[key] is not value[key] for key in new_dict) else value
-    make = getattr(type(value), "_make", None) if isinstance(value, tuple) else None
-    if make is not None:
-        fields = tuple(_walk(item, leaf) for item in value)
-        return make(fields) if any(new is not old for new, old in zip(fields, value, strict=True)) else value
-    return leaf(value)
+def _members(value: Any) -> Iterable[Any]:
+    """What is inside a container that is no exact tuple, list or dict, or inside a dataclass; nothing for other objects."""
+    if isinstance(value, dict):
+        return dict.values(value)
+    if isinstance(value, list):
+        return list.__iter__(value)
+    if isinstance(value, tuple):
+        return tuple.__iter__(value)
+    if isinstance(value, (set, frozenset)):
+        return set(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    return ()
+
+
+def _walk(value: Any, leaf: Callable[[Any], Any], seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
+    """The value with leaf() of every array and tensor in it; itself if nothing changed.
+
+    Exact tuples, lists and dicts, ordered and default dicts and named tuples are rebuilt where something in them changed;
+    other containers and dataclasses are only looked through. ``seen`` is for members that are shared or contain themselves.
+    """
+    seen = {} if seen is None else seen
+    kind = type(value)
+    if not isinstance(value, _CONTAINER_BASES) and not hasattr(kind, "__dataclass_fields__"):
+        return leaf(value)
+    if id(value) in seen:
+        return seen[id(value)][1]
+    seen[id(value)] = (value, value)
+    result = value
+    if kind in (dict, OrderedDict, defaultdict):
+        changed = {key: new for key, old in value.items() if (new := _walk(old, leaf, seen)) is not old}
+        if changed:
+            result = copy.copy(value)
+            result.update(changed)
+    elif kind in (tuple, list) or (isinstance(value, tuple) and hasattr(kind, "_make")):
+        items = [_walk(item, leaf, seen) for item in value]
+        if any(new is not old for new, old in zip(items, value, strict=True)):
+            result = items if kind is list else tuple(items) if kind is tuple else kind._make(items)
+    else:
+        for member in _members(value):
+            _walk(member, leaf, seen)
+        result = leaf(value)
+    seen[id(value)] = (value, result)
+    return result
 
 
 def prepare_value(value: Any, private: bool) -> tuple[Any, tuple[Any, ...] | None]:
@@ -287,14 +341,14 @@ def copy_value(value: Any) -> Any:
     """A copy that shares nothing that can be changed; arrays in it are writable, tensors keep their graph."""
     torch = _loaded("torch", "Tensor")
     numpy = _loaded("numpy", "ndarray")
-    if torch is not None and isinstance(value, torch.Tensor):
-        return value.clone()
-    if numpy is not None and type(value) is numpy.ndarray and not value.dtype.hasobject:
-        return value.copy(order="K")
-    if type(value) is tuple:
-        return tuple(copy_value(item) for item in value)
-    if type(value) is list:
-        return [copy_value(item) for item in value]
-    if type(value) is dict:
-        return {key: copy_value(item) for key, item in value.items()}
-    return copy.deepcopy(value)
+    copies: dict[int, Any] = {}
+
+    def leaf(item: Any) -> Any:
+        if torch is not None and isinstance(item, torch.Tensor):
+            copies[id(item)] = item.clone()
+        elif numpy is not None and type(item) is numpy.ndarray and not item.dtype.hasobject:
+            copies[id(item)] = item.copy(order="K")
+        return item
+
+    _walk(value, leaf)
+    return copy.deepcopy(value, copies)

@@ -48,6 +48,8 @@ def _parameter_names(function: Callable[..., Any]) -> tuple[tuple[str, ...] | No
     if code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS):
         return None, 0, 0
     count = code.co_argcount + code.co_kwonlyargcount
+    if count > 64:  # MAX_BOUND_NAMES of cached_function_type.c
+        return None, 0, 0
     return code.co_varnames[:count], code.co_argcount, code.co_posonlyargcount
 
 
@@ -67,13 +69,15 @@ def _check_ignore(ignore: str | Iterable[str], function: Callable[..., Any]) -> 
     if _parameter_names(function)[0] is None and any(
         parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY for name in names
     ):
-        raise ValueError("ignore: with *args only keyword-only parameters can be ignored; use key=")
+        raise ValueError(
+            "ignore: with *args, or more than 64 parameters, only keyword-only parameters can be ignored; use key="
+        )
     return names
 
 
 def _is_method_of_a_class(function: Callable[..., Any]) -> bool:
     """Whether an async function is written in a class body: a plain wrapper function is not told by ``__set_name__``."""
-    outer = getattr(function, "__qualname__", "").rpartition(".")[0]
+    outer = str(getattr(function, "__qualname__", "")).rpartition(".")[0]
     names = _parameter_names(function)[0]
     return bool(outer) and not outer.endswith("<locals>") and bool(names) and names is not None and names[0] == "self"
 
@@ -95,6 +99,13 @@ def _async_wrapper(cached: Any, function: Callable[..., Any]) -> Any:
     return wrapper
 
 
+def _body_of(function: Callable[..., Any]) -> Any:
+    """The function that a call runs: of an object with ``__call__``, that method."""
+    if inspect.isroutine(function) or isinstance(function, (type, functools.partial)):
+        return function
+    return getattr(type(function), "__call__", function)  # noqa: B004
+
+
 def _decorate(
     function: Any,
     *,
@@ -109,9 +120,10 @@ def _decorate(
         return type(function)(inner)
     if not callable(function):
         raise TypeError(f"cache_result decorates a function, not {function!r}")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    body = _body_of(function)
+    if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
         raise TypeError(
-            f"cache_result cannot cache the generator function {function.__qualname__}(): a generator is used up by its "
+            f"cache_result cannot cache the generator function {body.__qualname__}(): a generator is used up by its "
             "first reader; return a list or a tuple instead"
         )
     names, positional, positional_only = _parameter_names(function)
@@ -130,7 +142,7 @@ def _decorate(
         info_type=CacheInfo,
         parameters=parameters,
     )
-    if inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(body):
         return _async_wrapper(cached, function)
     return functools.update_wrapper(cached, function)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import copy
 import dataclasses
 import enum
@@ -21,6 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perfopt import _core
 from perfopt.cache import CacheInfo, cache_result
 
 
@@ -95,6 +97,38 @@ def test_wrapper_looks_like_the_function() -> None:
     assert isinstance(info, CacheInfo)
     assert info._fields == ("hits", "misses", "evictions", "currsize", "maxsize")
     assert info.maxsize == 1000
+
+
+def test_a_callable_with_an_odd_qualified_name() -> None:
+    class Odd:
+        __slots__ = ("__qualname__",)
+
+        def __call__(self, x: Any) -> Any:
+            return x
+
+    odd = Odd()
+    odd.__qualname__ = 7  # type: ignore[assignment]
+    cached = cache_result(odd)
+    assert repr(cached).startswith("<cached function <class")
+    with pytest.raises(TypeError, match=r"Odd.*cannot be part of a cache key"):
+        cached(type("Odd", (), {"__hash__": None})())
+
+
+def test_the_c_type_checks_its_counts() -> None:
+    options = {"max_size": 1, "ignored": None, "key": None, "copies": False, "info_type": tuple, "parameters": {}}
+    for names, positional, positional_only in [((), 1, 0), (None, 100, 0), (("a",), -1, -1), (("a",), 0, 1)]:
+        with pytest.raises(ValueError, match="positional"):
+            _core.CachedFunction(len, names=names, positional=positional, positional_only=positional_only, **options)  # type: ignore[call-overload]
+
+
+def test_more_parameters_than_can_be_told_by_name() -> None:
+    names = [f"p{i}" for i in range(70)]
+    scope: dict[str, Any] = {}
+    exec(f"def many({', '.join(names)}): return p0", scope)
+    cached = cache_result(scope["many"])
+    assert [cached(i, *names[1:]) for i in (1, 2, 1)] == [1, 2, 1]
+    with pytest.raises(ValueError, match="more than 64 parameters"):
+        cache_result(ignore="p0")(scope["many"])
 
 
 def test_parameters_are_a_copy() -> None:
@@ -585,6 +619,37 @@ def test_subclasses_and_read_only_arrays_keep_their_class() -> None:
     assert masked.mask.tolist() == [False, True]
 
 
+def test_values_that_contain_themselves_or_share_their_members() -> None:
+    @cache_result
+    def loop(copies: bool) -> Any:
+        value: list[Any] = [np.zeros(1)]
+        value.append(value)
+        return value
+
+    value = loop(False)
+    assert loop(False) is value
+    assert not value[0].flags.writeable
+    wide: Any = [1]
+    for _ in range(200):
+        wide = [wide, wide]
+    assert cache_result(lambda: wide)() is wide
+    private = cache_result(copy=True)(lambda: loop(False))
+    private()
+    other = private()
+    assert other is not value
+    assert other[0].flags.writeable
+
+
+def test_ordered_and_default_dicts_hold_read_only_arrays() -> None:
+    for make in (collections.OrderedDict, lambda items: collections.defaultdict(list, items)):
+        given = make({"a": np.zeros(2), "b": 1})
+        kept = cache_result(lambda value: value[0], key=len)((given,))
+        assert type(kept) is type(given)
+        assert list(kept) == ["a", "b"]
+        assert not kept["a"].flags.writeable
+        assert given["a"].flags.writeable
+
+
 def test_copy_gives_everyone_a_private_one() -> None:
     @cache_result(copy=True)
     def make(n: int) -> Any:
@@ -624,6 +689,61 @@ def test_methods_count_per_instance() -> None:
     bound = one.method
     assert bound(1) is one.method(1)
     assert one.method(x=1) is one.method(1)
+
+
+def test_a_function_that_is_also_an_attribute_of_a_class() -> None:
+    @cache_result
+    def total(x: Any, y: int = 0) -> float:
+        return float(np.sum(x)) + y
+
+    class Owner:
+        kept = total
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+        @cache_result
+        def named(x: Any) -> Any:  # type: ignore[misc]
+            return x
+
+    assert total(5) == Owner.kept(5) == 5
+    assert Owner.named("a") == "a"
+    array = np.ones(3)
+    assert (total(array), total(x=array, y=1)) == (3, 4)
+    array[:] = 5
+    assert (total(array), total(x=array, y=1)) == (15, 16), "other first arguments still count by content"
+    size = total.cache_info().currsize  # type: ignore[attr-defined]
+    owner = Owner()
+    gone = weakref.ref(owner)
+    with pytest.raises(TypeError, match=r"unsupported operand|must be|float"):
+        owner.kept()
+    assert owner.named() is owner
+    del owner
+    Owner.named.cache_clear()  # type: ignore[attr-defined]
+    assert gone() is None
+    assert total.cache_info().currsize == size  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="owner must be a class or None, not int"):
+        total.__set_name__(3, "x")  # type: ignore[attr-defined]
+
+
+def test_the_classes_of_a_method_are_held_weakly() -> None:
+    @cache_result
+    def shared(self: Any) -> int:
+        return 1
+
+    def use() -> weakref.ref[type]:
+        owner = type("Owner", (), {"m": shared, "__eq__": lambda *_: True})
+        one, two = owner(), owner()
+        assert [one.m(), two.m(), one.m()] == [1, 1, 1]
+        return weakref.ref(owner)
+
+    owners = [use(), use()]
+    assert shared.cache_info()[:2] == (2, 4)  # type: ignore[attr-defined]
+    gc.collect()
+    assert [owner() for owner in owners] == [None, None]
+    assert shared.cache_info().currsize == 0  # type: ignore[attr-defined]
 
 
 def test_an_instance_is_not_kept_alive() -> None:
@@ -809,6 +929,26 @@ def test_async_functions_cache_the_awaited_value() -> None:
     assert fetch.cache_info() == CacheInfo(4, 2, 0, 2, 10)  # type: ignore[attr-defined]
     fetch.cache_clear()  # type: ignore[attr-defined]
     assert fetch.cache_info().currsize == 0  # type: ignore[attr-defined]
+
+
+def test_objects_whose_call_is_async_or_a_generator() -> None:
+    class Fetch:
+        async def __call__(self, x: int) -> int:
+            return x
+
+    class Count:
+        def __call__(self) -> Any:
+            yield 1
+
+    fetch = cache_result(Fetch())
+
+    async def main() -> list[int]:
+        return [await fetch(1), await fetch(1)]
+
+    assert asyncio.run(main()) == [1, 1]
+    assert fetch.cache_info()[:2] == (1, 1)
+    with pytest.raises(TypeError, match="generator function"):
+        cache_result(Count())
 
 
 def test_async_exceptions_and_methods() -> None:

@@ -13,6 +13,7 @@ import mmap
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -459,6 +460,67 @@ def test_attributes_of_subclasses_count() -> None:
     assert fingerprint(one) == fingerprint(two)
     two.note = 1  # type: ignore[attr-defined]
     assert len({fingerprint(one), fingerprint(two), fingerprint(b"ab")}) == 3
+
+
+def test_slots_of_subclasses_count() -> None:
+    class Base(list):  # type: ignore[type-arg]
+        __slots__ = ("__hidden",)
+
+        def __init__(self, *args: Any, hidden: Any) -> None:
+            super().__init__(*args)
+            self.__hidden = hidden
+
+    class Slotted(Base):
+        __slots__ = "note"
+
+    one, two, three = Slotted([1], hidden=0), Slotted([1], hidden=0), Slotted([1], hidden=1)
+    assert fingerprint(one) == fingerprint(two)
+    two.note = 1  # type: ignore[attr-defined]
+    assert len({fingerprint(one), fingerprint(two), fingerprint(three)}) == 3
+
+
+def test_a_dataclass_that_is_also_a_dict_counts_with_its_items() -> None:
+    @dataclasses.dataclass
+    class Batch(dict):  # type: ignore[type-arg]
+        size: int
+
+    one, two = Batch(1), Batch(1)
+    assert fingerprint(one) == fingerprint(two)
+    one["x"] = 1
+    assert fingerprint(one) != fingerprint(two)
+    assert fingerprint(Batch(1)) != fingerprint(Batch(2))
+
+
+def test_flags_without_a_name_differ() -> None:
+    class Mode(enum.Flag):
+        A = 1
+        B = 2
+        C = 4
+
+    one, two = Mode.A | Mode.B, Mode.A | Mode.C
+    one._name_ = two._name_ = None  # as Python 3.10 has it
+    assert fingerprint(one) != fingerprint(two)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs an interval timer")
+def test_a_signal_ends_a_walk_without_end() -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise Enough
+
+    tree: Any = [1]
+    for _ in range(150):
+        tree = [tree, tree]
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(Enough):
+            fingerprint(tree)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_objects_that_contain_themselves() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import collections
+import copy
+import dataclasses
 import gc
 import os
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -207,6 +211,34 @@ def test_modules_are_keyed_by_class_mode_and_state() -> None:
     assert fingerprint(nn.Conv2d(1, 1, 3, stride=1).requires_grad_(False)) != fingerprint(nn.Conv2d(1, 1, 3, stride=2))
 
 
+def test_a_module_that_is_a_dataclass_counts_with_its_state() -> None:
+    @dataclasses.dataclass(eq=False)
+    class Net(nn.Module):
+        width: int
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            self = super().__new__(cls)
+            nn.Module.__init__(self)
+            return self
+
+        def __post_init__(self) -> None:
+            self.layer = nn.Linear(self.width, 1)
+
+    net = Net(2)
+    before = fingerprint(net)
+    with torch.no_grad():
+        net.layer.weight.add_(1)
+    assert fingerprint(net) != before
+
+
+def test_odd_modules() -> None:
+    net = nn.Linear(2, 2)
+    setattr(net, "", 1)
+    assert len(fingerprint(net)) == 16
+    with pytest.raises(TypeError, match="UninitializedParameter"):
+        fingerprint(nn.LazyLinear(3))
+
+
 def test_the_same_digest_in_another_process() -> None:
     code = (
         "import torch; from perfopt.cache import fingerprint; torch.manual_seed(0);"
@@ -256,6 +288,46 @@ def test_tensors_inside_containers_are_watched() -> None:
     assert function(2)["b"][0].tolist() == [1, 1]
 
 
+def test_tensors_inside_other_containers_are_watched() -> None:
+    @dataclasses.dataclass
+    class Holder:
+        tensor: Any
+
+    makers: list[Callable[[], Any]] = [
+        lambda: collections.OrderedDict(a=torch.zeros(2)),
+        lambda: collections.defaultdict(list, a=torch.zeros(2)),
+        lambda: torch.max(torch.zeros(2, 2), dim=0),
+        lambda: type("Own", (dict,), {})(a=torch.zeros(2)),
+        lambda: type("Own", (list,), {})([torch.zeros(2)]),
+        lambda: {torch.zeros(2)},
+        lambda: Holder(torch.zeros(2)),
+        lambda: [Holder([torch.zeros(2)])],
+    ]
+    for make in makers:
+        function = cache_result(make)
+        kept = function()
+        assert function() is kept, "nothing to replace in it"
+        inside = kept
+        while not isinstance(inside, torch.Tensor):
+            inside = vars(inside) if isinstance(inside, Holder) else inside
+            inside = next(iter(inside.values() if isinstance(inside, dict) else inside))
+        inside.add_(1)
+        assert function() is not kept
+
+
+def test_cached_weights_are_not_those_of_a_model_trained_since() -> None:
+    @cache_result("model_weights")
+    def get_model_weights(model: Any) -> Any:
+        return model.state_dict()
+
+    one = nn.Linear(2, 2)
+    two = copy.deepcopy(one)
+    get_model_weights(one)
+    with torch.no_grad():
+        one.weight.add_(100)
+    assert torch.equal(get_model_weights(two)["weight"], two.weight)
+
+
 def test_performance_cache_watches_tensors() -> None:
     cache = PerformanceCache()
     tensor = torch.zeros(3)
@@ -279,6 +351,18 @@ def test_copies_of_tensors() -> None:
     function(2).add_(1)
     assert function(2).tolist() == [0, 0]
     assert function.cache_info().hits == 2  # type: ignore[attr-defined]
+
+
+def test_copies_of_containers_keep_the_graph() -> None:
+    Pair = collections.namedtuple("Pair", "a b")
+    weight = torch.ones(2, requires_grad=True)
+    for make in (lambda: Pair(weight * 2, 1), lambda: torch.max(weight.reshape(1, 2) * 2, dim=0)):
+        function = cache_result(copy=True)(make)
+        function()
+        got = function()
+        assert type(got) is type(make())
+        assert got[0].grad_fn is not None
+        assert got[0].tolist() == [2, 2]
 
 
 def test_gradients_through_cached_values() -> None:

@@ -25,6 +25,7 @@ typedef struct cached_function {
     PyObject *ignored;      /* frozenset of parameter names that are no part of the key, or NULL */
     PyObject *info_type;
     PyObject *parameters;
+    PyObject *owners; /* list of weak references to the classes it is a method of; NULL with is_method: of any */
     PyObject *dict;
     PyObject *weak_references;
     uint64_t ignored_slots; /* bit i: parameter i is ignored */
@@ -49,23 +50,58 @@ static PyObject *
 name_of_function(const cached_function *self)
 {
     PyObject *name = PyObject_GetAttrString(self->function, "__qualname__");
-    if (name == NULL) {
+    if (name == NULL || !PyUnicode_Check(name)) { /* a callable may answer with anything */
         PyErr_Clear();
+        Py_XDECREF(name);
         name = PyObject_Str((PyObject *)Py_TYPE(self->function));
     }
     return name;
 }
 
+/* The class of a weak reference, borrowed and only good for comparing; NULL when it is gone. */
+static PyTypeObject *
+living_owner(PyObject *reference)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *owner;
+    if (PyWeakref_GetRef(reference, &owner) <= 0) {
+        return NULL;
+    }
+    Py_DECREF(owner);
+#else
+    PyObject *owner = PyWeakref_GetObject(reference);
+#endif
+    return PyType_Check(owner) ? (PyTypeObject *)owner : NULL;
+}
+
+/* Whether this first argument is the instance of a method. A function that is also an attribute of some class goes on
+ * taking other first arguments, and those count by content. */
+static int
+is_instance(const cached_function *self, PyObject *first)
+{
+    if (!self->is_method || self->owners == NULL) {
+        return self->is_method;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(self->owners); i++) {
+        PyTypeObject *owner = living_owner(PyList_GET_ITEM(self->owners, i));
+        if (owner != NULL && PyType_IsSubtype(Py_TYPE(first), owner)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 /* TypeError for an argument that cannot be keyed. parameter: its name, or NULL and its position. */
 static void
-raise_cannot_key(const cached_function *self, const pfo_key_builder *builder, PyObject *parameter, Py_ssize_t position)
+raise_cannot_key(const cached_function *self, const pfo_key_builder *builder, PyObject *parameter, Py_ssize_t position,
+                 int instance)
 {
     PyObject *name = name_of_function(self);
     PyObject *which =
         parameter != NULL ? PyUnicode_FromFormat("%R", parameter) : PyUnicode_FromFormat("%zd", position + 1);
     if (name != NULL && which != NULL) {
         const char *type = builder->culprit->tp_name;
-        if (self->is_method && position == 0) {
+        if (instance) {
             PyErr_Format(PyExc_TypeError,
                          "%U(): the instance of type %.200s cannot be weakly referenced; add '__weakref__' to its "
                          "__slots__, or pass "
@@ -138,10 +174,10 @@ static int
 add_argument(const cached_function *self, pfo_key_builder *builder, PyObject *object, PyObject *name,
              Py_ssize_t position)
 {
-    const int answer =
-        self->is_method && position == 0 ? pfo_key_add_instance(builder, object) : pfo_key_add(builder, object);
+    const int instance = position == 0 && is_instance(self, object);
+    const int answer = instance ? pfo_key_add_instance(builder, object) : pfo_key_add(builder, object);
     if (answer > 0) {
-        raise_cannot_key(self, builder, name, position);
+        raise_cannot_key(self, builder, name, position, instance);
         return -1;
     }
     return answer;
@@ -216,7 +252,8 @@ static int
 key_by_function(const cached_function *self, pfo_key_builder *builder, const call_arguments *call)
 {
     call_arguments rest = *call;
-    if (self->is_method) { /* the function gets what the user wrote; the instance counts by itself */
+    if (PyVectorcall_NARGS(call->nargsf) > 0 &&
+        is_instance(self, call->args[0])) { /* the function gets what the user wrote; the instance counts by itself */
         if (add_argument(self, builder, call->args[0], NULL, 0) < 0) {
             return -1;
         }
@@ -242,7 +279,7 @@ static int
 build_key(const cached_function *self, pfo_key_builder *builder, const call_arguments *call)
 {
     int answer;
-    if (self->is_method && PyVectorcall_NARGS(call->nargsf) == 0) {
+    if (self->is_method && self->owners == NULL && PyVectorcall_NARGS(call->nargsf) == 0) {
         return 1;
     }
     if (self->key_function != NULL) {
@@ -542,6 +579,12 @@ cached_function_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         PyErr_Format(PyExc_TypeError, "names must be a tuple or None, not %.200s", Py_TYPE(names)->tp_name);
         return NULL;
     }
+    if (positional_only < 0 || positional < positional_only ||
+        positional > (names == Py_None ? 0 : PyTuple_GET_SIZE(names))) {
+        PyErr_SetString(PyExc_ValueError,
+                        "positional_only, positional and the number of names must not descend from 0");
+        return NULL;
+    }
     uint64_t max_entries;
     pfo_core_state *state = pfo_core_state_of_type(type);
     if (state == NULL || pfo_parse_max_size(max_size, &max_entries) < 0) {
@@ -581,6 +624,7 @@ cached_function_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->ignored);
     Py_VISIT(self->info_type);
     Py_VISIT(self->parameters);
+    Py_VISIT(self->owners);
     Py_VISIT(self->dict);
     return pfo_visit_store(&self->store, visit, arg);
 }
@@ -617,6 +661,7 @@ cached_function_dealloc(PyObject *op)
     Py_CLEAR(self->ignored);
     Py_CLEAR(self->info_type);
     Py_CLEAR(self->parameters);
+    Py_CLEAR(self->owners);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -667,9 +712,33 @@ cache_parameters(PyObject *op, PyObject *unused)
     return PyDict_Copy(((cached_function *)op)->parameters);
 }
 
-PyDoc_STRVAR(set_name_doc,
-             "__set_name__($self, owner, name, /)\n--\n\n"
-             "Called when the function becomes a method of a class: its first argument is then held weakly.");
+PyDoc_STRVAR(
+    set_name_doc,
+    "__set_name__($self, owner, name, /)\n--\n\n"
+    "Called when the function becomes a method of a class: an instance of owner (of any class if owner is None) as "
+    "the first\n"
+    "argument is then held weakly.");
+
+static int
+add_owner(cached_function *self, PyObject *owner)
+{
+    PyObject *reference = PyWeakref_NewRef(owner, NULL);
+    PyObject *owners = reference == NULL ? NULL : PyList_New(0);
+    int failed = owners == NULL || PyList_Append(owners, reference) < 0;
+    for (Py_ssize_t i = 0; !failed && self->owners != NULL && i < PyList_GET_SIZE(self->owners); i++) {
+        PyObject *other = PyList_GET_ITEM(self->owners, i);
+        if (other != reference && living_owner(other) != NULL) {
+            failed = PyList_Append(owners, other) < 0;
+        }
+    }
+    Py_XDECREF(reference);
+    if (failed) {
+        Py_XDECREF(owners);
+        return -1;
+    }
+    Py_XSETREF(self->owners, owners);
+    return 0;
+}
 
 static PyObject *
 set_name(PyObject *op, PyObject *args)
@@ -678,8 +747,19 @@ set_name(PyObject *op, PyObject *args)
     if (!PyArg_ParseTuple(args, "OO:__set_name__", &owner, &name)) {
         return NULL;
     }
-    ((cached_function *)op)->is_method = 1;
-    ((cached_function *)op)->fast_single = 0;
+    cached_function *self = (cached_function *)op;
+    if (owner == Py_None) {
+        Py_CLEAR(self->owners);
+        self->fast_single = 0;
+    } else if (!PyType_Check(owner)) {
+        PyErr_Format(PyExc_TypeError, "owner must be a class or None, not %.200s", Py_TYPE(owner)->tp_name);
+        return NULL;
+    } else if (!self->is_method || self->owners != NULL) {
+        if (add_owner(self, owner) < 0) {
+            return NULL;
+        }
+    }
+    self->is_method = 1;
     Py_RETURN_NONE;
 }
 

@@ -32,7 +32,7 @@ pfo_content_check_depth(int depth)
                      PFO_CONTENT_MAX_DEPTH);
         return -1;
     }
-    return 0;
+    return PyErr_CheckSignals(); /* a few levels that share their members can be a walk without end */
 }
 
 /* ---- types that exist only once their library is imported
@@ -216,7 +216,7 @@ name_of_type(PyTypeObject *type)
 {
     PyObject *module = PyObject_GetAttrString((PyObject *)type, "__module__");
     PyObject *name = module == NULL ? NULL : PyObject_GetAttrString((PyObject *)type, "__qualname__");
-    PyObject *full = name == NULL ? NULL : PyUnicode_FromFormat("%S.%U", module, name);
+    PyObject *full = name == NULL ? NULL : PyUnicode_FromFormat("%S.%S", module, name);
     Py_XDECREF(module);
     Py_XDECREF(name);
     return full;

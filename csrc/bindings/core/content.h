@@ -37,7 +37,7 @@ int pfo_content_reduce(pfo_content *content, PyObject *object, PyObject **reduct
  * error. */
 int pfo_content_goes_before_hash(pfo_core_state *state, PyObject *object);
 
-/* Sets RecursionError and returns -1 when depth is past the limit. */
+/* -1 with RecursionError when depth is past the limit, or with what a signal handler raised. */
 int pfo_content_check_depth(int depth);
 
 #endif
