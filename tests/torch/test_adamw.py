@@ -746,3 +746,27 @@ def test_two_threads_stepping_one_optimizer_are_told() -> None:
     assert len(outcomes) == 40
     assert set(outcomes) <= {"ok", "busy"}
     assert optimizer.state[params[0]]["step"].item() == 1.0 + outcomes.count("ok")
+
+
+def test_gradients_flagged_as_negated_count_as_what_they_mean() -> None:
+    # What autograd gives a one-element parameter that is an imaginary part: a view flagged as negated, not a negated copy.
+    weight = torch.tensor(0.5 + 2.0j)
+    ours, theirs = ([torch.nn.Parameter(torch.tensor([1.0]))] for _ in range(2))
+    optimizers = [AdamW(ours, lr=0.1), torch.optim.AdamW(theirs, lr=0.1)]
+    for _ in range(3):
+        for (param,), optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            (torch.complex(torch.ones(1), param).conj() * weight).real.sum().backward()
+            param.grad = torch._neg_view(-param.grad.resolve_neg())
+            assert param.grad.is_neg()
+            optimizer.step()
+    assert_close(ours, theirs)
+    assert float(ours[0]) != pytest.approx(1.0, abs=0.1)
+
+
+def test_a_negated_parameter_is_refused() -> None:
+    param = torch.nn.Parameter(torch._neg_view(torch.ones(3)))
+    param.grad = torch.ones(3)
+    with pytest.raises(ValueError, match=r"params\[0\].*negated"):
+        AdamW([param]).step()
+    assert torch.equal(param, -torch.ones(3))
