@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,8 @@ class AdamW(torch.optim.AdamW):
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
 
     def _start(self, max_grad_norm: float | None, skip_nonfinite: bool) -> None:
+        if max_grad_norm is not None and not hasattr(type(max_grad_norm), "__float__"):
+            raise TypeError(f"max_grad_norm={max_grad_norm!r}; accepted: None or a number >= 0")
         if max_grad_norm is not None and not max_grad_norm >= 0:
             raise ValueError(f"max_grad_norm={max_grad_norm!r}; accepted: None or a number >= 0")
         self.max_grad_norm = max_grad_norm
@@ -153,11 +156,22 @@ class AdamW(torch.optim.AdamW):
             self.param_groups = self._adopted.param_groups
             self.state = self._adopted.state
             self._adopted._opt_called = True  # what LR schedulers look at to warn about a wrong order
+        # A dict operation, so that of two threads one is told, and an interrupted step does not lock its own thread out.
+        me = threading.get_ident()
+        if self.__dict__.setdefault("_stepping_thread", me) != me:
+            raise RuntimeError("this optimizer is already in a step on another thread")
+        try:
+            self._step_once()
+        finally:
+            self.__dict__.pop("_stepping_thread", None)
+        return loss
+
+    def _step_once(self) -> None:
         created: list[Tensor] = []
         try:
             norm, skipped, _ = self._run(created)
         except BaseException:
-            self._forget_state(created)
+            self._forget_state([param for param in created if not self._has_stepped(param)])
             raise
         self._last_grad_norm = norm if self.skip_nonfinite or self.max_grad_norm is not None else None
         if skipped:
@@ -166,7 +180,6 @@ class AdamW(torch.optim.AdamW):
         else:
             assert self._plan is not None
             torch.autograd.graph.increment_version(self._plan.written())
-        return loss
 
     def _run(self, created: list[Tensor]) -> tuple[float, bool, float]:
         """The step itself; parameters that get their first state are appended to ``created``."""
@@ -220,9 +233,14 @@ class AdamW(torch.optim.AdamW):
     def _forget_state(self, created: list[Tensor]) -> None:
         """Takes back the state of a step that did not happen."""
         for param in created:
-            del self.state[param]
+            self.state.pop(param, None)
         if created:
             self._drop_plan()
+
+    def _has_stepped(self, param: Tensor) -> bool:
+        """Whether the step that raised had come as far as counting itself: an interrupt shows up after the kernels' return."""
+        step = self.state[param]["step"] if param in self.state else None
+        return step is not None and step.device.type == "cpu" and float(step) > 0
 
     @staticmethod
     def _device_of_step(param: Tensor) -> torch.device:

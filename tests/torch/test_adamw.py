@@ -770,3 +770,67 @@ def test_a_negated_parameter_is_refused() -> None:
     with pytest.raises(ValueError, match=r"params\[0\].*negated"):
         AdamW([param]).step()
     assert torch.equal(param, -torch.ones(3))
+
+
+def test_a_first_step_without_memory_leaves_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = make_params([8, 9])
+    optimizer = AdamW(params)
+    give_grads(params, seed=0)
+    real, calls = torch.zeros_like, []
+
+    def scarce(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 4:
+            raise MemoryError("no memory for a moment")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "zeros_like", scarce)
+    with pytest.raises(MemoryError, match="no memory for a moment"):
+        optimizer.step()
+    assert not optimizer.state
+    optimizer.step()
+    assert {entry["step"].item() for entry in optimizer.state.values()} == {1.0}
+
+
+def test_an_interrupt_after_the_first_step_keeps_the_state_of_that_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = make_params([8, 9])
+    optimizer = AdamW(params)
+    give_grads(params, seed=0)
+    real = optimizer._step_plan
+
+    def interrupted(plan: Any) -> Any:
+        if real(plan) is not None:
+            raise KeyboardInterrupt  # where Python delivers a signal that came while the kernels ran
+
+    monkeypatch.setattr(optimizer, "_step_plan", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    assert [optimizer.state[param]["step"].item() for param in params] == [1.0, 1.0]
+    monkeypatch.undo()
+    optimizer.step()
+    assert [optimizer.state[param]["step"].item() for param in params] == [2.0, 2.0]
+
+
+def test_a_thread_that_comes_during_the_first_step_is_told_and_harms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = make_params([8, 9])
+    optimizer = AdamW(params)
+    give_grads(params, seed=0)
+    real, told = optimizer._make_plan, []
+
+    def slow() -> Any:
+        monkeypatch.undo()
+        thread = threading.Thread(target=lambda: told.append(pytest.raises(RuntimeError, optimizer.step)))
+        thread.start()
+        thread.join()
+        return real()
+
+    monkeypatch.setattr(optimizer, "_make_plan", slow)
+    optimizer.step()
+    assert "another thread" in str(told[0].value)
+    assert [optimizer.state[param]["step"].item() for param in params] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("bound", ["1", [1.0]])
+def test_a_bound_of_the_wrong_kind_is_named(bound: Any) -> None:
+    with pytest.raises(TypeError, match="max_grad_norm="):
+        AdamW(make_params([1]), max_grad_norm=bound)
