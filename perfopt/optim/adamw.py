@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -114,7 +115,8 @@ class AdamW(torch.optim.AdamW):
 
         Raises:
             ValueError: with the reason, when this optimizer cannot be taken over (another class, ``amsgrad``, ``capturable``,
-                ``differentiable``, tensors that are not dense float32, no backend for their device).
+                ``differentiable``, tensors that are not dense float32, parameters that share memory, no backend for their
+                device).
         """
         if type(optimizer) is not torch.optim.AdamW:
             kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
@@ -131,6 +133,7 @@ class AdamW(torch.optim.AdamW):
         replaced = self._normalize_steps()
         try:
             self._make_plan()
+            self._refuse_shared_memory()
         except (TypeError, ValueError, RuntimeError) as error:
             for entry, step in replaced:
                 entry["step"] = step
@@ -241,6 +244,15 @@ class AdamW(torch.optim.AdamW):
         """Whether the step that raised had come as far as counting itself: an interrupt shows up after the kernels' return."""
         step = self.state[param]["step"] if param in self.state else None
         return step is not None and step.device.type == "cpu" and float(step) > 0
+
+    def _refuse_shared_memory(self) -> None:
+        """Parameters without state are in no plan yet, and a first step that is refused is too late to take over."""
+        held = [p for group in self.param_groups for p in group["params"]]
+        params = [p for p in held if not torch.nn.parameter.is_lazy(p) and p.numel() > 0]
+        spans = sorted((p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), i) for i, p in enumerate(params))
+        for (_, end, one), (begin, _, other) in pairwise(spans):
+            if begin < end:
+                raise ValueError(f"params[{one}] and params[{other}] share memory; a step needs each in memory of its own")
 
     @staticmethod
     def _device_of_step(param: Tensor) -> torch.device:

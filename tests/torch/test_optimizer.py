@@ -333,3 +333,31 @@ def test_config_of_the_wrong_kind() -> None:
     with pytest.raises(TypeError, match="PerformanceConfig"):
         PerformanceOptimizer({"cache_size": 3})  # type: ignore[arg-type]
     assert PerformanceOptimizer().config == PerformanceConfig()
+
+
+def test_parameters_that_share_memory_are_left_to_torch() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left = nn.Parameter(torch.zeros(6, 3))
+            self.right = nn.Parameter(self.left.data.view(6, 3))
+
+        def forward(self, x: Any) -> Any:
+            return x @ self.left + x @ self.right
+
+    model = Shared()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    result = PerformanceOptimizer(config()).optimize_training_loop(
+        model, make_batches(3), optimizer, functional.cross_entropy, 1, quiet=True
+    )
+    assert result["steps"] == 3
+    assert "share memory" in result["techniques"]["fused_optimizer"]["reason"]
+
+
+def test_lazy_parameters_can_be_taken_over() -> None:
+    model = nn.Sequential(nn.LazyLinear(5), nn.Linear(5, 3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    result = PerformanceOptimizer(config()).optimize_training_loop(
+        model, make_batches(3), optimizer, functional.cross_entropy, 1, quiet=True
+    )
+    assert result["techniques"]["fused_optimizer"]["used"]
