@@ -102,7 +102,6 @@ class TrainingLoop:
         quiet: bool = False,
     ) -> dict[str, Any]:
         """Trains for ``num_epochs`` passes over ``dataloader`` of ``(inputs, targets)`` batches; returns the result as a dict."""
-        was_training = self.model.training
         length = _length(dataloader)
         total = None if length is None else length * num_epochs
         epoch_losses: list[float] = []
@@ -114,7 +113,7 @@ class TrainingLoop:
 
                 stack.enter_context(retain_heap())
             progress = stack.enter_context(Progress("training", total, quiet=quiet))
-            stack.callback(self.model.train, was_training)
+            stack.callback(_restore_modes, self.model, [(module, module.training) for module in self.model.modules()])
             self.model.train()
             self.optimizer.zero_grad(set_to_none=True)
             epoch_losses.extend(self._epoch(dataloader, epoch, on_step, progress) for epoch in range(num_epochs))
@@ -233,6 +232,13 @@ class TrainingLoop:
     def _parameters(self) -> Iterator[torch.nn.Parameter]:
         for group in self.optimizer.param_groups:
             yield from group["params"]
+
+
+def _restore_modes(model: torch.nn.Module, modes: list[tuple[torch.nn.Module, bool]]) -> None:
+    """Train or eval mode of every module as it was; through ``train()`` first, which a model may have made its own."""
+    model.train(modes[0][1])
+    for module, training in modes:
+        module.training = training
 
 
 def _length(dataloader: Iterable[Any]) -> int | None:

@@ -761,7 +761,7 @@ def test_gradients_flagged_as_negated_count_as_what_they_mean() -> None:
             assert param.grad.is_neg()
             optimizer.step()
     assert_close(ours, theirs)
-    assert float(ours[0]) != pytest.approx(1.0, abs=0.1)
+    assert ours[0].item() != pytest.approx(1.0, abs=0.1)
 
 
 def test_a_negated_parameter_is_refused() -> None:

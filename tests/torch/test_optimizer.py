@@ -361,3 +361,12 @@ def test_lazy_parameters_can_be_taken_over() -> None:
         model, make_batches(3), optimizer, functional.cross_entropy, 1, quiet=True
     )
     assert result["techniques"]["fused_optimizer"]["used"]
+
+
+def test_modes_of_submodules_are_put_back() -> None:
+    model = make_model()
+    model[1].eval()  # as one freezes a normalization layer
+    PerformanceOptimizer(config()).optimize_training_loop(
+        model, make_batches(1), torch.optim.SGD(model.parameters(), lr=0.1), functional.cross_entropy, 1, quiet=True
+    )
+    assert [module.training for module in model] == [True, False, True]
