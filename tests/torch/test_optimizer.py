@@ -427,3 +427,38 @@ def test_sparse_gradients_train_as_in_the_plain_loop(window: int, poison: bool) 
     )
     assert_same_weights(model, reference)
     assert result["skipped_steps" if poison else "steps"] == math.ceil(7 / window)
+
+
+def test_a_loader_that_implements_no_length_is_fine() -> None:
+    class Endless:
+        def __iter__(self) -> Iterator[Any]:
+            return iter(make_batches(2))
+
+        def __len__(self) -> int:
+            raise NotImplementedError
+
+    model = make_model()
+    optimizer = torch.optim.AdamW(model.parameters())
+    result = PerformanceOptimizer(config()).optimize_training_loop(
+        model, Endless(), optimizer, functional.cross_entropy, 1, quiet=True
+    )
+    assert result["steps"] == 2
+
+
+def test_autocast_gain_compares_with_float32_whatever_is_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    real = torch.Tensor.__matmul__
+
+    def watching(left: Any, right: Any) -> Any:
+        out = real(left, right)
+        seen.add((left.dtype, out.dtype))
+        return out
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", watching)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            techniques.autocast_gain.__wrapped__("cpu", "bfloat16")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert seen == {(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16)}
