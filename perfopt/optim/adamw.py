@@ -252,7 +252,9 @@ class AdamW(torch.optim.AdamW):
         spans = sorted((p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), i) for i, p in enumerate(params))
         for (_, end, one), (begin, _, other) in pairwise(spans):
             if begin < end:
-                raise ValueError(f"params[{one}] and params[{other}] share memory; a step needs each in memory of its own")
+                raise ValueError(
+                    f"params[{one}] and params[{other}] share memory; a step needs each in memory of its own"
+                )
 
     @staticmethod
     def _device_of_step(param: Tensor) -> torch.device:
