@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -70,6 +72,8 @@ class AdamW(torch.optim.AdamW):
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
 
     def _start(self, max_grad_norm: float | None, skip_nonfinite: bool) -> None:
+        if max_grad_norm is not None and not hasattr(type(max_grad_norm), "__float__"):
+            raise TypeError(f"max_grad_norm={max_grad_norm!r}; accepted: None or a number >= 0")
         if max_grad_norm is not None and not max_grad_norm >= 0:
             raise ValueError(f"max_grad_norm={max_grad_norm!r}; accepted: None or a number >= 0")
         self.max_grad_norm = max_grad_norm
@@ -111,7 +115,8 @@ class AdamW(torch.optim.AdamW):
 
         Raises:
             ValueError: with the reason, when this optimizer cannot be taken over (another class, ``amsgrad``, ``capturable``,
-                ``differentiable``, tensors that are not dense float32, no backend for their device).
+                ``differentiable``, tensors that are not dense float32, parameters that share memory, no backend for their
+                device).
         """
         if type(optimizer) is not torch.optim.AdamW:
             kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
@@ -128,6 +133,7 @@ class AdamW(torch.optim.AdamW):
         replaced = self._normalize_steps()
         try:
             self._make_plan()
+            self._refuse_shared_memory()
         except (TypeError, ValueError, RuntimeError) as error:
             for entry, step in replaced:
                 entry["step"] = step
@@ -153,11 +159,22 @@ class AdamW(torch.optim.AdamW):
             self.param_groups = self._adopted.param_groups
             self.state = self._adopted.state
             self._adopted._opt_called = True  # what LR schedulers look at to warn about a wrong order
+        # A dict operation, so that of two threads one is told, and an interrupted step does not lock its own thread out.
+        me = threading.get_ident()
+        if self.__dict__.setdefault("_stepping_thread", me) != me:
+            raise RuntimeError("this optimizer is already in a step on another thread")
+        try:
+            self._step_once()
+        finally:
+            self.__dict__.pop("_stepping_thread", None)
+        return loss
+
+    def _step_once(self) -> None:
         created: list[Tensor] = []
         try:
             norm, skipped, _ = self._run(created)
         except BaseException:
-            self._forget_state(created)
+            self._forget_state([param for param in created if not self._has_stepped(param)])
             raise
         self._last_grad_norm = norm if self.skip_nonfinite or self.max_grad_norm is not None else None
         if skipped:
@@ -166,7 +183,6 @@ class AdamW(torch.optim.AdamW):
         else:
             assert self._plan is not None
             torch.autograd.graph.increment_version(self._plan.written())
-        return loss
 
     def _run(self, created: list[Tensor]) -> tuple[float, bool, float]:
         """The step itself; parameters that get their first state are appended to ``created``."""
@@ -220,9 +236,25 @@ class AdamW(torch.optim.AdamW):
     def _forget_state(self, created: list[Tensor]) -> None:
         """Takes back the state of a step that did not happen."""
         for param in created:
-            del self.state[param]
+            self.state.pop(param, None)
         if created:
             self._drop_plan()
+
+    def _has_stepped(self, param: Tensor) -> bool:
+        """Whether the step that raised had come as far as counting itself: an interrupt shows up after the kernels' return."""
+        step = self.state[param]["step"] if param in self.state else None
+        return step is not None and step.device.type == "cpu" and float(step) > 0
+
+    def _refuse_shared_memory(self) -> None:
+        """Parameters without state are in no plan yet, and a first step that is refused is too late to take over."""
+        held = [p for group in self.param_groups for p in group["params"]]
+        params = [p for p in held if not torch.nn.parameter.is_lazy(p) and p.numel() > 0]
+        spans = sorted((p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), i) for i, p in enumerate(params))
+        for (_, end, one), (begin, _, other) in pairwise(spans):
+            if begin < end:
+                raise ValueError(
+                    f"params[{one}] and params[{other}] share memory; a step needs each in memory of its own"
+                )
 
     @staticmethod
     def _device_of_step(param: Tensor) -> torch.device:

@@ -95,7 +95,6 @@ class TrainingLoop:
         quiet: bool = False,
     ) -> dict[str, Any]:
         """Trains for ``num_epochs`` passes over ``dataloader`` of ``(inputs, targets)`` batches; returns the result as a dict."""
-        was_training = self.model.training
         length = _length(dataloader)
         total = None if length is None else length * num_epochs
         epoch_losses: list[float] = []
@@ -107,7 +106,7 @@ class TrainingLoop:
 
                 stack.enter_context(retain_heap())
             progress = stack.enter_context(Progress("training", total, quiet=quiet))
-            stack.callback(self.model.train, was_training)
+            stack.callback(_restore_modes, self.model, [(module, module.training) for module in self.model.modules()])
             self.model.train()
             self.optimizer.zero_grad(set_to_none=True)
             epoch_losses.extend(self._epoch(dataloader, epoch, on_step, progress) for epoch in range(num_epochs))
@@ -180,7 +179,8 @@ class TrainingLoop:
         with self.profiler.profile("backward"):
             scaled = loss / window if window > 1 else loss
             (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()
-        return loss.detach().reshape(())
+        # Losses are summed over an epoch: a 16-bit sum would stand still after some hundred batches.
+        return loss.detach().reshape(()).to(torch.promote_types(loss.dtype, torch.float32))
 
     def _step(self, gradient_factor: float, loss: torch.Tensor, on_step: OnStep | None) -> None:
         import torch
@@ -210,12 +210,13 @@ class TrainingLoop:
             self.optimizer.step()
             return bool(self.optimizer.skipped_steps == before)
         bound = self.config.max_grad_norm
-        parameters = list(self._parameters())
-        if bound is not None and not self._clips:
-            norm = torch.nn.utils.clip_grad_norm_(parameters, bound)
-        else:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        finite = bool(torch.isfinite(norm))
+        parameters = [p for p in self._parameters() if p.grad is not None]
+        grads = [_values(p.grad) for p in parameters]
+        norm = torch.nn.utils.get_total_norm(grads)
+        # The norm of finite gradients may overflow; only then are they looked at one by one.
+        finite = bool(torch.isfinite(norm)) or all(bool(torch.isfinite(grad).all()) for grad in grads)
+        if finite and bound is not None and not self._clips:
+            torch.nn.utils.clip_grads_with_norm_(parameters, bound, norm)
         if self.scaler is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -228,10 +229,23 @@ class TrainingLoop:
             yield from group["params"]
 
 
+def _restore_modes(model: torch.nn.Module, modes: list[tuple[torch.nn.Module, bool]]) -> None:
+    """Train or eval mode of every module as it was; through ``train()`` first, which a model may have made its own."""
+    model.train(modes[0][1])
+    for module, training in modes:
+        module.training = training
+
+
+def _values(grad: Any) -> torch.Tensor:
+    """The elements of a gradient that are there: all of a dense one, one sum for each index of a sparse one."""
+    values: torch.Tensor = grad.coalesce().values() if grad.is_sparse else grad
+    return values
+
+
 def _length(dataloader: Iterable[Any]) -> int | None:
     try:
         return len(dataloader)  # type: ignore[arg-type]
-    except TypeError:
+    except (TypeError, NotImplementedError):
         return None
 
 

@@ -45,8 +45,8 @@ def autocast_gain(device_type: str, dtype_name: str) -> float:
     import torch
 
     dtype = getattr(torch, dtype_name)
-    left = torch.linspace(-1.0, 1.0, 768 * 256, device=device_type).reshape(768, 256)
-    right = torch.linspace(1.0, -1.0, 256 * 1024, device=device_type).reshape(256, 1024)
+    left = torch.linspace(-1.0, 1.0, 768 * 256, dtype=torch.float32, device=device_type).reshape(768, 256)
+    right = torch.linspace(1.0, -1.0, 256 * 1024, dtype=torch.float32, device=device_type).reshape(256, 1024)
     pairs = {"float32": (left, right), "low": (left.to(dtype), right.to(dtype))}
     repeat = 50 if device_type == "cuda" else 1
 
@@ -61,7 +61,7 @@ def autocast_gain(device_type: str, dtype_name: str) -> float:
             torch.cuda.synchronize()
         return time.perf_counter() - begin
 
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(device_type, enabled=False):
         seconds("float32"), seconds("low")
         ratios = []
         for _ in range(5):

@@ -746,3 +746,98 @@ def test_two_threads_stepping_one_optimizer_are_told() -> None:
     assert len(outcomes) == 40
     assert set(outcomes) <= {"ok", "busy"}
     assert optimizer.state[params[0]]["step"].item() == 1.0 + outcomes.count("ok")
+
+
+def test_gradients_flagged_as_negated_count_as_what_they_mean() -> None:
+    # What autograd gives a one-element parameter that is an imaginary part: a view flagged as negated, not a negated copy.
+    weight = torch.tensor(0.5 + 2.0j)
+    ours, theirs = ([torch.nn.Parameter(torch.tensor([1.0]))] for _ in range(2))
+    optimizers = [AdamW(ours, lr=0.1), torch.optim.AdamW(theirs, lr=0.1)]
+    for _ in range(3):
+        for (param,), optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            (torch.complex(torch.ones(1), param).conj() * weight).real.sum().backward()
+            param.grad = torch._neg_view(-param.grad.resolve_neg())
+            assert param.grad.is_neg()
+            optimizer.step()
+    assert_close(ours, theirs)
+    assert ours[0].item() != pytest.approx(1.0, abs=0.1)
+
+
+def test_a_negated_parameter_is_refused() -> None:
+    param = torch.nn.Parameter(torch._neg_view(torch.ones(3)))
+    param.grad = torch.ones(3)
+    with pytest.raises(ValueError, match=r"params\[0\].*negated"):
+        AdamW([param]).step()
+    assert torch.equal(param, -torch.ones(3))
+
+
+def test_a_first_step_without_memory_leaves_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = make_params([8, 9])
+    optimizer = AdamW(params)
+    give_grads(params, seed=0)
+    real, calls = torch.zeros_like, []
+
+    def scarce(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 4:
+            raise MemoryError("no memory for a moment")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "zeros_like", scarce)
+    with pytest.raises(MemoryError, match="no memory for a moment"):
+        optimizer.step()
+    assert not optimizer.state
+    optimizer.step()
+    assert {entry["step"].item() for entry in optimizer.state.values()} == {1.0}
+
+
+def test_an_interrupt_after_the_first_step_keeps_the_state_of_that_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = make_params([8, 9])
+    optimizer = AdamW(params)
+    give_grads(params, seed=0)
+    real = optimizer._step_plan
+
+    def interrupted(plan: Any) -> Any:
+        if real(plan) is not None:
+            raise KeyboardInterrupt  # where Python delivers a signal that came while the kernels ran
+
+    monkeypatch.setattr(optimizer, "_step_plan", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    assert [optimizer.state[param]["step"].item() for param in params] == [1.0, 1.0]
+    monkeypatch.undo()
+    optimizer.step()
+    assert [optimizer.state[param]["step"].item() for param in params] == [2.0, 2.0]
+
+
+def test_a_thread_that_comes_during_the_first_step_is_told_and_harms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = make_params([8, 9])
+    optimizer = AdamW(params)
+    give_grads(params, seed=0)
+    real = optimizer._make_plan
+    told: list[str] = []
+
+    def second_step() -> None:
+        try:
+            optimizer.step()
+        except RuntimeError as error:
+            told.append(str(error))
+
+    def slow() -> Any:
+        monkeypatch.undo()
+        thread = threading.Thread(target=second_step)
+        thread.start()
+        thread.join()
+        return real()
+
+    monkeypatch.setattr(optimizer, "_make_plan", slow)
+    optimizer.step()
+    assert told == ["this optimizer is already in a step on another thread"]
+    assert [optimizer.state[param]["step"].item() for param in params] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("bound", ["1", [1.0]])
+def test_a_bound_of_the_wrong_kind_is_named(bound: Any) -> None:
+    with pytest.raises(TypeError, match="max_grad_norm="):
+        AdamW(make_params([1]), max_grad_norm=bound)

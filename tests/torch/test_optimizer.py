@@ -345,3 +345,132 @@ def test_config_of_the_wrong_kind() -> None:
     with pytest.raises(TypeError, match="PerformanceConfig"):
         PerformanceOptimizer({"cache_size": 3})  # type: ignore[arg-type]
     assert PerformanceOptimizer().config == PerformanceConfig()
+
+
+def test_parameters_that_share_memory_are_left_to_torch() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left = nn.Parameter(torch.zeros(6, 3))
+            self.right = nn.Parameter(self.left.data.view(6, 3))
+
+        def forward(self, x: Any) -> Any:
+            return x @ self.left + x @ self.right
+
+    model = Shared()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    result = PerformanceOptimizer(config()).optimize_training_loop(
+        model, make_batches(3), optimizer, functional.cross_entropy, 1, quiet=True
+    )
+    assert result["steps"] == 3
+    assert "share memory" in result["techniques"]["fused_optimizer"]["reason"]
+
+
+def test_lazy_parameters_can_be_taken_over() -> None:
+    model = nn.Sequential(nn.LazyLinear(5), nn.Linear(5, 3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    result = PerformanceOptimizer(config()).optimize_training_loop(
+        model, make_batches(3), optimizer, functional.cross_entropy, 1, quiet=True
+    )
+    assert result["techniques"]["fused_optimizer"]["used"]
+
+
+def test_modes_of_submodules_are_put_back() -> None:
+    model = make_model()
+    model[1].eval()  # as one freezes a normalization layer
+    PerformanceOptimizer(config()).optimize_training_loop(
+        model, make_batches(1), torch.optim.SGD(model.parameters(), lr=0.1), functional.cross_entropy, 1, quiet=True
+    )
+    assert [module.training for module in model] == [True, False, True]
+
+
+def test_mean_losses_of_16_bit_models_are_exact() -> None:
+    model = nn.Linear(6, 1).to(torch.bfloat16)
+    batch = (torch.zeros(2, 6, dtype=torch.bfloat16), torch.zeros(2, 1, dtype=torch.bfloat16))
+    result = PerformanceOptimizer(config()).optimize_training_loop(
+        model,
+        [batch] * 600,
+        torch.optim.SGD(model.parameters(), lr=0.0),
+        lambda outputs, targets: (outputs * 0 + 2.25).mean(),
+        1,
+        quiet=True,
+    )
+    assert result["final_loss"] == 2.25
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_finite_gradients_whose_norm_overflows_make_a_step(clip: float | None) -> None:
+    model = nn.Linear(2, 1, bias=False)
+    before = model.weight.detach().clone()
+    result = PerformanceOptimizer(config(max_grad_norm=clip)).optimize_training_loop(
+        model,
+        [(torch.full((1, 2), 1e20), torch.zeros(1))],
+        torch.optim.SGD(model.parameters(), lr=1e-20),
+        lambda outputs, targets: outputs.sum(),
+        1,
+        quiet=True,
+    )
+    assert (result["steps"], result["skipped_steps"]) == (1, 0)
+    # torch clips by bound / norm: an infinite norm leaves nothing of the gradient
+    torch.testing.assert_close(model.weight.detach(), before - (1.0 if clip is None else 0.0))
+
+
+@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("poison", [False, True])
+def test_sparse_gradients_train_as_in_the_plain_loop(window: int, poison: bool) -> None:
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Flatten(), nn.Linear(8, 3))
+
+    batches = [(torch.tensor([[i, i], [8, i]]), torch.tensor([i % 3, 1])) for i in range(7)]
+    reference, model = make(), make()
+    if not poison:
+        plain_loop(
+            reference, batches, torch.optim.SGD(reference.parameters(), lr=0.1), epochs=1, window=window, clip=None
+        )
+    settings = config(gradient_accumulation=window > 1, gradient_accumulation_steps=window)
+    result = PerformanceOptimizer(settings).optimize_training_loop(
+        model,
+        batches,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        lambda outputs, targets: functional.cross_entropy(outputs, targets) * (math.nan if poison else 1.0),
+        1,
+        quiet=True,
+    )
+    assert_same_weights(model, reference)
+    assert result["skipped_steps" if poison else "steps"] == math.ceil(7 / window)
+
+
+def test_a_loader_that_implements_no_length_is_fine() -> None:
+    class Endless:
+        def __iter__(self) -> Iterator[Any]:
+            return iter(make_batches(2))
+
+        def __len__(self) -> int:
+            raise NotImplementedError
+
+    model = make_model()
+    optimizer = torch.optim.AdamW(model.parameters())
+    result = PerformanceOptimizer(config()).optimize_training_loop(
+        model, Endless(), optimizer, functional.cross_entropy, 1, quiet=True
+    )
+    assert result["steps"] == 2
+
+
+def test_autocast_gain_compares_with_float32_whatever_is_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    real = torch.Tensor.__matmul__
+
+    def watching(left: Any, right: Any) -> Any:
+        out = real(left, right)
+        seen.add((left.dtype, out.dtype))
+        return out
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", watching)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            techniques.autocast_gain.__wrapped__("cpu", "bfloat16")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert seen == {(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16)}

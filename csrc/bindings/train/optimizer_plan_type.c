@@ -225,6 +225,22 @@ read_held(plan_object *self, const plan_slot *slot, int which, Py_ssize_t index,
     return 0;
 }
 
+/* Tensors that a step writes must hold their value in memory, not its negative. 0, or -1 with an exception. */
+static int
+check_not_negated(const plan_object *self, const plan_slot *slot, Py_ssize_t index)
+{
+    for (int which = 0; which < HELD_TENSORS; which++) {
+        PyObject *tensor = slot->tensor[which];
+        const int negated = tensor != NULL ? pfo_tensor_arg_is_negated(self->module_state, tensor) : 0;
+        if (negated != 0) {
+            return negated < 0 ? -1
+                               : pfo_tensor_arg_fail(PyExc_ValueError, tensor, held_names[which], index,
+                                                     "it is a negated view; accepted: what its resolve_neg() gives");
+        }
+    }
+    return 0;
+}
+
 static int
 make_entry(plan_object *self, plan_slot *slot, Py_ssize_t index, pfo_plan_entry *entries, int32_t *used)
 {
@@ -234,6 +250,9 @@ make_entry(plan_object *self, plan_slot *slot, Py_ssize_t index, pfo_plan_entry 
     }
     if (slot->tensor[STEP] == NULL) {
         return 0;
+    }
+    if (check_not_negated(self, slot, index) < 0) {
+        return -1;
     }
     pfo_plan_entry *entry = &entries[*used];
     entry->data[PFO_ROLE_PARAM] = param.data;
@@ -384,6 +403,23 @@ state_matches(const plan_object *self, const plan_slot *slot)
            PyDict_GetItemWithError(slot->state, names->string.step) == slot->tensor[STEP];
 }
 
+/* Makes slot->grad one whose memory holds its value: a tensor only flagged as negated is replaced by a negated copy.
+ * 0, or -1 with an exception. */
+static int
+resolve_gradient(const plan_object *self, plan_slot *slot)
+{
+    const int negated = pfo_tensor_arg_is_negated(self->module_state, slot->grad);
+    if (negated <= 0) {
+        return negated;
+    }
+    PyObject *resolved = PyObject_CallMethodNoArgs(slot->grad, self->module_state->string.resolve_neg);
+    if (resolved == NULL) {
+        return -1;
+    }
+    Py_SETREF(slot->grad, resolved);
+    return 0;
+}
+
 /* Compares the memory of a slot's tensors with the plan and hands the plan its gradient. 1 fine, 0 out of date, -1
  * exception. */
 static int
@@ -421,7 +457,8 @@ refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index)
             return 0;
         }
     }
-    if (pfo_tensor_arg_from_tensor(self->module_state, slot->grad, "grads", index, &other) < 0 ||
+    if (resolve_gradient(self, slot) < 0 ||
+        pfo_tensor_arg_from_tensor(self->module_state, slot->grad, "grads", index, &other) < 0 ||
         check_device(self, slot->grad, "grads", index, &other) < 0) {
         return -1;
     }

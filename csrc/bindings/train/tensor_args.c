@@ -82,6 +82,22 @@ pfo_tensor_arg_same_layout(const pfo_tensor_arg *a, const pfo_tensor_arg *b)
     return 1;
 }
 
+int
+pfo_tensor_arg_is_negated(const pfo_train_state *state, PyObject *object)
+{
+    PyObject *answer = PyObject_CallMethodNoArgs(object, state->string.is_neg);
+    if (answer == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        return 0;
+    }
+    const int truth = PyObject_IsTrue(answer);
+    Py_DECREF(answer);
+    return truth;
+}
+
 /* Dense: taken by ascending stride, each dimension steps over exactly the ones below it. */
 static int
 is_dense(const pfo_tensor_arg *arg)

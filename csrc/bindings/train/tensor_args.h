@@ -32,6 +32,10 @@ int pfo_tensor_arg_from_array(PyObject *object, const char *list, Py_ssize_t ind
 int pfo_tensor_arg_from_tensor(pfo_train_state *state, PyObject *object, const char *list, Py_ssize_t index,
                                pfo_tensor_arg *arg);
 
+/* 1 if the tensor is flagged as negated: its value is minus what lies in its memory (torch makes such views of
+ * imaginary parts). 0 if not, also for objects that know no such flag; -1 with an exception. */
+int pfo_tensor_arg_is_negated(const pfo_train_state *state, PyObject *object);
+
 /* 1 if shape and strides agree where they matter (dimensions of size 1 may have any stride). */
 int pfo_tensor_arg_same_layout(const pfo_tensor_arg *a, const pfo_tensor_arg *b);
 

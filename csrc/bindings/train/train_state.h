@@ -31,9 +31,11 @@
     X(exp_avg, "exp_avg")                                                                                              \
     X(exp_avg_sq, "exp_avg_sq")                                                                                        \
     X(grad, "grad")                                                                                                    \
+    X(is_neg, "is_neg")                                                                                                \
     X(lr, "lr")                                                                                                        \
     X(maximize, "maximize")                                                                                            \
     X(params, "params")                                                                                                \
+    X(resolve_neg, "resolve_neg")                                                                                      \
     X(shape, "shape")                                                                                                  \
     X(step, "step")                                                                                                    \
     X(stride, "stride")                                                                                                \
