@@ -76,7 +76,7 @@ def _check_ignore(ignore: str | Iterable[str], function: Callable[..., Any]) -> 
 
 
 def _is_method_of_a_class(function: Callable[..., Any]) -> bool:
-    """Whether an async function is written in a class body: a plain wrapper function is not told by ``__set_name__``."""
+    """Whether a function is written in a class body: behind another decorator it is not told by ``__set_name__``."""
     outer = str(getattr(function, "__qualname__", "")).rpartition(".")[0]
     names = _parameter_names(function)[0]
     return bool(outer) and not outer.endswith("<locals>") and bool(names) and names is not None and names[0] == "self"
@@ -84,8 +84,6 @@ def _is_method_of_a_class(function: Callable[..., Any]) -> bool:
 
 def _async_wrapper(cached: Any, function: Callable[..., Any]) -> Any:
     """The same cache around a coroutine function: what is cached is the awaited value."""
-    if _is_method_of_a_class(function):
-        cached.__set_name__(None, function.__name__)
 
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -142,6 +140,8 @@ def _decorate(
         info_type=CacheInfo,
         parameters=parameters,
     )
+    if _is_method_of_a_class(function):
+        cached.__set_name__(None, function.__name__)
     if inspect.iscoroutinefunction(body):
         return _async_wrapper(cached, function)
     return functools.update_wrapper(cached, function)

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import perfopt
 from perfopt import _core
 from perfopt.cache import CacheInfo, cache_result
 
@@ -1227,3 +1228,32 @@ def test_two_threads_computing_one_key_agree_afterwards() -> None:
         thread.join()
     assert results[0] is results[1] is slow(1)
     assert slow.cache_info().currsize == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "outer", [perfopt.profile_operation("outer"), perfopt.optimize_memory], ids=["profile", "memory"]
+)
+def test_a_method_behind_another_decorator_is_still_a_method(outer: Any) -> None:
+    """An instance counts by identity and is held weakly, also where its class defines equality."""
+
+    class Model:
+        def __init__(self, weight: int) -> None:
+            self.weight = weight
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __hash__(self) -> int:
+            return 1
+
+        @outer
+        @cache_result("scaled")
+        def scaled(self, factor: int) -> int:
+            return self.weight * factor
+
+    first, second = Model(2), Model(3)
+    assert [first.scaled(10), second.scaled(10), first.scaled(10)] == [20, 30, 20]
+    gone = weakref.ref(first)
+    del first
+    gc.collect()
+    assert gone() is None

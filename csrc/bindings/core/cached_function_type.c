@@ -754,10 +754,8 @@ set_name(PyObject *op, PyObject *args)
     } else if (!PyType_Check(owner)) {
         PyErr_Format(PyExc_TypeError, "owner must be a class or None, not %.200s", Py_TYPE(owner)->tp_name);
         return NULL;
-    } else if (!self->is_method || self->owners != NULL) {
-        if (add_owner(self, owner) < 0) {
-            return NULL;
-        }
+    } else if (add_owner(self, owner) < 0) {
+        return NULL;
     }
     self->is_method = 1;
     Py_RETURN_NONE;
