@@ -44,6 +44,8 @@ def test_summary_has_the_promised_keys(summary: dict[str, Any]) -> None:
         assert summary[side]["steps"] == 6
         assert summary[side]["seconds"] > 0
     assert summary["speedup"] == pytest.approx(summary["plain"]["seconds"] / summary["perfopt"]["seconds"])
+    low, high = sorted(summary["block_speedups"])
+    assert summary["median_block_speedup"] == pytest.approx((low + high) / 2)
     assert summary["loss_gap"] == summary["perfopt"]["heldout_loss"] - summary["plain"]["heldout_loss"]
     assert 1_000_000 < summary["parameters"] < 5_000_000
 
