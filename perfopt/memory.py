@@ -26,10 +26,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar, overload
 
-from perfopt import _core
+from perfopt import _core, _wrapping
 
 __all__ = ["MemoryOptimizer", "optimize_memory", "retain_heap"]
 
@@ -505,82 +505,21 @@ def optimize_memory(function: Any = None, /, *, threshold: float | None = None) 
     return _wrap(function, clean)
 
 
+class _Cleaned:
+    """A block with a cleaning before it and one after it, also when it raises."""
+
+    __slots__ = ("_clean",)
+
+    def __init__(self, clean: Callable[[], object]) -> None:
+        self._clean = clean
+
+    def __enter__(self) -> None:
+        self._clean()
+
+    def __exit__(self, *_: object) -> None:
+        self._clean()
+
+
 def _wrap(function: Any, clean: Callable[[], object]) -> Any:
-    import inspect  # milliseconds that only a program which decorates should pay
-
-    if isinstance(function, (staticmethod, classmethod)):
-        return type(function)(_wrap(function.__func__, clean))
-    if isinstance(function, type) or not callable(function):
-        raise TypeError(f"optimize_memory decorates functions and methods, not {function!r}")
-    if inspect.iscoroutinefunction(function):
-        return _wrap_coroutine(cast(Callable[..., Awaitable[Any]], function), clean)
-    if inspect.isasyncgenfunction(function):
-        return _wrap_async_generator(cast(Callable[..., AsyncGenerator[Any, Any]], function), clean)
-    if inspect.isgeneratorfunction(function):
-        return _wrap_generator(cast(Callable[..., Generator[Any, Any, Any]], function), clean)
-    return _wrap_function(function, clean)
-
-
-def _wrap_function(function: Callable[..., Any], clean: Callable[[], object]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        clean()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            clean()
-
-    return wrapper
-
-
-def _wrap_coroutine(function: Callable[..., Awaitable[Any]], clean: Callable[[], object]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        clean()
-        try:
-            return await function(*args, **kwargs)
-        finally:
-            clean()
-
-    return wrapper
-
-
-def _wrap_generator(
-    function: Callable[..., Generator[Any, Any, Any]], clean: Callable[[], object]
-) -> Callable[..., Generator[Any, Any, Any]]:
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        clean()
-        try:
-            return (yield from function(*args, **kwargs))
-        finally:
-            clean()
-
-    return wrapper
-
-
-def _wrap_async_generator(
-    function: Callable[..., AsyncGenerator[Any, Any]], clean: Callable[[], object]
-) -> Callable[..., AsyncGenerator[Any, Any]]:
-    @functools.wraps(function)
-    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        clean()
-        inner = function(*args, **kwargs)
-        try:
-            value = await inner.__anext__()
-            while True:
-                try:
-                    sent = yield value
-                except GeneratorExit:
-                    raise
-                except BaseException as thrown:
-                    value = await inner.athrow(thrown)
-                else:
-                    value = await inner.asend(sent)
-        except StopAsyncIteration:
-            return
-        finally:
-            await inner.aclose()
-            clean()
-
-    return wrapper
+    wrap = functools.partial(_wrapping.around, enclose=functools.partial(_Cleaned, clean))
+    return _wrapping.decorate("optimize_memory decorates functions and methods", function, wrap)
