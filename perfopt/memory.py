@@ -22,6 +22,7 @@ import functools
 import gc
 import math
 import numbers
+import os
 import sys
 import threading
 import time
@@ -41,6 +42,21 @@ _GPU_HISTORY = 4096
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
+# Of all optimizers together, and reentrant: a signal handler or a finalizer that stops the monitoring may run while this
+# very thread starts it.
+_monitor_lock = threading.RLock()
+_retain_lock = threading.RLock()
+
+
+def _renew_locks() -> None:
+    """In a forked child: a thread that is not in it may have held them."""
+    global _monitor_lock, _retain_lock
+    _monitor_lock = threading.RLock()
+    _retain_lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
+
 
 def _gb(value: int | None) -> float | None:
     return None if value is None else value / _GB
@@ -49,7 +65,10 @@ def _gb(value: int | None) -> float | None:
 def _checked_threshold(threshold: object) -> float:
     if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real):
         raise TypeError(f"threshold must be a number in (0, 1], not {type(threshold).__name__}")
-    value = float(threshold)
+    try:
+        value = float(threshold)
+    except OverflowError:  # an int beyond the range of float
+        value = math.inf
     if not 0.0 < value <= 1.0:
         raise ValueError(f"threshold is {threshold!r}; accepted: more than 0, at most 1")
     return value
@@ -168,7 +187,6 @@ class MemoryOptimizer:
     def __init__(self, threshold: float = 0.8, *, interval: float = 0.1, capacity: int = 16384) -> None:
         self.threshold = threshold
         self._sampler = _core.MemorySampler(interval, capacity)
-        self._lock = threading.Lock()
         self._gpu_history: deque[tuple[float, int]] = deque(maxlen=_GPU_HISTORY)
 
     def __repr__(self) -> str:
@@ -262,7 +280,7 @@ class MemoryOptimizer:
         The samples are taken by a thread in C that never needs the GIL. When it runs already it goes on at the new
         interval.
         """
-        with self._lock:
+        with _monitor_lock:
             if self._sampler.running:
                 if interval is None or math.isclose(interval, self._sampler.interval):
                     return
@@ -271,7 +289,7 @@ class MemoryOptimizer:
 
     def stop_monitoring(self) -> None:
         """Stop sampling; the samples are kept. Does nothing when it does not run."""
-        with self._lock:
+        with _monitor_lock:
             self._sampler.stop()
 
     @property
@@ -356,7 +374,9 @@ class MemoryOptimizer:
         """CUDA figures of now, noted for the trend."""
         devices = _cuda_bytes()
         if devices:
-            self._gpu_history.append((time.monotonic(), sum(allocated for allocated, _, _ in devices)))
+            total = sum(allocated for allocated, _, _ in devices)
+            with _monitor_lock:  # or a thread that read the clock earlier could append later
+                self._gpu_history.append((time.monotonic(), total))
         return devices
 
 
@@ -448,7 +468,6 @@ def _advise_on_garbage() -> str | None:
 
 # -- keeping pages --
 
-_retain_lock = threading.Lock()
 _retain_depth = 0
 
 
