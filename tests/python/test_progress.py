@@ -10,12 +10,12 @@ from rich.console import Console
 from perfopt._progress import Progress
 
 
-def run(total: int | None, steps: int, *, terminal: bool = False, quiet: bool = False) -> str:
+def run(total: int | None, steps: int, *, terminal: bool = False, quiet: bool = False, title: str = "work") -> str:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=100)
-    with Progress("work", total, quiet=quiet, console=console) as progress:
+    with Progress(title, total, quiet=quiet, console=console) as progress:
         for i in range(steps):
-            progress.advance(f"note {i}")
+            progress.advance(f"note {i} [/loss]")
     assert progress.done == steps
     return out.getvalue()
 
@@ -34,6 +34,13 @@ def test_unknown_total_and_quiet_print_nothing() -> None:
 
 def test_bar_on_a_terminal() -> None:
     assert "5/5" in run(5, 5, terminal=True)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_brackets_are_text(terminal: bool) -> None:
+    shown = run(3, 3, terminal=terminal, title="work [/on] [bold]it")
+    assert "work [/on] [bold]it" in shown
+    assert "note 2 [/loss]" in shown
 
 
 def test_bar_is_stopped_by_an_error() -> None:
