@@ -26,11 +26,12 @@ $(STAMP)/system: tools/system_packages.sh
 	@bash tools/system_packages.sh $(PYTHON)
 	@touch $@
 
-$(STAMP)/venv: $(STAMP)/system pyproject.toml tools/make_venv.sh
+# In the environment, not in build/: who removes the one has not got the other.
+$(VENV)/.stamp: $(STAMP)/system pyproject.toml tools/make_venv.sh
 	@bash tools/make_venv.sh $(PYTHON) $(VENV)
 	@touch $@
 
-$(STAMP)/built: $(STAMP)/venv setup.py csrc/flags.mk $(C_SOURCES) $(C_HEADERS)
+$(STAMP)/built: $(VENV)/.stamp setup.py csrc/flags.mk $(C_SOURCES) $(C_HEADERS)
 	@echo "building the extension modules"
 	@$(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
@@ -73,7 +74,8 @@ endef
 $(eval $(call c_lane,plain,-O2 -g))
 $(eval $(call c_lane,asan,-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-recover=all -fno-omit-frame-pointer))
 $(eval $(call c_lane,tsan,-O1 -g -fsanitize=thread))
-.SECONDARY:
+# Only these: a bare .SECONDARY would make every missing file, the environment's stamp too, one that needs no remaking.
+.SECONDARY: $(foreach lane,plain asan tsan,$(patsubst %.c,$(BUILD)/c-$(lane)/%.o,$(wildcard tests/c/test_*.c)))
 
 # Over-large requests are part of the tests: the sanitizers' allocators shall refuse them as malloc does.
 run_c = @set -e; export ASAN_OPTIONS=allocator_may_return_null=1 TSAN_OPTIONS=allocator_may_return_null=1; \

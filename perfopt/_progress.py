@@ -16,7 +16,7 @@ PLAIN_LINES = 10
 
 
 class Progress:
-    """Counts steps of one piece of work; ``total=None`` is work of unknown length (no plain lines then but the last).
+    """Counts steps of one piece of work; ``total=None`` is work of unknown length (no plain lines then).
 
     Use as a context manager; :meth:`advance` once a step. Shown on standard error, so that standard output stays a result.
     """
@@ -41,11 +41,11 @@ class Progress:
             from rich import progress
 
             self._bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
+                progress.TextColumn("{task.description}", markup=False),
                 progress.BarColumn(),
                 progress.MofNCompleteColumn(),
                 progress.TimeRemainingColumn(),
-                progress.TextColumn("{task.fields[note]}"),
+                progress.TextColumn("{task.fields[note]}", markup=False),
                 console=self._console,
                 transient=True,
             )
@@ -61,7 +61,7 @@ class Progress:
         elif not self._quiet and self._console is not None and self.total:
             tenth = self.done * PLAIN_LINES // self.total
             if tenth != (self.done - 1) * PLAIN_LINES // self.total:
-                self._console.print(f"{self.title}: {self.done}/{self.total} {note}", highlight=False)
+                self._console.print(f"{self.title}: {self.done}/{self.total} {note}", highlight=False, markup=False)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

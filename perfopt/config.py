@@ -100,7 +100,10 @@ def _require_int(name: str, value: Any, *, least: int) -> int:
 def _require_number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not hasattr(type(value), "__float__"):
         raise TypeError(f"{name} must be a number, not {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be within the range of a float, not {value!r}") from None
     if math.isnan(number):
         raise ValueError(f"{name} must be a number, not nan")
     return number

@@ -22,14 +22,15 @@ import functools
 import gc
 import math
 import numbers
+import os
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar, overload
 
-from perfopt import _core
+from perfopt import _core, _wrapping
 
 __all__ = ["MemoryOptimizer", "optimize_memory", "retain_heap"]
 
@@ -41,6 +42,21 @@ _GPU_HISTORY = 4096
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
+# Of all optimizers together, and reentrant: a signal handler or a finalizer that stops the monitoring may run while this
+# very thread starts it.
+_monitor_lock = threading.RLock()
+_retain_lock = threading.RLock()
+
+
+def _renew_locks() -> None:
+    """In a forked child: a thread that is not in it may have held them."""
+    global _monitor_lock, _retain_lock
+    _monitor_lock = threading.RLock()
+    _retain_lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
+
 
 def _gb(value: int | None) -> float | None:
     return None if value is None else value / _GB
@@ -49,7 +65,10 @@ def _gb(value: int | None) -> float | None:
 def _checked_threshold(threshold: object) -> float:
     if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real):
         raise TypeError(f"threshold must be a number in (0, 1], not {type(threshold).__name__}")
-    value = float(threshold)
+    try:
+        value = float(threshold)
+    except OverflowError:  # an int beyond the range of float
+        value = math.inf
     if not 0.0 < value <= 1.0:
         raise ValueError(f"threshold is {threshold!r}; accepted: more than 0, at most 1")
     return value
@@ -168,7 +187,6 @@ class MemoryOptimizer:
     def __init__(self, threshold: float = 0.8, *, interval: float = 0.1, capacity: int = 16384) -> None:
         self.threshold = threshold
         self._sampler = _core.MemorySampler(interval, capacity)
-        self._lock = threading.Lock()
         self._gpu_history: deque[tuple[float, int]] = deque(maxlen=_GPU_HISTORY)
 
     def __repr__(self) -> str:
@@ -262,7 +280,7 @@ class MemoryOptimizer:
         The samples are taken by a thread in C that never needs the GIL. When it runs already it goes on at the new
         interval.
         """
-        with self._lock:
+        with _monitor_lock:
             if self._sampler.running:
                 if interval is None or math.isclose(interval, self._sampler.interval):
                     return
@@ -271,7 +289,7 @@ class MemoryOptimizer:
 
     def stop_monitoring(self) -> None:
         """Stop sampling; the samples are kept. Does nothing when it does not run."""
-        with self._lock:
+        with _monitor_lock:
             self._sampler.stop()
 
     @property
@@ -356,7 +374,9 @@ class MemoryOptimizer:
         """CUDA figures of now, noted for the trend."""
         devices = _cuda_bytes()
         if devices:
-            self._gpu_history.append((time.monotonic(), sum(allocated for allocated, _, _ in devices)))
+            total = sum(allocated for allocated, _, _ in devices)
+            with _monitor_lock:  # or a thread that read the clock earlier could append later
+                self._gpu_history.append((time.monotonic(), total))
         return devices
 
 
@@ -448,7 +468,6 @@ def _advise_on_garbage() -> str | None:
 
 # -- keeping pages --
 
-_retain_lock = threading.Lock()
 _retain_depth = 0
 
 
@@ -505,82 +524,21 @@ def optimize_memory(function: Any = None, /, *, threshold: float | None = None) 
     return _wrap(function, clean)
 
 
+class _Cleaned:
+    """A block with a cleaning before it and one after it, also when it raises."""
+
+    __slots__ = ("_clean",)
+
+    def __init__(self, clean: Callable[[], object]) -> None:
+        self._clean = clean
+
+    def __enter__(self) -> None:
+        self._clean()
+
+    def __exit__(self, *_: object) -> None:
+        self._clean()
+
+
 def _wrap(function: Any, clean: Callable[[], object]) -> Any:
-    import inspect  # milliseconds that only a program which decorates should pay
-
-    if isinstance(function, (staticmethod, classmethod)):
-        return type(function)(_wrap(function.__func__, clean))
-    if isinstance(function, type) or not callable(function):
-        raise TypeError(f"optimize_memory decorates functions and methods, not {function!r}")
-    if inspect.iscoroutinefunction(function):
-        return _wrap_coroutine(cast(Callable[..., Awaitable[Any]], function), clean)
-    if inspect.isasyncgenfunction(function):
-        return _wrap_async_generator(cast(Callable[..., AsyncGenerator[Any, Any]], function), clean)
-    if inspect.isgeneratorfunction(function):
-        return _wrap_generator(cast(Callable[..., Generator[Any, Any, Any]], function), clean)
-    return _wrap_function(function, clean)
-
-
-def _wrap_function(function: Callable[..., Any], clean: Callable[[], object]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        clean()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            clean()
-
-    return wrapper
-
-
-def _wrap_coroutine(function: Callable[..., Awaitable[Any]], clean: Callable[[], object]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        clean()
-        try:
-            return await function(*args, **kwargs)
-        finally:
-            clean()
-
-    return wrapper
-
-
-def _wrap_generator(
-    function: Callable[..., Generator[Any, Any, Any]], clean: Callable[[], object]
-) -> Callable[..., Generator[Any, Any, Any]]:
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        clean()
-        try:
-            return (yield from function(*args, **kwargs))
-        finally:
-            clean()
-
-    return wrapper
-
-
-def _wrap_async_generator(
-    function: Callable[..., AsyncGenerator[Any, Any]], clean: Callable[[], object]
-) -> Callable[..., AsyncGenerator[Any, Any]]:
-    @functools.wraps(function)
-    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        clean()
-        inner = function(*args, **kwargs)
-        try:
-            value = await inner.__anext__()
-            while True:
-                try:
-                    sent = yield value
-                except GeneratorExit:
-                    raise
-                except BaseException as thrown:
-                    value = await inner.athrow(thrown)
-                else:
-                    value = await inner.asend(sent)
-        except StopAsyncIteration:
-            return
-        finally:
-            await inner.aclose()
-            clean()
-
-    return wrapper
+    wrap = functools.partial(_wrapping.around, enclose=functools.partial(_Cleaned, clean))
+    return _wrapping.decorate("optimize_memory decorates functions and methods", function, wrap)

@@ -1,19 +1,18 @@
 """The profiler: how often and how long named ranges run, cheap enough to stay on.
 
-Recording happens in C (:class:`perfopt._core.Profiler`); this module adds the decorators, the summary as plain numbers, and the
-small Python wrappers that coroutine functions and generators need.
+Recording happens in C (:class:`perfopt._core.Profiler`); this module adds the decorators and the summary as plain
+numbers; the Python wrappers that coroutine functions and generators need are those of :mod:`perfopt._wrapping`.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
-from typing import Any, TypeVar, cast, overload
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
 
-from perfopt import _core
+from perfopt import _core, _wrapping
 
 __all__ = ["PerformanceProfiler", "default_profiler", "profile_operation"]
 
@@ -156,70 +155,13 @@ def profile_operation(name: Any = None, *, profiler: _core.Profiler | None = Non
 
 
 def _decorate(profiler: _core.Profiler, name: str | None, function: Any) -> Any:
-    if isinstance(function, (staticmethod, classmethod)):
-        return type(function)(_decorate(profiler, name, function.__func__))
-    if isinstance(function, type):
-        raise TypeError(
-            f"profile_operation decorates functions, not classes: decorate the methods of {function.__name__}"
-        )
-    if not callable(function):
-        raise TypeError(f"profile_operation decorates functions, not {type(function).__name__}")
-    if name is None:
-        name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    for is_kind, wrap in _KINDS:
-        if is_kind(function) or is_kind(
-            inspect.getattr_static(type(function), "__call__", None)
-        ):  # an object whose __call__ is async
-            return wrap(profiler, name, function)
-    wrapped = profiler.wrap(function, name)
-    return functools.update_wrapper(wrapped, function)
+    def wrap(function: Any) -> Any:
+        operation = name
+        if operation is None:
+            operation = getattr(function, "__qualname__", None) or type(function).__qualname__
+        suspending = _wrapping.around_suspending(function, functools.partial(profiler.profile, operation))
+        if suspending is not None:
+            return suspending
+        return functools.update_wrapper(profiler.wrap(function, operation), function)
 
-
-def _wrap_coroutine(profiler: _core.Profiler, name: str, function: Any) -> Any:
-    @functools.wraps(function)
-    async def awaited(*args: Any, **kwargs: Any) -> Any:
-        with profiler.profile(name):
-            return await function(*args, **kwargs)
-
-    return awaited
-
-
-def _wrap_generator(profiler: _core.Profiler, name: str, function: Any) -> Any:
-    @functools.wraps(function)
-    def generated(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        with profiler.profile(name):
-            return (yield from function(*args, **kwargs))
-
-    return generated
-
-
-def _wrap_async_generator(profiler: _core.Profiler, name: str, function: Any) -> Any:
-    @functools.wraps(function)
-    async def generated(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        with profiler.profile(name):
-            inner = function(*args, **kwargs)
-            # What `yield from` does for a plain generator: values, sent values and thrown exceptions go through.
-            step = inner.__anext__()
-            while True:
-                try:
-                    value = await step
-                except StopAsyncIteration:
-                    return
-                try:
-                    sent = yield value
-                except GeneratorExit:
-                    await inner.aclose()
-                    raise
-                except BaseException as thrown:
-                    step = inner.athrow(thrown)
-                else:
-                    step = inner.asend(sent)
-
-    return generated
-
-
-_KINDS = (
-    (cast("Callable[[Any], bool]", inspect.iscoroutinefunction), _wrap_coroutine),
-    (inspect.isgeneratorfunction, _wrap_generator),
-    (inspect.isasyncgenfunction, _wrap_async_generator),
-)
+    return _wrapping.decorate("profile_operation decorates functions", function, wrap)

@@ -39,10 +39,19 @@ pfo_kept_file_open(pfo_kept_file *file, const char *path)
     return 1;
 }
 
+/* 1 if the descriptor still names the file that was opened. */
+static int
+still_ours(const pfo_kept_file *file)
+{
+    struct stat facts;
+    return file->descriptor >= 0 && fstat(file->descriptor, &facts) == 0 && file->device == (uint64_t)facts.st_dev &&
+           file->inode == (uint64_t)facts.st_ino;
+}
+
 ptrdiff_t
 pfo_kept_file_read(const pfo_kept_file *file, char *text, size_t size)
 {
-    if (file->descriptor < 0) {
+    if (!still_ours(file)) {
         return -1;
     }
     ptrdiff_t length;
@@ -58,9 +67,7 @@ pfo_kept_file_read(const pfo_kept_file *file, char *text, size_t size)
 void
 pfo_kept_file_close(pfo_kept_file *file)
 {
-    struct stat facts;
-    if (file->descriptor >= 0 && fstat(file->descriptor, &facts) == 0 && file->device == (uint64_t)facts.st_dev &&
-        file->inode == (uint64_t)facts.st_ino) {
+    if (still_ours(file)) {
         (void)close(file->descriptor);
     }
     file->descriptor = -1;

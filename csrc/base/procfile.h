@@ -3,7 +3,7 @@
  * Contract: readers give -1 or a status when a file is missing or unreadable and leave no partial text behind. A kept
  * file stays open and is read from its start with pread(), so several threads may read one at once.
  * A program may close descriptors it does not know (daemons do), and the number may then name another file: a kept
- * file remembers device and inode and is never closed when it is not ours any more.
+ * file remembers device and inode and is neither read nor closed when it is not ours any more.
  * Threads: no globals. Memory: pfo_procfile_read_all() gives its caller a block to pfo_free(); nothing else is
  * allocated.
  */

@@ -39,6 +39,15 @@ pfo_effective_limit(const pfo_cgroup_memory *cgroup, int version, int64_t machin
     return smallest;
 }
 
+static void
+open_usage(pfo_probes *probes)
+{
+    char path[PFO_CGROUP_PATH + 64];
+    if (pfo_cgroup_usage_path(&probes->group, path, sizeof path)) {
+        (void)pfo_kept_file_open(&probes->usage, path);
+    }
+}
+
 pfo_status
 pfo_probes_open(pfo_probes *probes, const char *root, pfo_error *err)
 {
@@ -54,10 +63,7 @@ pfo_probes_open(pfo_probes *probes, const char *root, pfo_error *err)
     }
     memcpy(probes->root, root, length + 1);
     PFO_TRY(pfo_cgroup_find(root, "memory", &probes->group, err));
-    char path[PFO_CGROUP_PATH + 64];
-    if (pfo_cgroup_usage_path(&probes->group, path, sizeof path)) {
-        (void)pfo_kept_file_open(&probes->usage, path);
-    }
+    open_usage(probes);
     return PFO_OK;
 }
 
@@ -67,6 +73,8 @@ read_usage(pfo_probes *probes)
     char text[64];
     int64_t usage;
     if (pfo_kept_file_read(&probes->usage, text, sizeof text) <= 0 || pfo_procfile_number(text, &usage) == NULL) {
+        pfo_kept_file_close(
+            &probes->usage); /* somebody closed a descriptor that was not theirs, or the group is gone */
         return -1;
     }
     return usage;
@@ -91,6 +99,10 @@ pfo_probes_read(pfo_probes *probes, pfo_memory_sample *sample)
     sample->cgroup_usage = read_usage(probes);
     pfo_process_faults(&sample->minor_faults, &sample->major_faults);
     if (now >= probes->limit_due_ns) {
+        if (probes->usage.descriptor < 0) {
+            open_usage(probes);
+            sample->cgroup_usage = read_usage(probes);
+        }
         read_limit(probes);
         probes->limit_due_ns = now + limit_valid_ns;
     }

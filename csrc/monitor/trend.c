@@ -136,11 +136,14 @@ correlation_factor(const double *x, const double *y, int windows, double slope)
         product += i > 0 ? residual * before : 0.0;
         before = residual;
     }
-    if (!(square > 0.0)) {
+    if (square <= 0.0) {
         return 1.0;
     }
     const double biased = product / square;
     double r = biased + (1.0 + 4.0 * biased) / windows;
+    if (!isfinite(r)) { /* residuals whose squares overflow tell nothing: the widest interval */
+        r = largest_correlation;
+    }
     r = r < 0.0 ? 0.0 : r;
     r = r > largest_correlation ? largest_correlation : r;
     return (1.0 + r) / (1.0 - r);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +49,16 @@ def command(blocks: int, steps: int, seed: int, output: Path, quiet: bool) -> No
 
     from perfopt._progress import Progress
 
+    try:  # minutes of training follow: a place that cannot be written to is told before them
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {output}: {error}") from error
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise click.ClickException(f"cannot write {output}: no permission")
+
     size = demo_job.DemoSize(blocks, steps, seed)
     with Progress("training", 2 * size.steps, quiet=quiet, console=console) as progress:
         summary = demo_job.run(size, lambda side, loss: progress.advance(f"{side}: loss {loss:.3f}"))
-    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(summary, indent=2) + "\n")
     show(summary, Console())
     click.echo(f"summary written to {output}")

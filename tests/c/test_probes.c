@@ -5,6 +5,7 @@
 #include "base/platform.h"
 #include "fixture.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 
@@ -57,6 +58,36 @@ a_sample_follows_the_fixture_and_the_process(void)
     pfo_probes_read(&probes, &sample);
     CHECK(sample.limit == 1000 * 1024);
     pfo_probes_close(&probes);
+    fixture_delete(&tree);
+}
+
+static void
+a_descriptor_closed_by_others_comes_back(void)
+{
+    const fixture tree = fixture_new();
+    fixture_write(&tree, "proc/self/cgroup", "0::/g\n");
+    fixture_write(&tree, "proc/self/mountinfo", "30 23 0:26 / /cg rw - cgroup2 cgroup2 rw\n");
+    fixture_write(&tree, "cg/g/memory.current", "1234\n");
+    fixture_write(&tree, "other", "42\n");
+    char path[128];
+    (void)snprintf(path, sizeof path, "%s/other", tree.root);
+    pfo_probes probes;
+    pfo_memory_sample sample;
+    REQUIRE(pfo_probes_open(&probes, tree.root, NULL) == PFO_OK);
+    pfo_probes_read(&probes, &sample);
+    CHECK(sample.cgroup_usage == 1234);
+    const int descriptor = probes.usage.descriptor;
+    const int other = open(path, O_RDONLY);
+    REQUIRE(other >= 0 && dup2(other, descriptor) == descriptor);
+    pfo_probes_read(&probes, &sample);
+    CHECK(sample.cgroup_usage == -1); /* not the other file's number */
+    probes.limit_due_ns = 0;
+    pfo_probes_read(&probes, &sample);
+    CHECK(sample.cgroup_usage == 1234);
+    pfo_probes_close(&probes);
+    CHECK(fcntl(descriptor, F_GETFD) != -1);
+    (void)close(other);
+    (void)close(descriptor);
     fixture_delete(&tree);
 }
 
@@ -141,6 +172,7 @@ main(void)
 {
     RUN(effective_limit_is_the_smallest_that_is_known);
     RUN(a_sample_follows_the_fixture_and_the_process);
+    RUN(a_descriptor_closed_by_others_comes_back);
     RUN(without_cgroups_the_rest_is_still_there);
     RUN(a_root_that_is_too_long_is_refused);
     RUN(samples_see_growth_and_the_child_sees_itself);

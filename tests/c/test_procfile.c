@@ -143,7 +143,7 @@ kept_files_show_new_content(void)
 }
 
 static void
-a_descriptor_that_names_another_file_is_left_open(void)
+a_descriptor_that_names_another_file_is_not_read_and_left_open(void)
 {
     const fixture tree = fixture_new();
     char path[128];
@@ -156,6 +156,8 @@ a_descriptor_that_names_another_file_is_left_open(void)
     (void)snprintf(path, sizeof path, "%s/other", tree.root);
     const int other = open(path, O_RDONLY);
     REQUIRE(other >= 0 && dup2(other, descriptor) == descriptor);
+    char text[16];
+    CHECK(pfo_kept_file_read(&file, text, sizeof text) == -1);
     pfo_kept_file_close(&file);
     CHECK(fcntl(descriptor, F_GETFD) != -1);
     (void)close(other);
@@ -173,6 +175,6 @@ main(void)
     RUN(missing_files_and_directories_are_refused);
     RUN(running_out_of_memory_is_reported);
     RUN(kept_files_show_new_content);
-    RUN(a_descriptor_that_names_another_file_is_left_open);
+    RUN(a_descriptor_that_names_another_file_is_not_read_and_left_open);
     return FINISH();
 }

@@ -101,6 +101,17 @@ constants_and_plateaus_are_stable(void)
 }
 
 static void
+numbers_whose_squares_overflow_have_an_interval(void)
+{
+    for (int64_t i = 0; i < 40; i++) {
+        seconds[i] = (double)i;
+        values[i] = 1e200 * (double)(i * i);
+    }
+    const pfo_trend trend = trend_of(40, 0.0);
+    CHECK(trend.low < trend.slope && trend.slope < trend.high);
+}
+
+static void
 saw_teeth_on_a_slope_are_still_a_slope(void)
 {
     for (int64_t i = 0; i < 2000; i++) {
@@ -246,6 +257,7 @@ main(void)
     RUN(exact_lines_are_found_exactly);
     RUN(few_points_say_nothing);
     RUN(constants_and_plateaus_are_stable);
+    RUN(numbers_whose_squares_overflow_have_an_interval);
     RUN(saw_teeth_on_a_slope_are_still_a_slope);
     RUN(growth_in_steps_is_increasing);
     RUN(outliers_do_not_move_the_slope);

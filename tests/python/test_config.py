@@ -69,6 +69,8 @@ def test_accumulation_window_follows_the_switch() -> None:
         ("memory_threshold", 1.01, ValueError),
         ("memory_threshold", math.nan, ValueError),
         ("memory_threshold", "0.8", TypeError),
+        ("memory_threshold", 10**400, ValueError),
+        ("max_grad_norm", 10**400, ValueError),
         ("max_grad_norm", 0.0, ValueError),
         ("max_grad_norm", -1.0, ValueError),
         ("max_grad_norm", "1", TypeError),

@@ -12,6 +12,7 @@ import math
 import mmap
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -111,7 +112,7 @@ def test_threshold_is_kept(threshold: float) -> None:
 
 
 @pytest.mark.spec("S0-19")
-@pytest.mark.parametrize("threshold", [0.0, -0.1, 1.0001, 80, math.inf, math.nan])
+@pytest.mark.parametrize("threshold", [0.0, -0.1, 1.0001, 80, 10**400, math.inf, math.nan])
 def test_threshold_outside_is_refused(threshold: float) -> None:
     with pytest.raises(ValueError, match=r"threshold is .*accepted: more than 0, at most 1"):
         MemoryOptimizer(threshold=threshold)
@@ -134,12 +135,15 @@ def test_threshold_of_a_wrong_type_is_refused(threshold: Any) -> None:
         ({"interval": -1.0}, ValueError, "interval"),
         ({"interval": 1e9}, ValueError, "interval"),
         ({"interval": math.nan}, ValueError, "interval"),
+        ({"interval": 10**400}, ValueError, "interval is 1000.* s; accepted"),
         ({"interval": "1"}, TypeError, "interval must be a number of seconds, not str"),
         ({"interval": True}, TypeError, "interval"),
         ({"capacity": 0}, ValueError, "capacity is 0; accepted: 1 to"),
         ({"capacity": -5}, ValueError, "capacity"),
         ({"capacity": 2**40}, ValueError, "capacity"),
+        ({"capacity": 2**80}, ValueError, f"capacity is {2**80}; accepted: 1 to 16777216"),
         ({"capacity": 1.5}, TypeError, "cannot be interpreted as an integer"),
+        ({"capacity": True}, TypeError, "capacity must be an int"),
     ],
 )
 def test_sampler_arguments_are_checked(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
@@ -588,6 +592,70 @@ def test_start_stop_and_read_from_many_threads() -> None:
     assert not optimizer.monitoring
 
 
+@pytest.mark.timeout(60)
+def test_a_signal_handler_may_stop_what_is_being_stopped() -> None:
+    optimizer = MemoryOptimizer()
+    sampler = optimizer._sampler
+
+    class Interrupted:
+        """A sampler during whose stop() a signal handler stops the monitoring as well."""
+
+        def __init__(self) -> None:
+            self.depth = 0
+
+        def stop(self) -> None:
+            self.depth += 1
+            if self.depth == 1:
+                optimizer.stop_monitoring()
+            sampler.stop()
+
+    optimizer.start_monitoring()
+    optimizer._sampler = Interrupted()  # type: ignore[assignment]
+    optimizer.stop_monitoring()
+    assert not sampler.running
+
+
+@linux
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_while_another_thread_works_is_not_locked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+    optimizer = MemoryOptimizer()
+    sampler = optimizer._sampler
+
+    def wait(*_: object) -> int:
+        inside.set()
+        assert go_on.wait(60)
+        return 0
+
+    def retain() -> None:
+        with retain_heap():
+            pass
+
+    works: list[tuple[Callable[[], None], Any]] = [
+        (retain, _core.heap_retain),
+        (optimizer.stop_monitoring, sampler),
+    ]
+    for work, real in works:
+        inside.clear()
+        go_on.clear()
+        monkeypatch.setattr(memory._core, "heap_retain", wait)
+        optimizer._sampler = types.SimpleNamespace(stop=wait)  # type: ignore[assignment]
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert inside.wait(60)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # ends a child that waits for ever
+            inside.set()
+            go_on.set()
+            work()
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        go_on.set()
+        thread.join()
+        assert os.waitstatus_to_exitcode(status) == 0, real
+
+
 @linux
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_is_not_monitoring_and_can_start(grow: Callable[[int], None]) -> None:
@@ -691,6 +759,28 @@ def test_gpu_memory_that_grows_is_increasing(monkeypatch: pytest.MonkeyPatch) ->
         trends = optimizer.get_memory_trends()
     assert trends["gpu_memory_trend"]["trend"] == "increasing"
     assert trends["gpu_memory_trend"]["samples"] == 20
+
+
+def test_gpu_samples_of_several_threads_are_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FakeCuda())
+    optimizer = MemoryOptimizer()
+    others: list[threading.Thread] = []
+    clock = iter(range(10))
+
+    def monotonic() -> float:
+        """Between this thread's reading of the clock and its note, another thread does both."""
+        now = float(next(clock))
+        if not others:
+            others.append(threading.Thread(target=optimizer.pressure))
+            others[0].start()
+            others[0].join(0.3)
+        return now
+
+    monkeypatch.setattr(memory.time, "monotonic", monotonic)
+    optimizer.pressure()
+    others[0].join()
+    assert [t for t, _ in optimizer._gpu_history] == [0.0, 1.0]
+    assert optimizer.get_memory_trends()["gpu_memory_trend"]["samples"] == 3
 
 
 def test_trend_of_a_series() -> None:

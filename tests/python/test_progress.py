@@ -15,12 +15,18 @@ def make_console(terminal: bool, kind: str = "xterm-256color") -> Console:
 
 
 def run(
-    total: int | None, steps: int, *, terminal: bool = False, quiet: bool = False, kind: str = "xterm-256color"
+    total: int | None,
+    steps: int,
+    *,
+    terminal: bool = False,
+    quiet: bool = False,
+    title: str = "work",
+    kind: str = "xterm-256color",
 ) -> str:
     console = make_console(terminal, kind)
-    with Progress("work", total, quiet=quiet, console=console) as progress:
+    with Progress(title, total, quiet=quiet, console=console) as progress:
         for i in range(steps):
-            progress.advance(f"note {i}")
+            progress.advance(f"note {i} [/loss]")
     assert progress.done == steps
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -44,6 +50,13 @@ def test_bar_on_a_terminal() -> None:
 
 def test_plain_lines_on_a_terminal_that_cannot_draw() -> None:
     assert run(10, 10, terminal=True, kind="dumb").splitlines()[-1].startswith("work: 10/10")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_brackets_are_text(terminal: bool) -> None:
+    shown = run(3, 3, terminal=terminal, title="work [/on] [bold]it")
+    assert "work [/on] [bold]it" in shown
+    assert "note 2 [/loss]" in shown
 
 
 def test_bar_is_stopped_by_an_error() -> None:

@@ -86,3 +86,16 @@ def test_demo_refuses_nonsense(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["demo", "--blocks", "0", "--output", str(tmp_path / "x.json")])
     assert result.exit_code == 2
     assert "blocks" in result.output
+
+
+def test_demo_tells_before_it_trains_that_the_summary_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: Any) -> Any:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(demo_job, "run", train)
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(main, ["demo", "--quiet", "--output", str(tmp_path / "file" / "x.json")])
+    assert result.exit_code == 1
+    assert "cannot write" in result.output

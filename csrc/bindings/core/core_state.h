@@ -23,8 +23,9 @@
 #define PFO_CORE_OBJECTS(X)                                                                                            \
     X(name_numpy)                                                                                                      \
     X(name_torch)                                                                                                      \
-    X(name_torch_nn) X(name_version) X(numpy_ndarray) X(numpy_memmap) X(numpy_generic) X(torch_tensor) X(torch_module) \
-        X(keys_reduce) X(values_prepare) X(values_copy)
+    X(name_torch_nn)                                                                                                   \
+    X(name_version) X(numpy_ndarray) X(numpy_memmap) X(numpy_generic) X(torch_tensor) X(torch_module) X(keys_reduce)   \
+        X(values_prepare) X(values_copy)
 
 /* X(name): functions of pfo_<name>_functions become functions of the module. */
 #define PFO_CORE_FUNCTIONS(X)                                                                                          \

@@ -31,9 +31,13 @@ interval_from(PyObject *seconds, int64_t *nanoseconds)
         PyErr_Format(PyExc_TypeError, "interval must be a number of seconds, not %.100s", Py_TYPE(seconds)->tp_name);
         return -1;
     }
-    const double value = PyFloat_AsDouble(seconds);
+    double value = PyFloat_AsDouble(seconds);
     if (value == -1.0 && PyErr_Occurred()) {
-        return -1;
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        value = HUGE_VAL; /* an int beyond the range of double */
     }
     const double rounded = round(value * 1e9);
     if (!(rounded >= (double)PFO_SAMPLER_MIN_INTERVAL_NS && rounded <= (double)PFO_SAMPLER_MAX_INTERVAL_NS)) {
@@ -44,17 +48,43 @@ interval_from(PyObject *seconds, int64_t *nanoseconds)
     return 0;
 }
 
+/* A number of samples; its range is the sampler's to check. 0 on success, -1 with an exception that names capacity. */
+static int
+capacity_from(PyObject *given, long long *capacity)
+{
+    if (PyBool_Check(given) || !PyIndex_Check(given)) {
+        PyErr_Format(PyExc_TypeError, "capacity must be an int; %.100s cannot be interpreted as an integer",
+                     Py_TYPE(given)->tp_name);
+        return -1;
+    }
+    PyObject *number = PyNumber_Index(given);
+    if (number == NULL) {
+        return -1;
+    }
+    int overflow = 0;
+    *capacity = PyLong_AsLongLongAndOverflow(number, &overflow);
+    if (overflow != 0) {
+        PyErr_Format(PyExc_ValueError, "capacity is %R; accepted: 1 to %d", number, (int)PFO_SAMPLER_MAX_CAPACITY);
+    }
+    Py_DECREF(number);
+    return overflow != 0 ? -1 : 0;
+}
+
 static PyObject *
 sampler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = { "interval", "capacity", NULL };
     PyObject *interval = NULL;
+    PyObject *given_capacity = NULL;
     long long capacity = 16384;
     int64_t interval_ns = INT64_C(100000000);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OL:MemorySampler", names, &interval, &capacity)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:MemorySampler", names, &interval, &given_capacity)) {
         return NULL;
     }
     if (interval != NULL && interval_from(interval, &interval_ns) < 0) {
+        return NULL;
+    }
+    if (given_capacity != NULL && capacity_from(given_capacity, &capacity) < 0) {
         return NULL;
     }
     memory_sampler *self = (memory_sampler *)type->tp_alloc(type, 0);

@@ -138,22 +138,6 @@ read_max_names(PyObject *given, long long *max_names)
     return 0;
 }
 
-/* State of the module that made `type` or the first of its bases that is ours (PyType_GetModuleByDef, which Python 3.10
- * has not). */
-static const pfo_core_state *
-state_of_subclass(PyTypeObject *type)
-{
-    for (; type != NULL && PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE); type = type->tp_base) {
-        PyObject *module = PyType_GetModule(type);
-        if (module != NULL && PyModule_GetDef(module) == &pfo_core_module) {
-            return pfo_core_state_of(module);
-        }
-        PyErr_Clear();
-    }
-    PyErr_SetString(PyExc_SystemError, "this type does not come from perfopt._core");
-    return NULL;
-}
-
 static PyObject *
 profiler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -164,7 +148,7 @@ profiler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         read_max_names(given, &max_names) < 0) {
         return NULL;
     }
-    const pfo_core_state *state = state_of_subclass(type);
+    const pfo_core_state *state = pfo_core_state_of_subtype(type);
     if (state == NULL) {
         return NULL;
     }
