@@ -1,7 +1,7 @@
 /* backend.cu: the one exported symbol: the table of the CUDA backend; and what all of it needs of the driver.
  *
- * The CUDA runtime is linked statically and shares the device's primary context with every other user in the process
- * (torch too), so pointers and streams pass freely between them.
+ * The CUDA runtime is linked statically and shares the device's primary context with every other user in the process (torch
+ * too), so pointers and streams pass freely between them.
  */
 #include "common.cuh"
 

@@ -1,7 +1,7 @@
 /* common.cuh: what the backend's CUDA files share: launch shape, kernel arguments, error text, element access.
  *
- * Threads per block are fixed, so that the order of additions is; the number of blocks is the device's to choose
- * (persistent grid), because no result depends on it.
+ * Threads per block are fixed, so that the order of additions is; the number of blocks is the device's to choose (persistent
+ * grid), because no result depends on it.
  */
 #ifndef PFO_CUDA_COMMON_CUH
 #define PFO_CUDA_COMMON_CUH
@@ -40,8 +40,8 @@ static_assert(sizeof(pfo_norm_arguments) <= PFO_CUDA_PARAMETERS, "kernel paramet
 /* Fills *err (may be NULL): "text: driver's reason". Returns code. */
 int32_t pfo_cuda_fail(pfo_backend_error *err, int32_t code, cudaError_t error, const char *format, ...);
 
-/* Makes `device` current for its lifetime. Goes back to the device before only where that one is in use, because asking
- * for it would create its context. */
+/* Makes `device` current for its lifetime. Goes back to the device before only where that one is in use, because asking for it
+ * would create its context. */
 class pfo_device_guard {
   public:
     explicit pfo_device_guard(int device);

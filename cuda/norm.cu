@@ -1,12 +1,10 @@
-/* norm.cu: pass 1 of a step: one read of all gradients gives the global norm, the non-finite flag, the skip decision,
- * the clip factor and each tensor's scalars (bias corrections by pow, once per tensor and step, never in an element's
- * path).
+/* norm.cu: pass 1 of a step: one read of all gradients gives the global norm, the non-finite flag, the skip decision, the clip
+ * factor and each tensor's scalars (bias corrections by pow, once per tensor and step, never in an element's path).
  *
- * Deterministic: each chunk's sum of squares is formed in a fixed order by one block and kept in the chunk's own slot;
- * the block that finishes last (atomic ticket) adds the slots in a fixed order. So the norm does not depend on the
- * number of blocks, on their timing or on alignment. Sums are double: a float32's square is exact there and cannot
- * overflow, so large finite gradients raise no false alarm; non-finiteness is a flag of its own, taken from the
- * elements.
+ * Deterministic: each chunk's sum of squares is formed in a fixed order by one block and kept in the chunk's own slot; the block
+ * that finishes last (atomic ticket) adds the slots in a fixed order. So the norm does not depend on the number of blocks, on
+ * their timing or on alignment. Sums are double: a float32's square is exact there and cannot overflow, so large finite
+ * gradients raise no false alarm; non-finiteness is a flag of its own, taken from the elements.
  */
 #include "common.cuh"
 

@@ -229,8 +229,8 @@ pfo_table_update_records(const pfo_backend_tensor *tensors, int64_t tensor_count
     return changed;
 }
 
-/* The scalars of one tensor's next step, as norm() leaves them for adamw(): grad_multiplier is the bare sign, which
- * adamw() multiplies by the state's multiplier, because the norm is not known yet when this runs. */
+/* The scalars of one tensor's next step, as norm() leaves them for adamw(): grad_multiplier is the bare sign, which adamw()
+ * multiplies by the state's multiplier, because the norm is not known yet when this runs. */
 PFO_MATH_INLINE pfo_adamw_scalars
 pfo_table_prepare(const pfo_backend_group *group, float steps_taken)
 {

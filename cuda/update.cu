@@ -1,8 +1,7 @@
 /* update.cu: pass 2 of a step: AdamW over every tensor that has a gradient, or nothing when the state says skip.
  *
- * Reads 16 and writes 12 bytes a float32 parameter. Element arithmetic is pfo_adamw_element() of kernels/update_math.h,
- * the same operations in the same order as on the CPU. The first chunk of a tensor counts its step up; norm() read it
- * before.
+ * Reads 16 and writes 12 bytes a float32 parameter. Element arithmetic is pfo_adamw_element() of kernels/update_math.h, the
+ * same operations in the same order as on the CPU. The first chunk of a tensor counts its step up; norm() read it before.
  */
 #include "common.cuh"
 

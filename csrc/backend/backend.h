@@ -94,8 +94,8 @@ typedef struct pfo_backend_plan_spec {
     int64_t workspace_bytes;
 } pfo_backend_plan_spec;
 
-/* Options of a group, in host memory; passed by value with each step. Under graph replay the values are those of the
- * capture, except the learning rate when it has a slot on the device. Ranges as in kernels/update_math.h. */
+/* Options of a group, in host memory; passed by value with each step. Under graph replay the values are those of the capture,
+ * except the learning rate when it has a slot on the device. Ranges as in kernels/update_math.h. */
 typedef struct pfo_backend_group {
     double lr;
     double beta1;
@@ -117,8 +117,8 @@ typedef struct pfo_backend_step {
     int32_t reserved;
 } pfo_backend_step;
 
-/* Lies at the start of the workspace; written by norm() at its end. Bias corrections are kept per tensor, behind it,
- * because parameters without a gradient do not count a step. */
+/* Lies at the start of the workspace; written by norm() at its end. Bias corrections are kept per tensor, behind it, because
+ * parameters without a gradient do not count a step. */
 typedef struct pfo_backend_state {
     double norm;        /* global, of the unscaled gradients; inf or NaN when they are */
     double clip_factor; /* min(1, max_grad_norm / (norm + 1e-6)), 1 without clipping */
@@ -149,16 +149,15 @@ typedef struct pfo_backend {
     /* Checks the spec, loads the kernels and enqueues the tables and a zeroed state. On failure *plan is NULL. */
     int32_t (*plan_create)(const pfo_backend_plan_spec *spec, void *stream, pfo_backend_plan **plan,
                            pfo_backend_error *err);
-    /* Pointers and has_grad may have changed; count, dtype and group may not (make a new plan). Enqueues only what
-     * differs from the last call, and nothing when nothing does. */
+    /* Pointers and has_grad may have changed; count, dtype and group may not (make a new plan). Enqueues only what differs from
+     * the last call, and nothing when nothing does. */
     int32_t (*plan_update)(pfo_backend_plan *plan, const pfo_backend_tensor *tensors, int64_t tensor_count,
                            void *stream, pfo_backend_error *err);
     /* Frees host memory only; enqueued work may still be running. NULL is allowed. */
     void (*plan_destroy)(pfo_backend_plan *plan);
 
-    /* Pass 1: norm, non-finite flag, clip factor, skip decision and per-tensor scalars. One launch. The norm is the
-     * same in every bit for any device of this backend: partial sums belong to chunks and are added in a fixed order.
-     */
+    /* Pass 1: norm, non-finite flag, clip factor, skip decision and per-tensor scalars. One launch. The norm is the same in
+     * every bit for any device of this backend: partial sums belong to chunks and are added in a fixed order. */
     int32_t (*norm)(pfo_backend_plan *plan, const pfo_backend_step *step, void *stream, pfo_backend_error *err);
     /* Pass 2: the update of all tensors that have a gradient, or nothing when the state says skip. One launch.
      * pre: norm() was enqueued before it, once for each call. */

@@ -30,8 +30,8 @@ const pfo_backend_info *pfo_backend_describe(void);
 /* The usable backend, or PFO_DEVICE with the reason. */
 pfo_status pfo_backend_require(const pfo_backend **backend, pfo_error *err);
 
-/* Opens and checks one file; does not probe. 1 and *backend, or 0 and a reason that names the path (cut to
- * reason_bytes). pre: path is absolute. */
+/* Opens and checks one file; does not probe. 1 and *backend, or 0 and a reason that names the path (cut to reason_bytes).
+ * pre: path is absolute. */
 int pfo_backend_open(const char *path, const pfo_backend **backend, char *reason, size_t reason_bytes);
 
 #endif

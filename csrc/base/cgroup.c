@@ -1,7 +1,7 @@
 /* cgroup.c: see cgroup.h. Parsing of /proc/self/cgroup and /proc/self/mountinfo, and the walk over the ancestors.
  *
- * [place] of a group in the file tree. A mount shows the subtree of its hierarchy below the mount's root; group path P
- * and mount root R are both given relative to the root of our cgroup namespace:
+ * [place] of a group in the file tree. A mount shows the subtree of its hierarchy below the mount's root; group path P and
+ * mount root R are both given relative to the root of our cgroup namespace:
  *   R = "/"            directory = mount point + P
  *   P begins with R    directory = mount point + rest of P (a container that sees only its own part)
  *   R = "/.." (n times), P not below it: the mount begins above our namespace; the names between are not told, but the

@@ -1,12 +1,11 @@
 /* cgroup.h: which control group this process is in, and what memory and processor time it and its ancestors allow.
  *
- * Works on cgroup v1, v2 and hybrid machines: the group's path comes from /proc/self/cgroup, its place in the file
- * tree from /proc/self/mountinfo (a container sees only a part of the tree, and the path must be cut by the mount's
- * own root). A limit of any ancestor binds too, so every figure is the smallest over the group and all ancestors that
- * can be seen; v1 also reports the ancestors that cannot (hierarchical_memory_limit).
+ * Works on cgroup v1, v2 and hybrid machines: the group's path comes from /proc/self/cgroup, its place in the file tree from
+ * /proc/self/mountinfo (a container sees only a part of the tree, and the path must be cut by the mount's own root).
+ * A limit of any ancestor binds too, so every figure is the smallest over the group and all ancestors that can be seen; v1
+ * also reports the ancestors that cannot (hierarchical_memory_limit).
  * Every function takes or remembers a root: a prefix put before /proc and before mount points, "" for this machine, a
- * directory with made-up files in tests. Where the files are missing (other systems, no cgroups) the answer is version
- * 0.
+ * directory with made-up files in tests. Where the files are missing (other systems, no cgroups) the answer is version 0.
  * Threads: no globals. Memory: scratch blocks only, freed before return.
  */
 #ifndef PFO_BASE_CGROUP_H
@@ -40,8 +39,8 @@ pfo_status pfo_cgroup_find(const char *root, const char *controller, pfo_cgroup 
 /* Reads all of it anew (some file reads per ancestor). pre: group was found for "memory"; version 0 gives "none". */
 void pfo_cgroup_memory_read(const pfo_cgroup *group, pfo_cgroup_memory *memory);
 
-/* The file with the group's own usage, to keep open: memory.current or memory.usage_in_bytes. 0 if version is 0 or
- * path is too long. */
+/* The file with the group's own usage, to keep open: memory.current or memory.usage_in_bytes. 0 if version is 0 or path is
+ * too long. */
 int pfo_cgroup_usage_path(const pfo_cgroup *group, char *path, size_t size);
 
 /* Processors' worth of time per wall-clock second, smallest over the ancestors; 0.0: no quota. pre: found for "cpu". */

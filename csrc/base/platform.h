@@ -1,8 +1,7 @@
 /* platform.h: everything this project asks of the operating system beyond POSIX threads and clocks.
  *
- * platform_linux.c implements it for Linux, platform_other.c answers "unknown" (-1), PFO_UNAVAILABLE with a reason, or
- * a sane default elsewhere; the build compiles both files and each is empty on the other's system, so callers have no
- * #ifdef.
+ * platform_linux.c implements it for Linux, platform_other.c answers "unknown" (-1), PFO_UNAVAILABLE with a reason, or a sane
+ * default elsewhere; the build compiles both files and each is empty on the other's system, so callers have no #ifdef.
  * Units: bytes, nanoseconds. Measured byte counts are int64_t, so that -1 can say "unknown".
  * Threads: every function is safe from any thread unless it says otherwise.
  * Fork: everything is right in the child too; kept-open files are opened anew there.
@@ -15,12 +14,12 @@
 #include <pthread.h>
 #include <stdint.h>
 
-/* Processors this process may use: affinity mask, bounded by the cgroup's CPU quota (rounded up), at least 1. The
- * quota is read again at most every few seconds, so the call is cheap enough for a parallel loop's start. */
+/* Processors this process may use: affinity mask, bounded by the cgroup's CPU quota (rounded up), at least 1. The quota is
+ * read again at most every few seconds, so the call is cheap enough for a parallel loop's start. */
 int pfo_usable_processors(void);
 
-/* pthread_create() with every signal blocked in the new thread, so that Python's handlers keep running on Python's
- * threads. 0 or an errno value. */
+/* pthread_create() with every signal blocked in the new thread, so that Python's handlers keep running on Python's threads.
+ * 0 or an errno value. */
 int pfo_thread_create_quiet(pthread_t *thread, const pthread_attr_t *attributes, void *(*entry)(void *),
                             void *argument);
 
@@ -29,8 +28,8 @@ int64_t pfo_thread_cpu_ns(pthread_t thread);
 
 int64_t pfo_page_size(void);
 
-/* Resident set: pages of this process that are in memory now, shared ones included. -1 unknown. Costs one pread of a
- * kept-open file. Kernels before 6.2 may be behind by up to 64 pages per thread. */
+/* Resident set: pages of this process that are in memory now, shared ones included. -1 unknown. Costs one pread of a kept-open
+ * file. Kernels before 6.2 may be behind by up to 64 pages per thread. */
 int64_t pfo_process_rss(void);
 
 /* Largest resident set of this program so far (not of the one before exec). -1 unknown. */
@@ -56,16 +55,15 @@ typedef struct pfo_heap_info {
  * blocks. */
 pfo_heap_info pfo_heap_read(void);
 
-/* Gives free pages of the heap back. *given_back: bytes by which the resident set fell (0 at least; other threads'
- * work is in it). May take milliseconds and costs page faults afterwards. PFO_UNAVAILABLE where malloc has no such
- * call. */
+/* Gives free pages of the heap back. *given_back: bytes by which the resident set fell (0 at least; other threads' work is
+ * in it). May take milliseconds and costs page faults afterwards. PFO_UNAVAILABLE where malloc has no such call. */
 pfo_status pfo_heap_trim(int64_t *given_back, pfo_error *err);
 
-/* on: freed blocks stay in the process for reuse, so that tensors allocated and freed in every training step do not
- * cost an munmap, an mmap and a page fault per 4 KiB each time; memory once used is then not given back by free(), and
- * holes between blocks may raise the peak somewhat. off: free() gives back again (fixed thresholds; malloc's
- * self-adjusting ones are gone for good after any change) and the heap is trimmed. *given_back: as for trim; 0 for on.
- * PFO_UNAVAILABLE where malloc has no such setting. */
+/* on: freed blocks stay in the process for reuse, so that tensors allocated and freed in every training step do not cost an
+ * munmap, an mmap and a page fault per 4 KiB each time; memory once used is then not given back by free(), and holes between
+ * blocks may raise the peak somewhat. off: free() gives back again (fixed thresholds; malloc's self-adjusting ones are gone for
+ * good after any change) and the heap is trimmed. *given_back: as for trim; 0 for on. PFO_UNAVAILABLE where malloc has no
+ * such setting. */
 pfo_status pfo_heap_retain(int on, int64_t *given_back, pfo_error *err);
 
 #endif

@@ -1,8 +1,8 @@
 /* platform_linux.c: platform.h for Linux.
  *
- * State: one kept-open /proc/self/statm (opened at first use, dropped in a forked child, where it would show the
- * parent) and the cached CPU quota. The malloc calls beyond ISO C are looked up by name at run time, so that one
- * binary runs with older glibc (no mallinfo2 before 2.33) and with other C libraries (none of them).
+ * State: one kept-open /proc/self/statm (opened at first use, dropped in a forked child, where it would show the parent) and
+ * the cached CPU quota. The malloc calls beyond ISO C are looked up by name at run time, so that one binary runs with
+ * older glibc (no mallinfo2 before 2.33) and with other C libraries (none of them).
  */
 #include "base/platform.h"
 
@@ -95,7 +95,7 @@ pfo_page_size(void)
     return (int64_t)sysconf(_SC_PAGESIZE);
 }
 
-/* ---- resident set ---- */
+/* ---- resident set ---------------------------------------------------------------------------- */
 
 static pfo_mutex statm_lock = PFO_MUTEX_INIT;
 static pfo_kept_file statm = PFO_KEPT_FILE_INIT;
@@ -194,7 +194,7 @@ pfo_machine_memory_read(const char *root)
     return memory;
 }
 
-/* ---- heap ---- */
+/* ---- heap ------------------------------------------------------------------------------------ */
 
 /* struct mallinfo2 of glibc, under our own name because older headers have none. */
 typedef struct heap_facts {

@@ -1,8 +1,8 @@
 /* pool.c: see pool.h for the contract.
  *
- * Invariants, under `lock`: started <= PFO_POOL_MAX_THREADS - 1; a run is live while `run.body` is set; `run.seats`
- * counts the workers that may still join it and `run.inside` those that joined and have not left. A run ends when its
- * cursor has passed its count and inside == 0; only then does the caller return, so no worker can touch a dead context.
+ * Invariants, under `lock`: started <= PFO_POOL_MAX_THREADS - 1; a run is live while `run.body` is set; `run.seats` counts the
+ * workers that may still join it and `run.inside` those that joined and have not left. A run ends when its cursor has passed
+ * its count and inside == 0; only then does the caller return, so no worker can touch a dead context.
  * Work is handed out by an atomic cursor in steps of about 1/8 of an even share, never less than the grain.
  */
 #include "base/pool.h"
@@ -31,8 +31,8 @@ static pool_run run;
 static int started;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
-/* fork() keeps only the calling thread: the child's pool is empty, and locks another thread held are made anew. A child
- * forked from inside a body (no library does that) would start with run.body set, hence the reset of the whole run. */
+/* fork() keeps only the calling thread: the child's pool is empty, and locks another thread held are made anew. A child forked
+ * from inside a body (no library does that) would start with run.body set, hence the reset of the whole run. */
 static void
 reset_in_child(void)
 {

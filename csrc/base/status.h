@@ -7,8 +7,7 @@
 #ifndef PFO_BASE_STATUS_H
 #define PFO_BASE_STATUS_H
 
-/* X(name, text): every status once. bindings/errors.c maps each to a Python exception; a test checks that none is left
- * out. */
+/* X(name, text): every status once. bindings/errors.c maps each to a Python exception; a test checks that none is left out. */
 #define PFO_STATUS_LIST(X)                                                                                             \
     X(OK, "ok")                                                                                                        \
     X(NO_MEMORY, "out of memory")                                                                                      \

@@ -49,8 +49,7 @@ pfo_mutex_unlock(pfo_mutex *mutex)
     (void)pthread_mutex_unlock(mutex);
 }
 
-/* A condition whose timed waits follow CLOCK_MONOTONIC, so that a jump of the wall clock moves nothing. 0 on success.
- */
+/* A condition whose timed waits follow CLOCK_MONOTONIC, so that a jump of the wall clock moves nothing. 0 on success. */
 static inline int
 pfo_cond_init(pfo_cond *cond)
 {
@@ -93,8 +92,7 @@ pfo_cond_broadcast(pfo_cond *cond)
     (void)pthread_cond_broadcast(cond);
 }
 
-/* Waits until signalled or until the monotonic deadline; pre: cond came from pfo_cond_init(). 1 if the deadline passed.
- */
+/* Waits until signalled or until the monotonic deadline; pre: cond came from pfo_cond_init(). 1 if the deadline passed. */
 static inline int
 pfo_cond_wait_until(pfo_cond *cond, pfo_mutex *mutex, const struct timespec *deadline)
 {

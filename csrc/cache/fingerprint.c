@@ -1,8 +1,8 @@
 /* fingerprint.c: see fingerprint.h for the scheme.
  *
- * An array is read as a sequence of runs: the longest suffix of dimensions that lies contiguously in memory is one run,
- * the other dimensions are walked. A contiguous array is a single run and is hashed where it is; others are gathered
- * chunk by chunk into a staging buffer, each pool thread with its own.
+ * An array is read as a sequence of runs: the longest suffix of dimensions that lies contiguously in memory is one run, the other
+ * dimensions are walked. A contiguous array is a single run and is hashed where it is; others are gathered chunk by chunk into a
+ * staging buffer, each pool thread with its own.
  */
 #include "cache/fingerprint.h"
 
@@ -149,8 +149,7 @@ pfo_encode_unordered(pfo_encoder *encoder, pfo_digest *digests, size_t count)
     }
 }
 
-/* ---- data: inline, one digest, or a digest of chunk digests
- * ------------------------------------------------------------------ */
+/* ---- data: inline, one digest, or a digest of chunk digests ---------------------------------- */
 
 /* The elements of an array as `runs` contiguous pieces of run_bytes each, found by walking `outer` dimensions. */
 typedef struct run_plan {

@@ -1,30 +1,31 @@
 /* fingerprint.h: the 128-bit content fingerprint: a byte stream of tagged parts, hashed with XXH3-128.
  *
- * This is a format: digests are the same in every process, on every machine and in every later version;
- * tests/data/fingerprints.json holds golden ones, and a change of the scheme needs a new PFO_FINGERPRINT_VERSION.
+ * This is a format: digests are the same in every process, on every machine and in every later version; tests/data/fingerprints.json
+ * holds golden ones, and a change of the scheme needs a new PFO_FINGERPRINT_VERSION.
  *
  * Scheme, version 1. All numbers are little-endian.
- *   stream   := version byte (0x01), part, part, ...         digest = XXH3-128 of the stream, seed 0, canonical
- * (big-endian) form part     := tag byte, then by tag: 'N' None       'T' True       'F' False      'E' Ellipsis 'Z'
- * NotImplemented                          (nothing follows) 'i' integer    payload: two's complement, 8 bytes where
- * that suffices, else the fewest that do 'f' float      8 bytes, IEEE bits (so -0.0 is not 0.0, and a NaN equals the
- * same NaN) 'c' complex    16 bytes, two floats 's' text       payload: UTF-8 (lone surrogates as three bytes each) 'b'
- * bytes      payload        'y' bytearray  payload
+ *   stream   := version byte (0x01), part, part, ...         digest = XXH3-128 of the stream, seed 0, canonical (big-endian) form
+ *   part     := tag byte, then by tag:
+ *     'N' None       'T' True       'F' False      'E' Ellipsis     'Z' NotImplemented                          (nothing follows)
+ *     'i' integer    payload: two's complement, 8 bytes where that suffices, else the fewest that do
+ *     'f' float      8 bytes, IEEE bits (so -0.0 is not 0.0, and a NaN equals the same NaN)
+ *     'c' complex    16 bytes, two floats
+ *     's' text       payload: UTF-8 (lone surrogates as three bytes each)
+ *     'b' bytes      payload        'y' bytearray  payload
  *     '(' tuple      count, then its parts in order      '[' list   likewise
- *     '{' dict       count, then for each item the 16-byte digest of the stream of its key and value parts, in
- * ascending order
- *     '<' set        count, then the 16-byte digest of the stream of each element, in ascending order          '>'
- * frozenset likewise 'R' reduced    count n, then n parts: an object described by other objects, the first of them a
- * text naming the description 'A' array      payload: container kind; payload: dtype; dimensions (8 bytes); 8 bytes per
- * dimension; data count    := 8 bytes payload  := length (8 bytes), data data     := up to 256 bytes: those bytes; up
- * to CHUNK: their 16-byte digest; more: the 16-byte digest of the concatenated 16-byte digests of its pieces of CHUNK
- * bytes (the last one shorter). [chunks] An array's data are its elements in logical C order, so that a strided view, a
- * Fortran copy and a contiguous copy agree. Every part is self-delimiting, so two different sequences of parts never
- * give the same stream.
+ *     '{' dict       count, then for each item the 16-byte digest of the stream of its key and value parts, in ascending order
+ *     '<' set        count, then the 16-byte digest of the stream of each element, in ascending order          '>' frozenset likewise
+ *     'R' reduced    count n, then n parts: an object described by other objects, the first of them a text naming the description
+ *     'A' array      payload: container kind; payload: dtype; dimensions (8 bytes); 8 bytes per dimension; data
+ *   count    := 8 bytes
+ *   payload  := length (8 bytes), data
+ *   data     := up to 256 bytes: those bytes; up to CHUNK: their 16-byte digest; more: the 16-byte digest of the concatenated 16-byte
+ *               digests of its pieces of CHUNK bytes (the last one shorter). [chunks]
+ *   An array's data are its elements in logical C order, so that a strided view, a Fortran copy and a contiguous copy agree.
+ * Every part is self-delimiting, so two different sequences of parts never give the same stream.
  *
- * Threads: an encoder belongs to one thread; large data are hashed on the pool [chunks], and the digest does not depend
- * on how many. Memory: an encoder allocates one stream state when its 256-byte buffer overflows; strided data are
- * staged per chunk.
+ * Threads: an encoder belongs to one thread; large data are hashed on the pool [chunks], and the digest does not depend on how many.
+ * Memory: an encoder allocates one stream state when its 256-byte buffer overflows; strided data are staged per chunk.
  */
 #ifndef PFO_CACHE_FINGERPRINT_H
 #define PFO_CACHE_FINGERPRINT_H

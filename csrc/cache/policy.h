@@ -1,10 +1,10 @@
 /* policy.h: what an eviction policy has to answer. One file per policy; the store knows only this table of functions.
  *
- * Contract: a policy orders the live entries of one store. It keeps its state in a pfo_policy and in the entries' own
- * fields `previous`, `next` and `policy_bits`, and never looks at keys or values. None of the functions can fail or
- * call out. The store calls admit() after an entry is in the table, touch() on a hit, victim() when it must make room,
- * and remove() before an entry leaves the table for whatever reason (including after victim() named it). clear()
- * forgets all entries at once. Threads: called under whatever serialises the store.
+ * Contract: a policy orders the live entries of one store. It keeps its state in a pfo_policy and in the entries' own fields
+ * `previous`, `next` and `policy_bits`, and never looks at keys or values. None of the functions can fail or call out.
+ * The store calls admit() after an entry is in the table, touch() on a hit, victim() when it must make room, and remove() before an
+ * entry leaves the table for whatever reason (including after victim() named it). clear() forgets all entries at once.
+ * Threads: called under whatever serialises the store.
  */
 #ifndef PFO_CACHE_POLICY_H
 #define PFO_CACHE_POLICY_H

@@ -1,7 +1,7 @@
 /* policy_lru.c: least recently used: a doubly linked list through the entries, youngest first.
  *
- * Invariants: fresh == head; walking `next` from head visits every live entry once and ends at tail; `previous` is its
- * mirror image. Complexity: O(1) each.
+ * Invariants: fresh == head; walking `next` from head visits every live entry once and ends at tail; `previous` is its mirror image.
+ * Complexity: O(1) each.
  */
 #include "cache/policy.h"
 

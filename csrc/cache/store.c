@@ -1,7 +1,7 @@
 /* store.c: see store.h for the contract.
  *
- * Invariants: every live slot of the table is known to the policy; bytes is the sum of the live entries' bytes; the
- * victim list holds only slots that are out of the table and not yet free, chained by `next`.
+ * Invariants: every live slot of the table is known to the policy; bytes is the sum of the live entries' bytes; the victim list holds
+ * only slots that are out of the table and not yet free, chained by `next`.
  */
 #include "cache/store.h"
 

@@ -1,12 +1,12 @@
 /* store.h: the memory tier: a table bounded by entries and bytes, an eviction policy, and the counters.
  *
- * Contract: the store owns the structure; keys, values and guards are opaque pointers owned by it from
- * pfo_store_insert() on until they come back through pfo_store_take_victim(). Whatever leaves the store (evicted,
- * replaced, removed, cleared) waits on the victim list, in the order it left; the caller drains that list when the
- * structure is consistent and no lock is held, because releasing a value may run any code, including code that uses
- * this store. [victims] Bounds are hard: after every call, count <= max_entries and bytes <= max_bytes. Threads: none
- * of its own; the caller serialises all calls. Memory: the table's; the victim list is chained through slots and
- * allocates nothing.
+ * Contract: the store owns the structure; keys, values and guards are opaque pointers owned by it from pfo_store_insert() on until
+ * they come back through pfo_store_take_victim(). Whatever leaves the store (evicted, replaced, removed, cleared) waits on the victim
+ * list, in the order it left; the caller drains that list when the structure is consistent and no lock is held, because releasing a
+ * value may run any code, including code that uses this store. [victims]
+ * Bounds are hard: after every call, count <= max_entries and bytes <= max_bytes.
+ * Threads: none of its own; the caller serialises all calls.
+ * Memory: the table's; the victim list is chained through slots and allocates nothing.
  */
 #ifndef PFO_CACHE_STORE_H
 #define PFO_CACHE_STORE_H
@@ -42,9 +42,9 @@ void pfo_store_init(pfo_store *store, const pfo_policy_ops *ops, uint64_t max_en
 /* pre: cleared and all victims taken. */
 void pfo_store_free(pfo_store *store);
 
-/* Inserts a key that is not present; evicts until both bounds hold. On PFO_OK *stored says whether the store took key,
- * value and guard over (1), or whether they do not fit its bounds and stay the caller's (0). On failure they stay the
- * caller's and nothing changed. pre: the caller has just searched for key and found nothing. */
+/* Inserts a key that is not present; evicts until both bounds hold. On PFO_OK *stored says whether the store took key, value and
+ * guard over (1), or whether they do not fit its bounds and stay the caller's (0). On failure they stay the caller's and nothing changed.
+ * pre: the caller has just searched for key and found nothing. */
 pfo_status pfo_store_insert(pfo_store *store, uint64_t hash, void *key, void *value, void *guard, size_t bytes,
                             int *stored, pfo_error *err);
 

@@ -1,9 +1,9 @@
 /* table.c: see table.h for the contract.
  *
- * Invariants: linear probing without tombstones: between an entry's home bucket and its bucket there is no empty one,
- * and a removal shifts later entries of the run back to keep it so. Number of buckets is a power of two and at
- * least 1.5 times the number of entries. Slots below used_slots are live, unlinked (held by the caller), or on the free
- * list. Complexity: expected O(1) per operation; growth is amortised.
+ * Invariants: linear probing without tombstones: between an entry's home bucket and its bucket there is no empty one, and a
+ * removal shifts later entries of the run back to keep it so. Number of buckets is a power of two and at least 1.5 times the
+ * number of entries. Slots below used_slots are live, unlinked (held by the caller), or on the free list.
+ * Complexity: expected O(1) per operation; growth is amortised.
  */
 #include "cache/table.h"
 

@@ -1,13 +1,14 @@
 /* table.h: the index of a cache: an open-addressing hash table over the slots of one entry slab.
  *
- * Contract: an entry is found by a 64-bit hash and an opaque key. The table owns the slab and the buckets; keys, values
- * and guards are opaque and owned by the caller. A slot number is stable until its entry is removed; a pfo_entry
- * pointer is only good until the next insertion, which may move the slab. Equality is asked of a callback that answers
- * 1 (equal), 0 (different) or -1 (failed, e.g. an exception is set). A callback may run user code, and that code may
- * change this very table: every change moves `mutations`, and a search that finds it moved starts again, so that it
- * never follows a stale bucket. [restart] Threads: none of its own; the caller serialises all calls (the GIL, or its
- * lock, which an equality callback may drop around user code because of [restart]). Memory: 8 bytes a bucket, at least
- * 3 buckets for 2 entries, and sizeof(pfo_entry) a slot; both grow by doubling.
+ * Contract: an entry is found by a 64-bit hash and an opaque key. The table owns the slab and the buckets; keys, values and
+ * guards are opaque and owned by the caller. A slot number is stable until its entry is removed; a pfo_entry pointer is only
+ * good until the next insertion, which may move the slab.
+ * Equality is asked of a callback that answers 1 (equal), 0 (different) or -1 (failed, e.g. an exception is set). A callback
+ * may run user code, and that code may change this very table: every change moves `mutations`, and a search that finds it
+ * moved starts again, so that it never follows a stale bucket. [restart]
+ * Threads: none of its own; the caller serialises all calls (the GIL, or its lock, which an equality callback may drop
+ * around user code because of [restart]).
+ * Memory: 8 bytes a bucket, at least 3 buckets for 2 entries, and sizeof(pfo_entry) a slot; both grow by doubling.
  */
 #ifndef PFO_CACHE_TABLE_H
 #define PFO_CACHE_TABLE_H
@@ -58,8 +59,8 @@ typedef int (*pfo_table_equal)(void *context, const void *sought, const void *st
 void pfo_table_init(pfo_table *table); /* no allocation */
 void pfo_table_free(pfo_table *table); /* the caller has taken keys and values out */
 
-/* Slot of the entry with this hash and key; PFO_SLOT_NONE, or PFO_SLOT_FAILED when equal() failed or when the table
- * changed in each of PFO_TABLE_RESTARTS searches (*restarts_exhausted, if not NULL, then tells the two apart). */
+/* Slot of the entry with this hash and key; PFO_SLOT_NONE, or PFO_SLOT_FAILED when equal() failed or when the table changed in
+ * each of PFO_TABLE_RESTARTS searches (*restarts_exhausted, if not NULL, then tells the two apart). */
 enum { PFO_TABLE_RESTARTS = 1000 };
 uint32_t pfo_table_find(const pfo_table *table, uint64_t hash, const void *key, pfo_table_equal equal, void *context,
                         int *restarts_exhausted);

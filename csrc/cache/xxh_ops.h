@@ -1,7 +1,7 @@
 /* xxh_ops.h: XXH3-128 compiled once per instruction set, behind one table of functions.
  *
- * xxh_baseline.c, xxh_avx2.c and xxh_avx512.c include xxh_body.h with different flags (csrc/flags.mk); all give the
- * same digests. Algorithm: XXH3 by Yann Collet, from the system's libxxhash, used as a header only.
+ * xxh_baseline.c, xxh_avx2.c and xxh_avx512.c include xxh_body.h with different flags (csrc/flags.mk); all give the same digests.
+ * Algorithm: XXH3 by Yann Collet, from the system's libxxhash, used as a header only.
  */
 #ifndef PFO_CACHE_XXH_OPS_H
 #define PFO_CACHE_XXH_OPS_H

@@ -1,8 +1,8 @@
 /* execute.c: see execute.h. Work is handed out in ranges of chunks; each range looks its tensor up once and walks on.
  *
- * The floating point environment is part of the result: a caller that flushes denormals (torch.set_flush_denormal, a
- * library built with -ffast-math) would make its own thread's chunks differ from the workers', so every range runs
- * under the default environment and restores the caller's.
+ * The floating point environment is part of the result: a caller that flushes denormals (torch.set_flush_denormal, a library
+ * built with -ffast-math) would make its own thread's chunks differ from the workers', so every range runs under the default
+ * environment and restores the caller's.
  */
 #include "kernels/execute.h"
 

@@ -1,10 +1,9 @@
 /* execute.h: one optimizer step over a plan: pass 1 reads the gradients, pass 2 does everything else.
  *
- * Pass 1 gives the global norm and whether any gradient is inf or NaN; it runs whenever clipping or the non-finite
- * check is asked for, because nothing may change before all gradients have been seen. It reads 4 bytes a float32
- * parameter; pass 2 (AdamW) reads 16 and writes 12. The result is the same in every bit for any number of threads and
- * any kernel variant. Threads: runs on base/pool.h; the plan must not be used by another thread meanwhile. Never
- * touches Python.
+ * Pass 1 gives the global norm and whether any gradient is inf or NaN; it runs whenever clipping or the non-finite check is
+ * asked for, because nothing may change before all gradients have been seen. It reads 4 bytes a float32 parameter; pass 2 (AdamW)
+ * reads 16 and writes 12. The result is the same in every bit for any number of threads and any kernel variant.
+ * Threads: runs on base/pool.h; the plan must not be used by another thread meanwhile. Never touches Python.
  */
 #ifndef PFO_KERNELS_EXECUTE_H
 #define PFO_KERNELS_EXECUTE_H
@@ -31,8 +30,8 @@ typedef struct pfo_step_result {
 void pfo_execute_norm(pfo_plan *plan, const pfo_kernel_table *kernels, double unscale, int threads,
                       pfo_step_result *result);
 
-/* One AdamW step. groups: plan->group_count options. pre: plan->op == PFO_OP_ADAMW; options are in the ranges of
- * update_math.h. Entries without gradient are left alone, their step counts too. Cannot fail. */
+/* One AdamW step. groups: plan->group_count options. pre: plan->op == PFO_OP_ADAMW; options are in the ranges of update_math.h.
+ * Entries without gradient are left alone, their step counts too. Cannot fail. */
 void pfo_execute_adamw(pfo_plan *plan, const pfo_kernel_table *kernels, const pfo_adamw_options *groups,
                        const pfo_step_request *request, pfo_step_result *result);
 

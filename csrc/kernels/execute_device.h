@@ -1,10 +1,9 @@
-/* execute_device.h: the step of execute.h on a device, through a backend: the same plan, its pointers being the
- * device's.
+/* execute_device.h: the step of execute.h on a device, through a backend: the same plan, its pointers being the device's.
  *
- * Nothing waits for the device but pfo_execute_device_read(). Norm, clip factor and whether the step was taken stay
- * there; step counts (entry.step) are the device's too. Memory: the caller gives the workspace and keeps it, and all
- * tensors, alive until the work on the stream is done. Threads: one thread at a time. Errors: PFO_BAD_ARGUMENT,
- * PFO_NO_MEMORY, PFO_DEVICE with the backend's text.
+ * Nothing waits for the device but pfo_execute_device_read(). Norm, clip factor and whether the step was taken stay there; step
+ * counts (entry.step) are the device's too. Memory: the caller gives the workspace and keeps it, and all tensors, alive until
+ * the work on the stream is done. Threads: one thread at a time. Errors: PFO_BAD_ARGUMENT, PFO_NO_MEMORY, PFO_DEVICE with the
+ * backend's text.
  */
 #ifndef PFO_KERNELS_EXECUTE_DEVICE_H
 #define PFO_KERNELS_EXECUTE_DEVICE_H
@@ -14,8 +13,8 @@
 
 typedef struct pfo_device_run pfo_device_run;
 
-/* Prepares runs of plan on a device of backend; *bytes of workspace, aligned to 256, are needed. On failure *run is
- * NULL. pre: plan->op == PFO_OP_ADAMW and every entry has a step; backend and plan outlive the run. */
+/* Prepares runs of plan on a device of backend; *bytes of workspace, aligned to 256, are needed. On failure *run is NULL.
+ * pre: plan->op == PFO_OP_ADAMW and every entry has a step; backend and plan outlive the run. */
 pfo_status pfo_device_run_create(const pfo_backend *backend, int32_t device, const pfo_plan *plan, pfo_device_run **run,
                                  int64_t *bytes, pfo_error *err);
 void pfo_device_run_destroy(pfo_device_run *run); /* NULL is allowed */
@@ -24,8 +23,8 @@ void pfo_device_run_destroy(pfo_device_run *run); /* NULL is allowed */
 pfo_status pfo_device_run_start(pfo_device_run *run, void *workspace, int64_t bytes, void *stream, pfo_error *err);
 int pfo_device_run_started(const pfo_device_run *run);
 
-/* Enqueues one AdamW step. groups as for pfo_execute_adamw(); device_lr[group] is NULL or the learning rate's slot on
- * the device. request->step and ->threads have no meaning here. */
+/* Enqueues one AdamW step. groups as for pfo_execute_adamw(); device_lr[group] is NULL or the learning rate's slot on the device.
+ * request->step and ->threads have no meaning here. */
 pfo_status pfo_execute_device_adamw(pfo_device_run *run, const pfo_adamw_options *groups, const float *const *device_lr,
                                     const pfo_step_request *request, void *stream, pfo_error *err);
 

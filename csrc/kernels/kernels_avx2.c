@@ -1,8 +1,8 @@
 /* kernels_avx2.c: eight float32 at a time. Entered only after cpu.h said yes; built with its own flags (csrc/flags.mk).
  *
- * Same bits as the reference: the update uses no FMA; the norm does, because the square of a float32 is exact in
- * double, so that fused and separate rounding are the same. Tails go through the reference's own element function or,
- * for the norm, through a zero-filled block (adding zero to the other lanes changes nothing).
+ * Same bits as the reference: the update uses no FMA; the norm does, because the square of a float32 is exact in double,
+ * so that fused and separate rounding are the same. Tails go through the reference's own element function or, for
+ * the norm, through a zero-filled block (adding zero to the other lanes changes nothing).
  */
 #include "kernels/dispatch.h"
 

@@ -1,5 +1,4 @@
-/* kernels_avx512.c: sixteen float32 at a time. Entered only after cpu.h said yes; built with its own flags
- * (csrc/flags.mk).
+/* kernels_avx512.c: sixteen float32 at a time. Entered only after cpu.h said yes; built with its own flags (csrc/flags.mk).
  *
  * Same bits as the reference: see kernels_avx2.c. Tails use masked loads and stores, which touch only the elements
  * the mask names.

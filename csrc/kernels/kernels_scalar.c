@@ -1,5 +1,4 @@
-/* kernels_scalar.c: the reference. What a kernel means is what this file does; the other variants repeat it faster, bit
- * for bit.
+/* kernels_scalar.c: the reference. What a kernel means is what this file does; the other variants repeat it faster, bit for bit.
  *
  * Built with -ffp-contract=off (csrc/flags.mk). The square of a float32 is exact in double (48 of 53 bits), so the only
  * rounding in the norm is that of the additions, whose order dispatch.h fixes.

@@ -1,6 +1,5 @@
-/* plan.c: see plan.h for the contract. Overlap is found by sorting all written intervals by address: written tensors
- * must be pairwise disjoint, and a gradient is looked up among them by binary search. Gradients may share memory with
- * each other. */
+/* plan.c: see plan.h for the contract. Overlap is found by sorting all written intervals by address: written tensors must be
+ * pairwise disjoint, and a gradient is looked up among them by binary search. Gradients may share memory with each other. */
 #include "kernels/plan.h"
 
 #include "base/alloc.h"

@@ -1,11 +1,11 @@
 /* plan.h: many tensors as one piece of work: a table of parameters and a table of chunks over all of them.
  *
- * Contract: pfo_plan_create() checks everything once (counts, alignment, missing pointers, memory shared between
- * tensors), so that a step needs no checks but those of gradients that moved (pfo_plan_set_grad). Each tensor is cut
- * into chunks of PFO_CHUNK_ELEMENTS; tensor t owns chunks [first_chunk[t], first_chunk[t + 1]), a tensor of no elements
- * owns none. The cut depends on sizes alone, never on threads, so per-chunk results summed in chunk order are the same
- * everywhere. Threads: a plan belongs to one run at a time; kernels read its tables from many threads while it does not
- * change. Memory: the plan owns its tables and never the tensors; the caller keeps those alive.
+ * Contract: pfo_plan_create() checks everything once (counts, alignment, missing pointers, memory shared between tensors), so
+ * that a step needs no checks but those of gradients that moved (pfo_plan_set_grad). Each tensor is cut into chunks of
+ * PFO_CHUNK_ELEMENTS; tensor t owns chunks [first_chunk[t], first_chunk[t + 1]), a tensor of no elements owns none.
+ * The cut depends on sizes alone, never on threads, so per-chunk results summed in chunk order are the same everywhere.
+ * Threads: a plan belongs to one run at a time; kernels read its tables from many threads while it does not change.
+ * Memory: the plan owns its tables and never the tensors; the caller keeps those alive.
  */
 #ifndef PFO_KERNELS_PLAN_H
 #define PFO_KERNELS_PLAN_H
@@ -69,18 +69,17 @@ typedef struct pfo_plan {
     int64_t written_count;
 } pfo_plan;
 
-/* Makes a plan for op over the entries (copied). NORM needs only gradients; updates need everything else, gradients may
- * come later. PFO_BAD_ARGUMENT names the tensor for: count < 0, NULL or misaligned data, group outside [0,
- * group_count), memory that is written and shared with another tensor, more than INT32_MAX tensors. PFO_NO_MEMORY. On
- * failure *plan is NULL. */
+/* Makes a plan for op over the entries (copied). NORM needs only gradients; updates need everything else, gradients may come
+ * later. PFO_BAD_ARGUMENT names the tensor for: count < 0, NULL or misaligned data, group outside [0, group_count), memory
+ * that is written and shared with another tensor, more than INT32_MAX tensors. PFO_NO_MEMORY. On failure *plan is NULL. */
 pfo_status pfo_plan_create(pfo_op op, const pfo_plan_entry *entries, int64_t tensor_count, int32_t group_count,
                            pfo_plan **plan, pfo_error *err);
 
 void pfo_plan_destroy(pfo_plan *plan); /* NULL is allowed */
 
-/* Gives tensor its gradient for the next step (present == 0: it has none, data is ignored by the step).
- * PFO_BAD_ARGUMENT when missing, misaligned or shared with memory the step writes; the entry is then as it was. Costs a
- * comparison when the pointer is the one already there. pre: 0 <= tensor < tensor_count. */
+/* Gives tensor its gradient for the next step (present == 0: it has none, data is ignored by the step). PFO_BAD_ARGUMENT when
+ * missing, misaligned or shared with memory the step writes; the entry is then as it was. Costs a comparison when the pointer
+ * is the one already there. pre: 0 <= tensor < tensor_count. */
 pfo_status pfo_plan_set_grad(pfo_plan *plan, int32_t tensor, int present, void *data, pfo_error *err);
 
 #endif

@@ -1,7 +1,7 @@
 /* tensor.h: the words in which kernels, plans and backends talk about memory: dtype, device, tensor view, operation.
  *
- * A view does not own its memory and carries no shape: the kernels here are elementwise over dense storage, so a tensor
- * is a pointer and a count. Whoever makes a view has checked that the elements lie without holes and that all tensors
+ * A view does not own its memory and carries no shape: the kernels here are elementwise over dense storage, so a tensor is a
+ * pointer and a count. Whoever makes a view has checked that the elements lie without holes and that all tensors
  * of one parameter (value, gradient, moments) have the same order in memory.
  * Compiles as C and as CUDA. Adding a dtype, device or operation is one line in its list.
  */

@@ -1,8 +1,8 @@
 /* update_math.h: the arithmetic of the optimizer steps, one element and one step at a time; compiles as C and as CUDA.
  *
- * This is the specification that every variant (scalar, AVX2, AVX-512, CUDA) follows bit by bit. Each operation is one
- * IEEE float32 operation rounded to nearest even, in the order written: no contraction to FMA (C files including this
- * are built with -ffp-contract=off, CUDA uses the _rn intrinsics, which nvcc never contracts) and no reassociation.
+ * This is the specification that every variant (scalar, AVX2, AVX-512, CUDA) follows bit by bit. Each operation is one IEEE
+ * float32 operation rounded to nearest even, in the order written: no contraction to FMA (C files including this are built
+ * with -ffp-contract=off, CUDA uses the _rn intrinsics, which nvcc never contracts) and no reassociation.
  *
  * AdamW follows torch.optim.AdamW (single-tensor form): decoupled decay before the update, first moment by lerp, eps
  * outside the square root, bias corrections by pow in double. Source: Loshchilov and Hutter, "Decoupled Weight Decay
@@ -58,8 +58,8 @@ typedef struct pfo_adamw_scalars {
     float neg_step_size; /* -lr / (1 - beta1^step) */
 } pfo_adamw_scalars;
 
-/* Factor by which gradients of that global norm are multiplied. max_norm < 0 means no clipping. A NaN norm gives NaN
- * (torch's answer too); whether such a step is taken at all is decided before. */
+/* Factor by which gradients of that global norm are multiplied. max_norm < 0 means no clipping. A NaN norm gives NaN (torch's
+ * answer too); whether such a step is taken at all is decided before. */
 PFO_MATH_INLINE double
 pfo_clip_factor(double norm, double max_norm)
 {

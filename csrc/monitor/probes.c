@@ -1,5 +1,5 @@
-/* probes.c: see probes.h. Two of the figures have a budget: limits change rarely and cost a file per ancestor, and
- * malloc's statistics cost a walk over all free blocks. */
+/* probes.c: see probes.h. Two of the figures have a budget: limits change rarely and cost a file per ancestor, and malloc's
+ * statistics cost a walk over all free blocks. */
 #include "monitor/probes.h"
 
 #include "base/clock.h"

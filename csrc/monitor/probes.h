@@ -61,12 +61,12 @@ typedef struct pfo_probes {
     int64_t heap_due_ns; /* malloc's lists are walked again from then on */
 } pfo_probes;
 
-/* Finds the cgroup and its usage file. PFO_NO_MEMORY, PFO_IO, PFO_OVERFLOW (a path or root that is too long); missing
- * files are no error. */
+/* Finds the cgroup and its usage file. PFO_NO_MEMORY, PFO_IO, PFO_OVERFLOW (a path or root that is too long); missing files
+ * are no error. */
 pfo_status pfo_probes_open(pfo_probes *probes, const char *root, pfo_error *err);
 
-/* Takes a sample. rss, usage and faults are fresh; the limit is at most a second old; the heap figures are repeated
- * while a new walk over malloc's free lists would take more than a thousandth of the time. */
+/* Takes a sample. rss, usage and faults are fresh; the limit is at most a second old; the heap figures are repeated while a
+ * new walk over malloc's free lists would take more than a thousandth of the time. */
 void pfo_probes_read(pfo_probes *probes, pfo_memory_sample *sample);
 
 void pfo_probes_close(pfo_probes *probes);

@@ -1,7 +1,7 @@
 /* sampler.c: see sampler.h.
  *
- * Invariants (under lock): held = min(taken, capacity); the newest sample is ring[(taken - 1) % capacity]; thread is
- * valid exactly while state is RUNNING or STOPPING.
+ * Invariants (under lock): held = min(taken, capacity); the newest sample is ring[(taken - 1) % capacity]; thread is valid
+ * exactly while state is RUNNING or STOPPING.
  * Locks: sampler->lock guards everything in a sampler, the probes included; it is held for one sample or one copy.
  * registry_lock guards the list of samplers and is never held together with another lock.
  */
@@ -63,8 +63,8 @@ unlock_registry(void)
     pfo_mutex_unlock(&registry_lock);
 }
 
-/* fork() keeps only the calling thread: the sampling threads are gone, a lock one of them held is made anew, and a
- * sample one of them was writing goes with the rest of the parent's samples. */
+/* fork() keeps only the calling thread: the sampling threads are gone, a lock one of them held is made anew, and a sample
+ * one of them was writing goes with the rest of the parent's samples. */
 static void
 reset_in_child(void)
 {

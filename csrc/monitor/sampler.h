@@ -1,14 +1,13 @@
 /* sampler.h: a thread that takes memory samples at a set rate into a ring of fixed size.
  *
- * Contract: the ring keeps the newest `capacity` samples; older ones are overwritten and counted. Samples come from
- * the sampler's own thread between start and stop, and from any thread that calls pfo_sampler_sample().
+ * Contract: the ring keeps the newest `capacity` samples; older ones are overwritten and counted. Samples come from the
+ * sampler's own thread between start and stop, and from any thread that calls pfo_sampler_sample().
  * Threads: every function is safe from any thread, and each returns without waiting for anybody's work but a sample in
- * progress; none may be called during or after pfo_sampler_destroy(). The sampler's thread has all signals blocked,
- * never touches Python and takes no lock of its callers, so stopping it cannot deadlock, with or without the GIL.
- * Fork: in the child the sampler is stopped and its ring is empty (those samples were the parent's); it can be
- * started.
- * Memory: capacity * sizeof(pfo_memory_sample) bytes at creation, whose pages become resident as samples arrive; the
- * thread has a small stack. Nothing is allocated while sampling.
+ * progress; none may be called during or after pfo_sampler_destroy(). The sampler's thread has all signals blocked, never
+ * touches Python and takes no lock of its callers, so stopping it cannot deadlock, with or without the GIL.
+ * Fork: in the child the sampler is stopped and its ring is empty (those samples were the parent's); it can be started.
+ * Memory: capacity * sizeof(pfo_memory_sample) bytes at creation, whose pages become resident as samples arrive; the thread has a
+ * small stack. Nothing is allocated while sampling.
  */
 #ifndef PFO_MONITOR_SAMPLER_H
 #define PFO_MONITOR_SAMPLER_H
@@ -48,8 +47,8 @@ pfo_status pfo_sampler_create(int64_t interval_ns, int64_t capacity, pfo_sampler
 /* Stops the thread and frees everything. NULL is allowed. */
 void pfo_sampler_destroy(pfo_sampler *sampler);
 
-/* Starts the thread, first sample at once; interval_ns 0 keeps the interval. PFO_STATE if it runs already,
- * PFO_BAD_ARGUMENT for the interval, PFO_UNAVAILABLE when no thread can be started. Waits for a stop in progress. */
+/* Starts the thread, first sample at once; interval_ns 0 keeps the interval. PFO_STATE if it runs already, PFO_BAD_ARGUMENT for
+ * the interval, PFO_UNAVAILABLE when no thread can be started. Waits for a stop in progress. */
 pfo_status pfo_sampler_start(pfo_sampler *sampler, int64_t interval_ns, pfo_error *err);
 
 /* Stops and joins the thread; returns when it is gone, also when another caller stops it. Nothing if none runs. */

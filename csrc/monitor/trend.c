@@ -117,9 +117,8 @@ kendall_variance(double *y, int windows)
     return variance / 18.0;
 }
 
-/* By how much neighbours that resemble each other widen the variance: (1 + r) / (1 - r), r the lag-1 correlation of
- * the residuals, corrected for its downward bias in short series (Marriott and Pope 1954), within [0,
- * largest_correlation]. */
+/* By how much neighbours that resemble each other widen the variance: (1 + r) / (1 - r), r the lag-1 correlation of the
+ * residuals, corrected for its downward bias in short series (Marriott and Pope 1954), within [0, largest_correlation]. */
 static double
 correlation_factor(const double *x, const double *y, int windows, double slope)
 {

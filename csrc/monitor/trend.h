@@ -1,12 +1,11 @@
 /* trend.h: does a series rise, fall, or neither, and how sure is that?
  *
- * Method: the series is cut into windows and each is stood for by its smallest value (a saw-tooth of garbage
- * collection then shows what stays after each collection). The slope is the median of the slopes of all pairs of
- * windows (Theil 1950, Sen 1968), which up to 29 % of arbitrary outliers cannot move far. Its interval follows Sen
- * from the variance of Kendall's S under no trend, with the correction for ties, widened by (1 + r) / (1 - r) for the
- * lag-1 correlation r of what the line leaves over (memory series are anything but independent).
- * Cost: at most PFO_TREND_MAX_WINDOWS windows, so at most 32640 pairs, a few milliseconds and 300 KB whatever the
- * length.
+ * Method: the series is cut into windows and each is stood for by its smallest value (a saw-tooth of garbage collection
+ * then shows what stays after each collection). The slope is the median of the slopes of all pairs of windows (Theil 1950,
+ * Sen 1968), which up to 29 % of arbitrary outliers cannot move far. Its interval follows Sen from the variance of Kendall's S
+ * under no trend, with the correction for ties, widened by (1 + r) / (1 - r) for the lag-1 correlation r of what the line
+ * leaves over (memory series are anything but independent).
+ * Cost: at most PFO_TREND_MAX_WINDOWS windows, so at most 32640 pairs, a few milliseconds and 300 KB whatever the length.
  * Threads: no globals.
  */
 #ifndef PFO_MONITOR_TREND_H
@@ -44,10 +43,10 @@ typedef struct pfo_trend {
     int64_t windows; /* windows the series was cut into */
 } pfo_trend;
 
-/* seconds must not decrease; both arrays have count finite numbers. The verdict is INCREASING or DECREASING when the
- * whole interval is on that side of zero and |change| >= minimum_change (>= 0), STABLE when not, INSUFFICIENT (all
- * numbers zero) with fewer than PFO_TREND_MIN_POINTS points or no time between them. PFO_BAD_ARGUMENT names what is
- * not as above; PFO_NO_MEMORY. */
+/* seconds must not decrease; both arrays have count finite numbers. The verdict is INCREASING or DECREASING when the whole
+ * interval is on that side of zero and |change| >= minimum_change (>= 0), STABLE when not, INSUFFICIENT (all numbers zero)
+ * with fewer than PFO_TREND_MIN_POINTS points or no time between them.
+ * PFO_BAD_ARGUMENT names what is not as above; PFO_NO_MEMORY. */
 pfo_status pfo_trend_estimate(const double *seconds, const double *values, int64_t count, double minimum_change,
                               pfo_trend *trend, pfo_error *err);
 

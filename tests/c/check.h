@@ -1,7 +1,6 @@
 /* check.h: the whole C test harness. A test program is a list of TEST functions and a main that runs them.
  *
- * A failed CHECK prints file, line and text and counts; RUN_ALL's exit code is 0 only when none failed and at least one
- * ran.
+ * A failed CHECK prints file, line and text and counts; RUN_ALL's exit code is 0 only when none failed and at least one ran.
  */
 #ifndef PFO_TESTS_CHECK_H
 #define PFO_TESTS_CHECK_H

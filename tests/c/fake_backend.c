@@ -1,10 +1,8 @@
-/* fake_backend.c: a backend whose device is the host's memory, for tests of the loader, of the table and of the
- * bindings.
+/* fake_backend.c: a backend whose device is the host's memory, for tests of the loader, of the table and of the bindings.
  *
  * Built as a shared object of one kind: FAKE_good, or one that must be refused (FAKE_version, FAKE_size, FAKE_nosymbol,
- * FAKE_nodriver, FAKE_nodevice). The good one walks cuda/table.h exactly as the kernels do: blocks take chunks, threads
- * take quads and the rest, per-tensor scalars first, step counts with first chunks; only the threads run one after the
- * other.
+ * FAKE_nodriver, FAKE_nodevice). The good one walks cuda/table.h exactly as the kernels do: blocks take chunks, threads take quads
+ * and the rest, per-tensor scalars first, step counts with first chunks; only the threads run one after the other.
  */
 #include "backend/backend.h"
 #include "../../cuda/table.h"

@@ -1,5 +1,5 @@
-/* Tests of cuda/table.h, the index arithmetic of the CUDA kernels, without a device: layout and cut by themselves, and
- * whole steps of the fake backend, which walks the table as the kernels do, against the CPU's pfo_execute_adamw(). */
+/* Tests of cuda/table.h, the index arithmetic of the CUDA kernels, without a device: layout and cut by themselves, and whole
+ * steps of the fake backend, which walks the table as the kernels do, against the CPU's pfo_execute_adamw(). */
 #include "check.h"
 
 #include "../../cuda/table.h"
@@ -167,7 +167,7 @@ test_changes_give_the_shortest_run(void)
     CHECK(range.begin == 5 && range.end == 6 && records[5].step == &memory[0]);
 }
 
-/* ---- Steps: the table's against the CPU's ---- */
+/* ---- Steps: the table's against the CPU's ---------------------------------------------------- */
 
 enum { ROLES = PFO_ROLE_COUNT };
 

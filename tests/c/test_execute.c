@@ -1,5 +1,5 @@
-/* test_execute.c: a whole step over many tensors: same bits for any number of threads, skipped steps change nothing,
- * missing gradients, own step counts, and the caller's floating point mode. */
+/* test_execute.c: a whole step over many tensors: same bits for any number of threads, skipped steps change nothing, missing
+ * gradients, own step counts, and the caller's floating point mode. */
 #include "kernels/execute.h"
 
 #include "check.h"

@@ -1,6 +1,6 @@
-/* test_fingerprint.c: every variant gives the same digests, layouts of one content agree, different content differs,
- * threads do not matter, failing allocations are reported. The expected numbers of the scheme are in
- * tests/data/fingerprints.json (Python side); here one stream is spelled out byte by byte against the hash itself. */
+/* test_fingerprint.c: every variant gives the same digests, layouts of one content agree, different content differs, threads do not
+ * matter, failing allocations are reported. The expected numbers of the scheme are in tests/data/fingerprints.json (Python side);
+ * here one stream is spelled out byte by byte against the hash itself. */
 #include "cache/fingerprint.h"
 
 #include "base/alloc.h"

@@ -1,5 +1,5 @@
-/* test_kernels.c: every variant this machine can run against the scalar reference, bit for bit, and the reference
- * itself against the same formulas in double. Arrays stand between guard words that must survive. */
+/* test_kernels.c: every variant this machine can run against the scalar reference, bit for bit, and the reference itself against
+ * the same formulas in double. Arrays stand between guard words that must survive. */
 #include "kernels/dispatch.h"
 
 #include "check.h"

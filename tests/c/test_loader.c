@@ -1,5 +1,5 @@
-/* Tests of backend/loader.c against the shared objects made from fake_backend.c. What happens once in a process is
- * tested in forked children. */
+/* Tests of backend/loader.c against the shared objects made from fake_backend.c. What happens once in a process is tested in
+ * forked children. */
 #include "check.h"
 
 #include "backend/loader.h"

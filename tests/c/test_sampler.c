@@ -1,5 +1,5 @@
-/* test_sampler.c: ring against a model, start and stop from many threads, readers while it writes, fork. No test
- * depends on how fast the machine is: threads are waited for by counting samples. */
+/* test_sampler.c: ring against a model, start and stop from many threads, readers while it writes, fork. No test depends on
+ * how fast the machine is: threads are waited for by counting samples. */
 #include "monitor/sampler.h"
 
 #include "base/alloc.h"

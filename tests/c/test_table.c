@@ -1,5 +1,5 @@
-/* test_table.c: the hash table against a naive list, with few hash values so that runs are long, and with an equality
- * that changes the table while it is asked. */
+/* test_table.c: the hash table against a naive list, with few hash values so that runs are long, and with an equality that changes
+ * the table while it is asked. */
 #include "cache/table.h"
 
 #include "base/alloc.h"

@@ -1,7 +1,7 @@
 /* cache_type.c: PerformanceCache: a bounded memory cache with set, get and delete.
  *
- * Invariants and references as in cached_function_type.c; keys are held strongly here, because the user put them in by
- * hand. Threads: the GIL serialises; it may change hands wherever user code runs.
+ * Invariants and references as in cached_function_type.c; keys are held strongly here, because the user put them in by hand.
+ * Threads: the GIL serialises; it may change hands wherever user code runs.
  */
 #include "bindings/common/errors.h"
 #include "bindings/core/cache_values.h"
@@ -18,8 +18,7 @@ typedef struct performance_cache {
     PyObject *weak_references;
 } performance_cache;
 
-/* ---- keys and search
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- keys and search ------------------------------------------------------------------------- */
 
 /* 0 with a finished builder, or -1 with an exception. */
 static int
@@ -88,8 +87,7 @@ never_orphaned(PyObject *owner, uint64_t hash, void *key)
     (void)key;
 }
 
-/* ---- set, get, delete
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- set, get, delete ------------------------------------------------------------------------ */
 
 /* Puts key, value and guard, all of which it takes over, where a search just found slot. */
 static int
@@ -353,8 +351,7 @@ cache_get_stats(PyObject *op, PyObject *unused)
                          "max_size", max_size);
 }
 
-/* ---- making one
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- making one ------------------------------------------------------------------------------ */
 
 /* A str of a directory that exists or can be made later; NULL with an exception. */
 static PyObject *

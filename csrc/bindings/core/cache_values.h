@@ -1,7 +1,7 @@
 /* cache_values.h: what the cache types share: bounds, values as they are kept, and the release of what left a store.
  *
- * A kept value is what later callers get: arrays in it are read-only views, and if tensors are in it a guard remembers
- * their version counters. Threads: needs the GIL. References: as said at each function.
+ * A kept value is what later callers get: arrays in it are read-only views, and if tensors are in it a guard remembers their
+ * version counters. Threads: needs the GIL. References: as said at each function.
  */
 #ifndef PFO_BINDINGS_CACHE_VALUES_H
 #define PFO_BINDINGS_CACHE_VALUES_H
@@ -16,8 +16,8 @@ int pfo_parse_max_size(PyObject *object, uint64_t *max_entries);
 /* The bound as Python sees it: an int, or None. New reference. */
 PyObject *pfo_max_size_object(const pfo_store *store);
 
-/* New reference to the value as it is to be kept, and in *guard a new reference or NULL. private_copy: nothing in it is
- * shared with the value given. NULL with an exception. May run user code. */
+/* New reference to the value as it is to be kept, and in *guard a new reference or NULL. private_copy: nothing in it is shared
+ * with the value given. NULL with an exception. May run user code. */
 PyObject *pfo_value_prepare(pfo_core_state *state, PyObject *value, int private_copy, PyObject **guard);
 
 /* A private copy of a kept value. */

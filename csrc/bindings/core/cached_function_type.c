@@ -1,10 +1,10 @@
 /* cached_function_type.c: CachedFunction: a function with its cache, callable without a Python frame on a hit.
  *
- * Call: key and hash once -> table probe -> policy touch -> new reference. A miss calls the function with no search in
- * progress, then searches again, because the call may have filled the entry (recursion, another thread); what is there
- * first stays. Invariants: user code (the function, __eq__, __hash__, __del__) only runs while the store is consistent;
- * victims are released last. References: owns function, the glue objects, and through the store keys, values and
- * guards. Threads: the GIL serialises; it may change hands wherever user code runs.
+ * Call: key and hash once -> table probe -> policy touch -> new reference. A miss calls the function with no search in progress, then
+ * searches again, because the call may have filled the entry (recursion, another thread); what is there first stays.
+ * Invariants: user code (the function, __eq__, __hash__, __del__) only runs while the store is consistent; victims are released last.
+ * References: owns function, the glue objects, and through the store keys, values and guards.
+ * Threads: the GIL serialises; it may change hands wherever user code runs.
  */
 #include "bindings/common/errors.h"
 #include "bindings/core/cache_values.h"
@@ -43,8 +43,7 @@ typedef struct call_arguments {
     PyObject *kwnames;
 } call_arguments;
 
-/* ---- key of a call
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- key of a call --------------------------------------------------------------------------- */
 
 static PyObject *
 name_of_function(const cached_function *self)
@@ -295,8 +294,7 @@ build_key(const cached_function *self, pfo_key_builder *builder, const call_argu
     return answer;
 }
 
-/* ---- search and insertion
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- search and insertion -------------------------------------------------------------------- */
 
 /* Slot, PFO_SLOT_NONE, or PFO_SLOT_FAILED with an exception. */
 static uint32_t
@@ -311,8 +309,8 @@ find(const cached_function *self, const pfo_key_builder *builder)
     return slot;
 }
 
-/* The value of a live slot for a caller: counts the hit. *valid = 0 and NULL when its guard no longer holds: the entry
- * is then gone. NULL and *valid = 1: exception. */
+/* The value of a live slot for a caller: counts the hit. *valid = 0 and NULL when its guard no longer holds: the entry is then
+ * gone. NULL and *valid = 1: exception. */
 static PyObject *
 take_hit(cached_function *self, uint32_t slot, int *valid)
 {
@@ -453,8 +451,7 @@ cached_function_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObjec
     return result;
 }
 
-/* ---- the two halves of a call, for functions whose result comes later (async)
- * ------------------------------------------------ */
+/* ---- the two halves of a call, for functions whose result comes later (async) ---------------- */
 
 static const char pending_name[] = "perfopt._core.pending_key";
 
@@ -526,8 +523,7 @@ finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     return builder == NULL ? NULL : keep_result((cached_function *)op, builder, Py_NewRef(args[1]));
 }
 
-/* ---- making one
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- making one ------------------------------------------------------------------------------ */
 
 static int
 set_names(cached_function *self, PyObject *names, PyObject *ignored)
@@ -666,8 +662,7 @@ cached_function_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
-/* ---- what the user sees
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- what the user sees ---------------------------------------------------------------------- */
 
 PyDoc_STRVAR(
     cache_info_doc,

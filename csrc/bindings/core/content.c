@@ -35,8 +35,7 @@ pfo_content_check_depth(int depth)
     return PyErr_CheckSignals(); /* a few levels that share their members can be a walk without end */
 }
 
-/* ---- types that exist only once their library is imported
- * -------------------------------------------------------------------- */
+/* ---- types that exist only once their library is imported ------------------------------------ */
 
 /* *slot = attribute of a module that is already imported; stays NULL while it is not. -1 on error. */
 static int
@@ -106,11 +105,10 @@ pfo_content_goes_before_hash(pfo_core_state *state, PyObject *object)
     return is_instance(object, state->torch_tensor) || is_instance(object, state->torch_module);
 }
 
-/* ---- arrays by the buffer protocol
- * ------------------------------------------------------------------------------------------- */
+/* ---- arrays by the buffer protocol ----------------------------------------------------------- */
 
-/* The struct-module format of one plain number as a NumPy type string ("<f4"); 0 if it is anything else. Extended
- * precision is refused because its padding bytes are arbitrary; perfopt._keys describes such arrays. */
+/* The struct-module format of one plain number as a NumPy type string ("<f4"); 0 if it is anything else. Extended precision is
+ * refused because its padding bytes are arbitrary; perfopt._keys describes such arrays. */
 static size_t
 plain_dtype(const char *format, Py_ssize_t item_bytes, char out[DTYPE_TEXT])
 {
@@ -258,8 +256,7 @@ encode_exporter(pfo_content *content, pfo_encoder *encoder, PyObject *object)
     return answer;
 }
 
-/* ---- scalars
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- scalars --------------------------------------------------------------------------------- */
 
 static int
 encode_int(pfo_encoder *encoder, PyObject *object)
@@ -374,8 +371,7 @@ encode_scalar(pfo_encoder *encoder, PyObject *object)
     return 0;
 }
 
-/* ---- containers
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- containers ------------------------------------------------------------------------------ */
 
 /* items: a tuple nobody else changes. */
 static int
@@ -470,8 +466,7 @@ encode_container(pfo_content *content, pfo_encoder *encoder, PyObject *object, i
     return answer;
 }
 
-/* ---- everything else
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- everything else ------------------------------------------------------------------------- */
 
 int
 pfo_content_reduce(pfo_content *content, PyObject *object, PyObject **reduction)

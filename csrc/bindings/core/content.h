@@ -1,10 +1,9 @@
 /* content.h: from a Python object to the parts of a fingerprint (cache/fingerprint.h).
  *
- * C reads None, numbers, text, bytes, the built-in containers, and whatever exports its memory as an array of plain
- * numbers; any other object is described by perfopt._keys.reduce() as a tuple of simpler ones. An object is never
- * identified by its repr or address. Answers: 0 done; 1 the object (or one inside it) has no content that can be read:
- * `culprit` names its type, no exception is set; -1 exception set. Needs the GIL; it is released while more than 64 KiB
- * are hashed.
+ * C reads None, numbers, text, bytes, the built-in containers, and whatever exports its memory as an array of plain numbers; any
+ * other object is described by perfopt._keys.reduce() as a tuple of simpler ones. An object is never identified by its repr or address.
+ * Answers: 0 done; 1 the object (or one inside it) has no content that can be read: `culprit` names its type, no exception is set;
+ * -1 exception set. Needs the GIL; it is released while more than 64 KiB are hashed.
  */
 #ifndef PFO_BINDINGS_CONTENT_H
 #define PFO_BINDINGS_CONTENT_H

@@ -1,8 +1,7 @@
 /* core_module.c: perfopt._core: cache, profiler, memory monitor and backend loader, without NumPy.
  *
- * Multi-phase init; all state lives in pfo_core_state, so every interpreter has its own. Types are heap types made from
- * the list in core_state.h; there is no static Python object. Process-wide C state (clock anchor, thread pool) is
- * started here.
+ * Multi-phase init; all state lives in pfo_core_state, so every interpreter has its own. Types are heap types made from the
+ * list in core_state.h; there is no static Python object. Process-wide C state (clock anchor, thread pool) is started here.
  */
 #include "bindings/core/core_state.h"
 

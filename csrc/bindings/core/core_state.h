@@ -18,14 +18,21 @@
     X(profiled_function_type, 1)                                                                                       \
     X(memory_sampler_type, 1)
 
-/* X(field): Python objects kept for the module's life, NULL until something sets them: names looked up often, and types
- * and functions found the first time they are needed. */
+/* X(field): Python objects kept for the module's life, NULL until something sets them: names looked up often, and types and
+ * functions found the first time they are needed. */
 #define PFO_CORE_OBJECTS(X)                                                                                            \
     X(name_numpy)                                                                                                      \
     X(name_torch)                                                                                                      \
     X(name_torch_nn)                                                                                                   \
-    X(name_version) X(numpy_ndarray) X(numpy_memmap) X(numpy_generic) X(torch_tensor) X(torch_module) X(keys_reduce)   \
-        X(values_prepare) X(values_copy)
+    X(name_version)                                                                                                    \
+    X(numpy_ndarray)                                                                                                   \
+    X(numpy_memmap)                                                                                                    \
+    X(numpy_generic)                                                                                                   \
+    X(torch_tensor)                                                                                                    \
+    X(torch_module)                                                                                                    \
+    X(keys_reduce)                                                                                                     \
+    X(values_prepare)                                                                                                  \
+    X(values_copy)
 
 /* X(name): functions of pfo_<name>_functions become functions of the module. */
 #define PFO_CORE_FUNCTIONS(X)                                                                                          \

@@ -1,9 +1,9 @@
 /* instance_note_type.c: the callback of one weak reference in one kept key.
  *
- * A weak reference cannot be asked for its callback in the public API, so the pair lives in one object: the note is
- * what the key holds; it owns the weak reference, and the reference's callback is the note itself. That cycle (note ->
- * reference -> note) is cut by pfo_instance_forget(), which every key calls for each of its instance parts before it
- * lets go. owner and kept are borrowed: the key that holds the note belongs to the owner.
+ * A weak reference cannot be asked for its callback in the public API, so the pair lives in one object: the note is what the key holds;
+ * it owns the weak reference, and the reference's callback is the note itself. That cycle (note -> reference -> note) is cut by
+ * pfo_instance_forget(), which every key calls for each of its instance parts before it lets go.
+ * owner and kept are borrowed: the key that holds the note belongs to the owner.
  */
 #include "bindings/core/instance_note.h"
 

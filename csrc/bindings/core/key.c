@@ -1,8 +1,8 @@
 /* key.c: see key.h.
  *
- * A kept call key counts its own references, because comparing with it may run user code that removes its entry. An
- * instance part of a kept key holds a weak reference whose callback is an instance note (instance_note_type.c); the
- * note points back to owner and key and is cut loose when the key goes.
+ * A kept call key counts its own references, because comparing with it may run user code that removes its entry. An instance part of a
+ * kept key holds a weak reference whose callback is an instance note (instance_note_type.c); the note points back to owner and key
+ * and is cut loose when the key goes.
  */
 #include "bindings/core/key.h"
 
@@ -128,9 +128,8 @@ add_all(pfo_key_builder *builder, char mark, PyObject *items, Py_ssize_t first, 
     return answer;
 }
 
-/* A container with a member that has no content of its own, only an equality: its members become parts one by one. Sets
- * and dict keys have no order to put such members in, so they are refused; dict values are put in the order of their
- * keys' digests. */
+/* A container with a member that has no content of its own, only an equality: its members become parts one by one. Sets and dict
+ * keys have no order to put such members in, so they are refused; dict values are put in the order of their keys' digests. */
 typedef struct sorted_item {
     pfo_digest digest;
     PyObject *value; /* borrowed from the snapshot */

@@ -1,11 +1,12 @@
 /* key.h: cache keys of Python objects: built from arguments, compared, kept and released.
  *
- * A key is a sequence of typed parts, so that 1, 1.0 and True never meet. Plain scalars are kept as themselves, arrays
- * and containers of content as a digest (content.h), other hashable objects by their own hash and equality, and objects
- * whose equality is identity as a weak reference, because nobody can ask for such an entry once the object is gone: its
- * death drops the entry. [instances] A key that is one exact int or str is that object itself (the fast path): a kept
- * key is a tagged pointer, either a PyObject or, with bit 0 set, a pfo_call_key. References: a builder owns its parts;
- * a kept key owns what it refers to. Comparing and releasing keys may run user code. Threads: all of it needs the GIL.
+ * A key is a sequence of typed parts, so that 1, 1.0 and True never meet. Plain scalars are kept as themselves, arrays and containers
+ * of content as a digest (content.h), other hashable objects by their own hash and equality, and objects whose equality is identity
+ * as a weak reference, because nobody can ask for such an entry once the object is gone: its death drops the entry. [instances]
+ * A key that is one exact int or str is that object itself (the fast path): a kept key is a tagged pointer, either a PyObject or,
+ * with bit 0 set, a pfo_call_key.
+ * References: a builder owns its parts; a kept key owns what it refers to. Comparing and releasing keys may run user code.
+ * Threads: all of it needs the GIL.
  */
 #ifndef PFO_BINDINGS_KEY_H
 #define PFO_BINDINGS_KEY_H
@@ -55,8 +56,8 @@ void pfo_key_drop(pfo_key_builder *builder);
 /* 0; 1 when the object can be no part of a key (culprit is set, no exception); -1 exception. */
 int pfo_key_add(pfo_key_builder *builder, PyObject *object);
 
-/* The instance a method is called on: by identity, held weakly, whatever its own equality says. Same answers; 1 if it
- * has no weak references. */
+/* The instance a method is called on: by identity, held weakly, whatever its own equality says. Same answers; 1 if it has no weak
+ * references. */
 int pfo_key_add_instance(pfo_key_builder *builder, PyObject *object);
 
 int pfo_key_add_mark(pfo_key_builder *builder, char detail, uint64_t count);
@@ -73,8 +74,8 @@ static inline int pfo_key_equal_simple(void *context, const void *sought, const 
 /* What a kept key needs to drop its entry when an instance dies: called with the owner and the entry's hash and key. */
 typedef void (*pfo_key_orphaned)(PyObject *owner, uint64_t hash, void *key);
 
-/* A kept key from a finished builder (which stays as it is), or NULL with an exception. owner is borrowed: it releases
- * its keys before it goes. Creating weak references may run the collector, so any table may have changed afterwards. */
+/* A kept key from a finished builder (which stays as it is), or NULL with an exception. owner is borrowed: it releases its keys
+ * before it goes. Creating weak references may run the collector, so any table may have changed afterwards. */
 void *pfo_key_keep(const pfo_key_builder *builder, PyObject *owner, pfo_key_orphaned orphaned);
 
 void pfo_key_release(void *kept); /* NULL is allowed; may run user code */

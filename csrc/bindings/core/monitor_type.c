@@ -1,7 +1,7 @@
 /* monitor_type.c: _core.MemorySampler, a Python handle on a pfo_sampler.
  *
- * The object holds no Python references, so it takes no part in garbage collection. The GIL is released wherever the C
- * side may wait (a join, another thread's sample); the sampling thread itself never asks for it.
+ * The object holds no Python references, so it takes no part in garbage collection. The GIL is released wherever the C side may
+ * wait (a join, another thread's sample); the sampling thread itself never asks for it.
  */
 #include "bindings/core/core_state.h"
 #include "bindings/common/dicts.h"

@@ -1,7 +1,7 @@
 /* kernel_functions.c: grad_norm and adamw_step on lists of NumPy arrays, and the name of the variant in use.
  *
- * Every argument is read and checked before the first element changes; the arrays are held by a tuple of their own
- * while the GIL is released, so that a list changed by another thread cannot take them away.
+ * Every argument is read and checked before the first element changes; the arrays are held by a tuple of their own while
+ * the GIL is released, so that a list changed by another thread cannot take them away.
  */
 #define NO_IMPORT_ARRAY
 #define PY_ARRAY_UNIQUE_SYMBOL pfo_train_array_api

@@ -1,20 +1,16 @@
-/* optimizer_plan_type.c: OptimizerPlan: the parameters and state of a torch-style optimizer as one plan for the
- * kernels.
+/* optimizer_plan_type.c: OptimizerPlan: the parameters and state of a torch-style optimizer as one plan for the kernels.
  *
- * A plan is made from `param_groups` (a list of dicts with "params" and options) and `state` (a dict from parameter to
- * a dict with "step", "exp_avg", "exp_avg_sq"), checks every tensor once and holds references to all of them. Each step
- * first compares what the optimizer holds now with what the plan was made from, by identity and data pointer; any
- * difference makes step() answer None, and the caller makes a new plan. Gradients are read anew each step, only their
- * pointers and layout.
+ * A plan is made from `param_groups` (a list of dicts with "params" and options) and `state` (a dict from parameter to a dict
+ * with "step", "exp_avg", "exp_avg_sq"), checks every tensor once and holds references to all of them. Each step first compares
+ * what the optimizer holds now with what the plan was made from, by identity and data pointer; any difference makes
+ * step() answer None, and the caller makes a new plan. Gradients are read anew each step, only their pointers and layout.
  *
- * All tensors are on one device, that of the first parameter. On the CPU a step is done when step() returns. On a CUDA
- * device step() enqueues it on the caller's stream; start() has to give the workspace first, and read() waits for the
- * outcome.
+ * All tensors are on one device, that of the first parameter. On the CPU a step is done when step() returns. On a CUDA device
+ * step() enqueues it on the caller's stream; start() has to give the workspace first, and read() waits for the outcome.
  *
- * Invariants: slots are in the order of param_groups; slot.entry is the index in the C plan, or -1 while the parameter
- * has no state. `running` is set from the first look at the arguments to the last use of the plan, so that neither
- * another thread nor user code reached through an attribute can start a second step; slot.grad is held only while
- * running.
+ * Invariants: slots are in the order of param_groups; slot.entry is the index in the C plan, or -1 while the parameter has no
+ * state. `running` is set from the first look at the arguments to the last use of the plan, so that neither another thread
+ * nor user code reached through an attribute can start a second step; slot.grad is held only while running.
  */
 #include "bindings/common/errors.h"
 #include "bindings/train/tensor_args.h"
@@ -62,7 +58,7 @@ typedef struct plan_object {
 
 static const char *const held_names[HELD_TENSORS] = { "params", "exp_avgs", "exp_avg_sqs", "steps" };
 
-/* ---- Making a plan ---- */
+/* ---- Making a plan --------------------------------------------------------------------------- */
 
 /* Borrowed list of a group's parameters, or NULL with an exception. */
 static PyObject *
@@ -355,7 +351,7 @@ plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)self;
 }
 
-/* ---- One step ---- */
+/* ---- One step -------------------------------------------------------------------------------- */
 
 /* Three-valued: 1 the plan still describes these containers, 0 it does not, -1 exception. Runs no user code. */
 static int
@@ -523,8 +519,8 @@ read_betas(const pfo_train_state *state, PyObject *group, pfo_adamw_options *opt
     return PyErr_Occurred() ? -1 : 0;
 }
 
-/* The learning rate: its place when it is a tensor on the plan's CUDA device (read by each step there, so that it may
- * change under graph replay), else a number. 0, or -1 with an exception. */
+/* The learning rate: its place when it is a tensor on the plan's CUDA device (read by each step there, so that it may change
+ * under graph replay), else a number. 0, or -1 with an exception. */
 static int
 read_lr(plan_object *self, PyObject *group, Py_ssize_t index, double *number)
 {
@@ -590,8 +586,8 @@ read_options(plan_object *self, PyObject *param_groups)
     return 0;
 }
 
-/* 1 all slots are ready, 0 out of date, -1 exception. Options come first: reading them may run user code, the
- * comparison after it then sees what that code did. */
+/* 1 all slots are ready, 0 out of date, -1 exception. Options come first: reading them may run user code, the comparison after
+ * it then sees what that code did. */
 static int
 prepare(plan_object *self, PyObject *param_groups, PyObject *state)
 {
@@ -818,7 +814,7 @@ plan_written(PyObject *op, PyObject *unused)
     return list;
 }
 
-/* ---- Type ---- */
+/* ---- Type ------------------------------------------------------------------------------------ */
 
 static int
 plan_traverse(PyObject *op, visitproc visit, void *arg)

@@ -1,7 +1,7 @@
 /* train_module.c: perfopt._train: the training kernels on NumPy arrays and on tensors by data pointer.
  *
- * Multi-phase init. NumPy does not support subinterpreters, so neither does this module. The op table of this machine
- * is chosen when the module is loaded (PERFOPT_CPU may force it).
+ * Multi-phase init. NumPy does not support subinterpreters, so neither does this module. The op table of this machine is
+ * chosen when the module is loaded (PERFOPT_CPU may force it).
  */
 #define PY_ARRAY_UNIQUE_SYMBOL pfo_train_array_api
 #define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
