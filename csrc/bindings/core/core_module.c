@@ -50,8 +50,6 @@ core_exec(PyObject *module)
     }
     PFO_CORE_FUNCTIONS(PFO_CORE_ADD_FUNCTIONS)
 #undef PFO_CORE_ADD_FUNCTIONS
-    (void)add_type;
-    state->ready = 1;
     return 0;
 }
 
@@ -65,9 +63,6 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
 #define PFO_CORE_VISIT_OBJECT(field) Py_VISIT(state->field);
     PFO_CORE_OBJECTS(PFO_CORE_VISIT_OBJECT)
 #undef PFO_CORE_VISIT_OBJECT
-    (void)state;
-    (void)visit;
-    (void)arg;
     return 0;
 }
 
@@ -81,7 +76,6 @@ core_clear(PyObject *module)
 #define PFO_CORE_CLEAR_OBJECT(field) Py_CLEAR(state->field);
     PFO_CORE_OBJECTS(PFO_CORE_CLEAR_OBJECT)
 #undef PFO_CORE_CLEAR_OBJECT
-    state->ready = 0;
     return 0;
 }
 

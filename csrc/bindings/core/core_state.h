@@ -42,7 +42,6 @@
     X(backend)
 
 typedef struct pfo_core_state {
-    int ready; /* 1 once the module's exec slot has finished */
 #define PFO_CORE_FIELD(field, public) PyTypeObject *field;
     PFO_CORE_TYPES(PFO_CORE_FIELD)
 #undef PFO_CORE_FIELD
