@@ -72,7 +72,8 @@ def _describe_dtype(numpy: Any, dtype: Any) -> Any:
         base, shape = dtype.subdtype
         return "subarray", _describe_dtype(numpy, base), tuple(shape)
     if dtype.names is None:
-        return dtype.str
+        # Types that extend NumPy (bfloat16, float8 ...) are hardly told apart by dtype.str; they have names.
+        return f"{dtype.str} {dtype.name}" if dtype.isbuiltin == 2 else dtype.str
     fields = []
     for name in dtype.names:
         of, offset, *title = dtype.fields[name]
@@ -90,6 +91,9 @@ def _array_parts(numpy: Any, array: Any) -> tuple[Any, ...]:
             array.shape,
             tuple(_array_content(array[name]) for name in dtype.names),
         )
+    if dtype.isbuiltin == 2:
+        raw = numpy.ascontiguousarray(array).reshape(-1).view("u1")
+        return "extension", _describe_dtype(numpy, dtype), array.shape, raw
     if dtype.kind in "Mm":
         return "time", dtype.str, array.view(dtype.str[0] + "i8")
     if dtype.kind == "V":
@@ -117,7 +121,7 @@ def _reduce_numpy(numpy: Any, value: Any) -> Reduction | None:
     if isinstance(value, numpy.generic):
         if isinstance(value, numpy.void) or value.dtype.char in "gGO":
             return None, "numpy scalar", value.dtype.str, _array_content(numpy.asarray(value))
-        return None, "numpy scalar", value.dtype.str, value.tobytes()
+        return None, "numpy scalar", _describe_dtype(numpy, value.dtype), value.tobytes()
     if isinstance(value, numpy.dtype):
         return None, "numpy dtype", _describe_dtype(numpy, value)
     if not isinstance(value, numpy.ndarray):

@@ -64,9 +64,9 @@ class PerformanceConfig:
         for item in fields(self):
             if item.type == "bool":
                 _require_bool(item.name, getattr(self, item.name))
-        self.cache_size = _require_int("cache_size", self.cache_size, least=0)
-        self.max_workers = _require_int("max_workers", self.max_workers, least=1)
-        self.gradient_accumulation_steps = _require_int(
+        self.cache_size = require_int("cache_size", self.cache_size, least=0)
+        self.max_workers = require_int("max_workers", self.max_workers, least=1)
+        self.gradient_accumulation_steps = require_int(
             "gradient_accumulation_steps", self.gradient_accumulation_steps, least=1
         )
         self.memory_threshold = _require_number("memory_threshold", self.memory_threshold)
@@ -88,7 +88,8 @@ def _require_bool(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be True or False, not {value!r}")
 
 
-def _require_int(name: str, value: Any, *, least: int) -> int:
+def require_int(name: str, value: Any, *, least: int) -> int:
+    """The value as an int; TypeError or ValueError naming it when it is none (a bool is none) or below ``least``."""
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
         raise TypeError(f"{name} must be an integer, not {value!r}")
     number = int(value.__index__())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from perfopt.cache import PerformanceCache
-from perfopt.config import PerformanceConfig
+from perfopt.config import PerformanceConfig, require_int
 from perfopt.memory import MemoryOptimizer
 from perfopt.profiler import PerformanceProfiler
 
@@ -78,10 +78,7 @@ class PerformanceOptimizer:
         """
         from perfopt.training.loop import TrainingLoop
 
-        if isinstance(num_epochs, bool) or not isinstance(num_epochs, int):
-            raise TypeError(f"num_epochs must be an integer, not {num_epochs!r}")
-        if num_epochs < 1:
-            raise ValueError(f"num_epochs must be at least 1, not {num_epochs}")
+        num_epochs = require_int("num_epochs", num_epochs, least=1)
         if not isinstance(dataloader, Iterable):
             raise TypeError(f"dataloader must be iterable, not {type(dataloader).__name__}")
         loop = TrainingLoop(

@@ -6,6 +6,7 @@ train/eval mode is put back, and an optimizer that was replaced by its fused cou
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
@@ -55,6 +56,11 @@ class TrainingLoop:
             raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
+        closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise ValueError(
+                f"optimizer {type(optimizer).__name__} cannot step without a closure, which this loop has not"
+            )
         if not callable(criterion):
             raise TypeError(
                 f"criterion must be callable as criterion(outputs, targets), not {type(criterion).__name__}"

@@ -580,3 +580,18 @@ def test_threads_hash_at_the_same_time() -> None:
 def test_no_collisions_among_many_small_objects() -> None:
     digests = {fingerprint(i, str(i)) for i in range(20_000)} | {fingerprint((i,), [str(i)]) for i in range(20_000)}
     assert len(digests) == 40_000
+
+
+def test_types_that_extend_numpy_are_told_apart() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    raw = np.arange(8, dtype=np.uint8)
+    kinds = (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, np.dtype("V1"), np.uint8)
+    arrays = [raw.view(kind) for kind in kinds]
+    assert len({fingerprint(array) for array in arrays}) == len(arrays)
+    assert fingerprint(arrays[0]) == fingerprint(np.repeat(arrays[0], 2)[::2])
+    bfloat = np.array([[1.0, 2.0], [3.0, 4.0]], dtype=ml_dtypes.bfloat16)
+    assert fingerprint(bfloat) != fingerprint(bfloat.T)
+    assert fingerprint(bfloat) == fingerprint(np.asfortranarray(bfloat))
+    assert fingerprint(bfloat[0, 0]) != fingerprint(bfloat[0, :1])
+    scalars = [array[1] for array in arrays]
+    assert len({fingerprint(scalar) for scalar in scalars}) == len(scalars)

@@ -341,6 +341,15 @@ def test_one_shot_iterator_is_refused_in_its_second_epoch() -> None:
         )
 
 
+def test_an_optimizer_that_needs_a_closure_is_refused_at_once() -> None:
+    model = make_model()
+    with pytest.raises(ValueError, match="LBFGS cannot step without a closure"):
+        PerformanceOptimizer(config()).optimize_training_loop(
+            model, make_batches(2), torch.optim.LBFGS(model.parameters()), functional.cross_entropy, 1, quiet=True
+        )
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def test_config_of_the_wrong_kind() -> None:
     with pytest.raises(TypeError, match="PerformanceConfig"):
         PerformanceOptimizer({"cache_size": 3})  # type: ignore[arg-type]
