@@ -4,6 +4,7 @@
 set -euo pipefail
 python=${1:-python3}
 only=${2:-}
+export PERFOPT_CUDA=off # the mutants are about the CPU kernels
 root=$(cd "$(dirname "$0")/.." && pwd)
 copy=$root/build/mutants/tree
 log=$root/build/mutants/log
