@@ -2,7 +2,8 @@
 # Breaks the kernels on purpose, one way at a time, and shows that the Python tests notice each. Usage: mutate_kernels.sh [PYTHON [MUTANT]]
 # Works on a copy below build/mutants; the control (no change) must pass, every mutant must fail. Exit status 0 when all do.
 set -euo pipefail
-python=${1:-python3}
+python=$(command -v "${1:-python3}")
+python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python") # not resolved: a virtual environment is its link
 only=${2:-}
 export PERFOPT_CUDA=off # the mutants are about the CPU kernels
 root=$(cd "$(dirname "$0")/.." && pwd)
