@@ -20,8 +20,9 @@ ticks_never_go_back(void)
     CHECK(backwards == 0);
 }
 
-static void
-ticks_agree_with_the_monotonic_clock(void)
+/* Ticks over clock during one nap; a preemption between two readings disturbs a try, not the clock. */
+static double
+agreement(void)
 {
     const struct timespec nap = { 0, 30000000 };
     const int64_t tick_begin = pfo_ticks();
@@ -29,18 +30,27 @@ ticks_agree_with_the_monotonic_clock(void)
     (void)nanosleep(&nap, NULL);
     const int64_t tick_end = pfo_ticks();
     const int64_t ns_end = pfo_monotonic_ns();
-    const double by_ticks = (double)(tick_end - tick_begin) * pfo_clock_ns_per_tick();
-    const double by_clock = (double)(ns_end - ns_begin);
-    CHECK(by_ticks > 29e6);
-    CHECK(fabs(by_ticks / by_clock - 1.0) < 0.05); /* a preemption between two readings, not drift */
+    return (double)(tick_end - tick_begin) * pfo_clock_ns_per_tick() / (double)(ns_end - ns_begin);
+}
+
+static void
+ticks_agree_with_the_monotonic_clock(void)
+{
+    double best = agreement();
+    for (int tries = 1; tries < 5; tries++) {
+        const double next = agreement();
+        best = fabs(next - 1.0) < fabs(best - 1.0) ? next : best;
+    }
+    CHECK(fabs(best - 1.0) < 0.01);
 }
 
 static void
 tick_of_now_is_the_time_of_now(void)
 {
     const int64_t before = pfo_monotonic_ns();
-    const int64_t converted = pfo_clock_tick_to_monotonic_ns(pfo_ticks());
+    const int64_t tick = pfo_ticks();
     const int64_t after = pfo_monotonic_ns();
+    const int64_t converted = pfo_clock_tick_to_monotonic_ns(tick);
     CHECK(converted > before - 1000000 && converted < after + 1000000);
 }
 
