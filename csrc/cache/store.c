@@ -75,6 +75,20 @@ make_room(pfo_store *store, uint64_t entries, uint64_t bytes)
     }
 }
 
+/* A new entry, within the bounds. pre: the table has a slot reserved, and bytes alone fit. */
+static void
+enter(pfo_store *store, uint64_t hash, void *key, void *value, void *guard, size_t bytes)
+{
+    make_room(store, 1, bytes);
+    const uint32_t slot = pfo_table_insert(&store->table, hash, key);
+    pfo_entry *entry = &store->table.entries[slot];
+    entry->value = value;
+    entry->guard = guard;
+    entry->bytes = bytes;
+    store->bytes += bytes;
+    store->ops->admit(&store->policy, store->table.entries, slot);
+}
+
 pfo_status
 pfo_store_insert(pfo_store *store, uint64_t hash, void *key, void *value, void *guard, size_t bytes, int *stored,
                  pfo_error *err)
@@ -86,14 +100,7 @@ pfo_store_insert(pfo_store *store, uint64_t hash, void *key, void *value, void *
     }
     /* Reserve first: a failure must leave the store as it was, and the eviction cannot be taken back. */
     PFO_TRY(pfo_table_reserve_one(&store->table, err));
-    make_room(store, 1, bytes);
-    const uint32_t slot = pfo_table_insert(&store->table, hash, key);
-    pfo_entry *entry = &store->table.entries[slot];
-    entry->value = value;
-    entry->guard = guard;
-    entry->bytes = bytes;
-    store->bytes += bytes;
-    store->ops->admit(&store->policy, store->table.entries, slot);
+    enter(store, hash, key, value, guard, bytes);
     *stored = 1;
     return PFO_OK;
 }
@@ -114,14 +121,7 @@ pfo_store_replace(pfo_store *store, uint32_t slot, void *value, void *guard, siz
     void *key = store->table.entries[slot].key;
     pfo_store_remove(store, slot);
     store->table.entries[slot].key = NULL;
-    make_room(store, 1, bytes);
-    const uint32_t fresh = pfo_table_insert(&store->table, hash, key);
-    pfo_entry *entry = &store->table.entries[fresh];
-    entry->value = value;
-    entry->guard = guard;
-    entry->bytes = bytes;
-    store->bytes += bytes;
-    store->ops->admit(&store->policy, store->table.entries, fresh);
+    enter(store, hash, key, value, guard, bytes);
     *stored = 1;
     return PFO_OK;
 }
