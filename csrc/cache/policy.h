@@ -1,9 +1,13 @@
 /* policy.h: what an eviction policy has to answer. One file per policy; the store knows only this table of functions.
  *
  * Contract: a policy orders the live entries of one store. It keeps its state in a pfo_policy and in the entries' own fields
- * `previous`, `next` and `policy_bits`, and never looks at keys or values. None of the functions can fail or call out.
- * The store calls admit() after an entry is in the table, touch() on a hit, victim() when it must make room, and remove() before an
- * entry leaves the table for whatever reason (including after victim() named it). clear() forgets all entries at once.
+ * `previous`, `next` and `policy_bits`; of an entry it reads `hash` and `bytes`, never keys or values. Only init(), resize() and
+ * reserve() can fail; none calls out.
+ * The store calls reserve() before it makes room for a new entry, admit() after an entry is in the table, touch() on a hit, victim()
+ * when it must make room, and remove() before an entry leaves the table for whatever reason; `evicted` says that victim() named it and
+ * that it leaves to make room (only then may a policy remember it as a ghost). clear() forgets all entries at once.
+ * victim() may reorder the policy's queues, but the entry it names stays admitted until remove(); asked again without a change in
+ * between it names the same one.
  * Threads: called under whatever serialises the store.
  */
 #ifndef PFO_CACHE_POLICY_H
@@ -11,23 +15,49 @@
 
 #include "cache/table.h"
 
-/* State shared by the list-shaped policies: one doubly linked list through the entries. */
+#define PFO_STORE_UNBOUNDED UINT64_MAX
+
+typedef struct pfo_policy_ops pfo_policy_ops;
+
 typedef struct pfo_policy {
-    uint32_t head; /* youngest, or PFO_SLOT_NONE */
-    uint32_t tail; /* oldest */
+    const pfo_policy_ops *ops;
     uint32_t
         fresh; /* a slot for which touch() would change nothing, so that the store spares the call; or PFO_SLOT_NONE */
+    /* The list-shaped policies' one doubly linked list through the entries. */
+    uint32_t head; /* youngest, or PFO_SLOT_NONE */
+    uint32_t tail; /* oldest */
+    void *state;   /* what else a policy needs; owned by it */
 } pfo_policy;
 
-typedef struct pfo_policy_ops {
+/* The bounds of the store, for policies that divide them between queues; PFO_STORE_UNBOUNDED where there is none. */
+typedef struct pfo_bounds {
+    uint64_t max_entries;
+    uint64_t max_bytes;
+} pfo_bounds;
+
+struct pfo_policy_ops {
     const char *name;
+    pfo_status (*init)(pfo_policy *policy, const pfo_bounds *bounds, pfo_error *err); /* fills everything but ops */
+    void (*drop)(pfo_policy *policy);
+    /* New bounds; entries stay admitted, and the store evicts afterwards until they hold. On failure nothing changed. */
+    pfo_status (*resize)(pfo_policy *policy, pfo_entry *entries, const pfo_bounds *bounds, pfo_error *err);
+    /* Memory for one more entry than `count`, so that admit() cannot fail. */
+    pfo_status (*reserve)(pfo_policy *policy, uint32_t count, pfo_error *err);
     void (*clear)(pfo_policy *policy);
     void (*admit)(pfo_policy *policy, pfo_entry *entries, uint32_t slot);
     void (*touch)(pfo_policy *policy, pfo_entry *entries, uint32_t slot);
     uint32_t (*victim)(pfo_policy *policy, pfo_entry *entries); /* PFO_SLOT_NONE when there is no entry */
-    void (*remove)(pfo_policy *policy, pfo_entry *entries, uint32_t slot);
-} pfo_policy_ops;
+    void (*remove)(pfo_policy *policy, pfo_entry *entries, uint32_t slot, int evicted);
+    /* For tests: 1 when the policy's structure is whole and holds `count` entries. */
+    int (*is_consistent)(const pfo_policy *policy, const pfo_entry *entries, uint32_t count);
+};
 
 extern const pfo_policy_ops pfo_policy_lru;
+
+/* The policy of this name, or NULL. */
+const pfo_policy_ops *pfo_policy_by_name(const char *name);
+
+/* All names in the order they are documented in, ending with NULL. */
+extern const char *const pfo_policy_names[];
 
 #endif

@@ -13,6 +13,41 @@ lru_clear(pfo_policy *policy)
     policy->fresh = PFO_SLOT_NONE;
 }
 
+static pfo_status
+lru_init(pfo_policy *policy, const pfo_bounds *bounds, pfo_error *err)
+{
+    (void)bounds;
+    (void)err;
+    policy->state = NULL;
+    lru_clear(policy);
+    return PFO_OK;
+}
+
+static void
+lru_drop(pfo_policy *policy)
+{
+    lru_clear(policy);
+}
+
+static pfo_status
+lru_resize(pfo_policy *policy, pfo_entry *entries, const pfo_bounds *bounds, pfo_error *err)
+{
+    (void)policy;
+    (void)entries;
+    (void)bounds;
+    (void)err;
+    return PFO_OK;
+}
+
+static pfo_status
+lru_reserve(pfo_policy *policy, uint32_t count, pfo_error *err)
+{
+    (void)policy;
+    (void)count;
+    (void)err;
+    return PFO_OK;
+}
+
 static void
 lru_admit(pfo_policy *policy, pfo_entry *entries, uint32_t slot)
 {
@@ -28,7 +63,7 @@ lru_admit(pfo_policy *policy, pfo_entry *entries, uint32_t slot)
 }
 
 static void
-lru_remove(pfo_policy *policy, pfo_entry *entries, uint32_t slot)
+unlink_slot(pfo_policy *policy, pfo_entry *entries, uint32_t slot)
 {
     const uint32_t previous = entries[slot].previous;
     const uint32_t next = entries[slot].next;
@@ -46,10 +81,17 @@ lru_remove(pfo_policy *policy, pfo_entry *entries, uint32_t slot)
 }
 
 static void
+lru_remove(pfo_policy *policy, pfo_entry *entries, uint32_t slot, int evicted)
+{
+    (void)evicted;
+    unlink_slot(policy, entries, slot);
+}
+
+static void
 lru_touch(pfo_policy *policy, pfo_entry *entries, uint32_t slot)
 {
     if (policy->head != slot) {
-        lru_remove(policy, entries, slot);
+        unlink_slot(policy, entries, slot);
         lru_admit(policy, entries, slot);
     }
 }
@@ -61,11 +103,30 @@ lru_victim(pfo_policy *policy, pfo_entry *entries)
     return policy->tail;
 }
 
+static int
+lru_is_consistent(const pfo_policy *policy, const pfo_entry *entries, uint32_t count)
+{
+    uint32_t listed = 0;
+    uint32_t last = PFO_SLOT_NONE;
+    for (uint32_t slot = policy->head; slot != PFO_SLOT_NONE; slot = entries[slot].next) {
+        if (!entries[slot].live || entries[slot].previous != last || ++listed > count) {
+            return 0;
+        }
+        last = slot;
+    }
+    return listed == count && last == policy->tail;
+}
+
 const pfo_policy_ops pfo_policy_lru = {
     .name = "lru",
+    .init = lru_init,
+    .drop = lru_drop,
+    .resize = lru_resize,
+    .reserve = lru_reserve,
     .clear = lru_clear,
     .admit = lru_admit,
     .touch = lru_touch,
     .victim = lru_victim,
     .remove = lru_remove,
+    .is_consistent = lru_is_consistent,
 };

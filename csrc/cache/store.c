@@ -5,23 +5,23 @@
  */
 #include "cache/store.h"
 
-void
-pfo_store_init(pfo_store *store, const pfo_policy_ops *ops, uint64_t max_entries, uint64_t max_bytes)
+pfo_status
+pfo_store_init(pfo_store *store, const pfo_policy_ops *ops, const pfo_bounds *bounds, pfo_error *err)
 {
     *store = (pfo_store){
-        .ops = ops,
-        .max_entries = max_entries,
-        .max_bytes = max_bytes,
+        .policy = { .ops = ops },
+        .bounds = *bounds,
         .victim_head = PFO_SLOT_NONE,
         .victim_tail = PFO_SLOT_NONE,
     };
     pfo_table_init(&store->table);
-    ops->clear(&store->policy);
+    return ops->init(&store->policy, bounds, err);
 }
 
 void
 pfo_store_free(pfo_store *store)
 {
+    store->policy.ops->drop(&store->policy);
     pfo_table_free(&store->table);
 }
 
@@ -55,22 +55,28 @@ pfo_store_take_victim(pfo_store *store, pfo_victim *victim)
     return 1;
 }
 
+static void
+leave(pfo_store *store, uint32_t slot, int evicted)
+{
+    store->bytes -= store->table.entries[slot].bytes;
+    store->policy.ops->remove(&store->policy, store->table.entries, slot, evicted);
+    pfo_table_unlink(&store->table, slot);
+    push_victim(store, slot);
+}
+
 void
 pfo_store_remove(pfo_store *store, uint32_t slot)
 {
-    store->bytes -= store->table.entries[slot].bytes;
-    store->ops->remove(&store->policy, store->table.entries, slot);
-    pfo_table_unlink(&store->table, slot);
-    push_victim(store, slot);
+    leave(store, slot, 0);
 }
 
 /* Evicts until `entries` more entries of `bytes` bytes fit. pre: they can fit at all. */
 static void
 make_room(pfo_store *store, uint64_t entries, uint64_t bytes)
 {
-    while (store->table.count > 0 &&
-           (store->table.count + entries > store->max_entries || store->bytes > store->max_bytes - bytes)) {
-        pfo_store_remove(store, store->ops->victim(&store->policy, store->table.entries));
+    while (store->table.count > 0 && (store->table.count + entries > store->bounds.max_entries ||
+                                      store->bytes > store->bounds.max_bytes - bytes)) {
+        leave(store, store->policy.ops->victim(&store->policy, store->table.entries), 1);
         store->evictions++;
     }
 }
@@ -86,7 +92,7 @@ enter(pfo_store *store, uint64_t hash, void *key, void *value, void *guard, size
     entry->guard = guard;
     entry->bytes = bytes;
     store->bytes += bytes;
-    store->ops->admit(&store->policy, store->table.entries, slot);
+    store->policy.ops->admit(&store->policy, store->table.entries, slot);
 }
 
 pfo_status
@@ -94,12 +100,13 @@ pfo_store_insert(pfo_store *store, uint64_t hash, void *key, void *value, void *
                  pfo_error *err)
 {
     *stored = 0;
-    if (store->max_entries == 0 || bytes > store->max_bytes) {
-        store->rejects += store->max_entries != 0;
+    if (store->bounds.max_entries == 0 || bytes > store->bounds.max_bytes) {
+        store->rejects += store->bounds.max_entries != 0;
         return PFO_OK;
     }
     /* Reserve first: a failure must leave the store as it was, and the eviction cannot be taken back. */
     PFO_TRY(pfo_table_reserve_one(&store->table, err));
+    PFO_TRY(store->policy.ops->reserve(&store->policy, store->table.count, err));
     enter(store, hash, key, value, guard, bytes);
     *stored = 1;
     return PFO_OK;
@@ -109,7 +116,7 @@ pfo_status
 pfo_store_replace(pfo_store *store, uint32_t slot, void *value, void *guard, size_t bytes, int *stored, pfo_error *err)
 {
     *stored = 0;
-    if (bytes > store->max_bytes) {
+    if (bytes > store->bounds.max_bytes) {
         pfo_store_remove(store, slot);
         store->rejects++;
         return PFO_OK;
@@ -117,6 +124,7 @@ pfo_store_replace(pfo_store *store, uint32_t slot, void *value, void *guard, siz
     /* The entry leaves and enters anew, so that one code path keeps the bounds; its key moves over, the old value
      * becomes the victim. */
     PFO_TRY(pfo_table_reserve_one(&store->table, err));
+    PFO_TRY(store->policy.ops->reserve(&store->policy, store->table.count, err));
     const uint64_t hash = store->table.entries[slot].hash;
     void *key = store->table.entries[slot].key;
     pfo_store_remove(store, slot);
@@ -135,7 +143,7 @@ pfo_store_clear(pfo_store *store)
         }
     }
     pfo_table_unlink_all(&store->table);
-    store->ops->clear(&store->policy);
+    store->policy.ops->clear(&store->policy);
     store->bytes = 0;
 }
 
@@ -155,16 +163,8 @@ pfo_store_is_consistent(const pfo_store *store)
     for (uint32_t slot = 0; slot < store->table.used_slots; slot++) {
         bytes += store->table.entries[slot].live ? store->table.entries[slot].bytes : 0;
     }
-    uint32_t listed = 0;
-    uint32_t last = PFO_SLOT_NONE;
-    for (uint32_t slot = store->policy.head; slot != PFO_SLOT_NONE; slot = store->table.entries[slot].next) {
-        if (!store->table.entries[slot].live || store->table.entries[slot].previous != last ||
-            ++listed > store->table.count) {
-            return 0;
-        }
-        last = slot;
-    }
-    return bytes == store->bytes && listed == store->table.count && last == store->policy.tail &&
-           store->table.count <= store->max_entries && store->bytes <= store->max_bytes &&
+    return bytes == store->bytes &&
+           store->policy.ops->is_consistent(&store->policy, store->table.entries, store->table.count) &&
+           store->table.count <= store->bounds.max_entries && store->bytes <= store->bounds.max_bytes &&
            pfo_table_is_consistent(&store->table);
 }

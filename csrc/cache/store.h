@@ -4,7 +4,7 @@
  * they come back through pfo_store_take_victim(). Whatever leaves the store (evicted, replaced, removed, cleared) waits on the victim
  * list, in the order it left; the caller drains that list when the structure is consistent and no lock is held, because releasing a
  * value may run any code, including code that uses this store. [victims]
- * Bounds are hard: after every call, count <= max_entries and bytes <= max_bytes.
+ * Bounds are hard: after every call, count <= bounds.max_entries and bytes <= bounds.max_bytes.
  * Threads: none of its own; the caller serialises all calls.
  * Memory: the table's; the victim list is chained through slots and allocates nothing.
  */
@@ -13,8 +13,6 @@
 
 #include "cache/policy.h"
 #include "cache/table.h"
-
-#define PFO_STORE_UNBOUNDED UINT64_MAX
 
 typedef struct pfo_victim {
     void *key;
@@ -25,10 +23,8 @@ typedef struct pfo_victim {
 typedef struct pfo_store {
     pfo_table table;
     pfo_policy policy;
-    const pfo_policy_ops *ops;
-    uint64_t max_entries; /* 0 stores nothing; PFO_STORE_UNBOUNDED */
-    uint64_t max_bytes;   /* likewise */
-    uint64_t bytes;       /* sum over live entries */
+    pfo_bounds bounds; /* max_entries 0 stores nothing */
+    uint64_t bytes;    /* sum over live entries */
     uint64_t hits;
     uint64_t misses;
     uint64_t evictions;   /* entries that left to make room */
@@ -37,7 +33,8 @@ typedef struct pfo_store {
     uint32_t victim_tail;
 } pfo_store;
 
-void pfo_store_init(pfo_store *store, const pfo_policy_ops *ops, uint64_t max_entries, uint64_t max_bytes);
+/* On failure (NO_MEMORY) the store needs no pfo_store_free(). */
+pfo_status pfo_store_init(pfo_store *store, const pfo_policy_ops *ops, const pfo_bounds *bounds, pfo_error *err);
 
 /* pre: cleared and all victims taken. */
 void pfo_store_free(pfo_store *store);
@@ -75,7 +72,7 @@ pfo_store_hit(pfo_store *store, uint32_t slot)
 {
     store->hits++;
     if (store->policy.fresh != slot) {
-        store->ops->touch(&store->policy, store->table.entries, slot);
+        store->policy.ops->touch(&store->policy, store->table.entries, slot);
     }
 }
 

@@ -155,7 +155,7 @@ compare(const model *m, pfo_store *store)
     CHECK(!pfo_store_take_victim(store, &victim));
     CHECK((int)store->table.count == m->count && store->bytes == m->bytes);
     CHECK(store->evictions == m->evictions && store->rejects == m->rejects);
-    CHECK(store->table.count <= store->max_entries && store->bytes <= store->max_bytes);
+    CHECK(store->table.count <= store->bounds.max_entries && store->bytes <= store->bounds.max_bytes);
     uint32_t slot = store->policy.head;
     for (int i = 0; i < m->count; i++, slot = store->table.entries[slot].next) {
         REQUIRE(slot != PFO_SLOT_NONE);
@@ -173,7 +173,7 @@ run_model(uint64_t max_entries, uint64_t max_bytes, unsigned long long seed)
     memset(&m, 0, sizeof m);
     m.max_entries = max_entries;
     m.max_bytes = max_bytes;
-    pfo_store_init(&store, &pfo_policy_lru, max_entries, max_bytes);
+    REQUIRE(pfo_store_init(&store, &pfo_policy_lru, &(pfo_bounds){ max_entries, max_bytes }, NULL) == PFO_OK);
     for (int step = 0; step < 4000; step++) {
         const int key = (int)(check_random(&seed) % KEYS);
         const unsigned long long operation = check_random(&seed) % 100;
@@ -218,7 +218,7 @@ static void
 counters_can_be_reset(void)
 {
     pfo_store store;
-    pfo_store_init(&store, &pfo_policy_lru, 1, PFO_STORE_UNBOUNDED);
+    REQUIRE(pfo_store_init(&store, &pfo_policy_lru, &(pfo_bounds){ 1, PFO_STORE_UNBOUNDED }, NULL) == PFO_OK);
     int stored;
     REQUIRE(pfo_store_insert(&store, 0, &keys[0], &values[0], NULL, 5, &stored, NULL) == PFO_OK);
     pfo_store_hit(&store, find(&store, 0));
@@ -240,7 +240,7 @@ a_failed_insertion_changes_nothing(void)
 {
     for (long n = 1; n < 30; n++) {
         pfo_store store;
-        pfo_store_init(&store, &pfo_policy_lru, 30, 1000);
+        REQUIRE(pfo_store_init(&store, &pfo_policy_lru, &(pfo_bounds){ 30, 1000 }, NULL) == PFO_OK);
         unsigned long long seed = 99;
         int failures = 0;
         pfo_alloc_fail_at(n);

@@ -429,7 +429,15 @@ performance_cache_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         Py_XDECREF(directory);
         return NULL;
     }
-    pfo_store_init(&self->store, &pfo_policy_lru, max_entries, PFO_STORE_UNBOUNDED);
+    const pfo_bounds bounds = { .max_entries = max_entries, .max_bytes = PFO_STORE_UNBOUNDED };
+    pfo_error err = PFO_ERROR_INIT;
+    const pfo_status status = pfo_store_init(&self->store, &pfo_policy_lru, &bounds, &err);
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
+        Py_XDECREF(directory);
+        Py_DECREF(self);
+        return NULL;
+    }
     self->state = state;
     self->cache_dir = directory;
     return (PyObject *)self;
@@ -446,7 +454,7 @@ static int
 performance_cache_tp_clear(PyObject *op)
 {
     performance_cache *self = (performance_cache *)op;
-    self->store.max_entries = 0; /* what finalizers put in from here on is not kept */
+    self->store.bounds.max_entries = 0; /* what finalizers put in from here on is not kept */
     pfo_store_clear(&self->store);
     pfo_release_victims(&self->store);
     return 0;

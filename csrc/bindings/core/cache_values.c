@@ -27,10 +27,10 @@ pfo_parse_max_size(PyObject *object, uint64_t *max_entries)
 PyObject *
 pfo_max_size_object(const pfo_store *store)
 {
-    if (store->max_entries == PFO_STORE_UNBOUNDED) {
+    if (store->bounds.max_entries == PFO_STORE_UNBOUNDED) {
         Py_RETURN_NONE;
     }
-    return PyLong_FromUnsignedLongLong(store->max_entries);
+    return PyLong_FromUnsignedLongLong(store->bounds.max_entries);
 }
 
 /* *slot = perfopt._keys.<name>, imported on first use. */

@@ -358,7 +358,7 @@ drop_orphan(PyObject *owner, uint64_t hash, void *key)
 static PyObject *
 keep_result(cached_function *self, const pfo_key_builder *builder, PyObject *result)
 {
-    if (self->store.max_entries == 0 || self->closed) {
+    if (self->store.bounds.max_entries == 0 || self->closed) {
         return result;
     }
     PyObject *guard;
@@ -590,7 +590,14 @@ cached_function_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (self == NULL) {
         return NULL;
     }
-    pfo_store_init(&self->store, &pfo_policy_lru, max_entries, PFO_STORE_UNBOUNDED);
+    const pfo_bounds bounds = { .max_entries = max_entries, .max_bytes = PFO_STORE_UNBOUNDED };
+    pfo_error err = PFO_ERROR_INIT;
+    const pfo_status status = pfo_store_init(&self->store, &pfo_policy_lru, &bounds, &err);
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
+        Py_DECREF(self);
+        return NULL;
+    }
     self->state = state;
     self->vectorcall = cached_function_call;
     self->function = Py_NewRef(function);
