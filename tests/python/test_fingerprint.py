@@ -439,9 +439,7 @@ class Exporter(bytes):
     [
         Nothing(),
         object(),
-        len,
         lambda: 0,
-        Nothing,
         iter([]),
         {1: Nothing()},
         [Nothing()],

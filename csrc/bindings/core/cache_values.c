@@ -1,4 +1,4 @@
-/* cache_values.c: see cache_values.h. perfopt._keys knows NumPy and torch; this file only knows when to ask it. */
+/* cache_values.c: see cache_values.h. perfopt._values knows NumPy and torch; this file only knows when to ask it. */
 #include "bindings/core/cache_values.h"
 
 #include "bindings/core/key.h"
@@ -33,12 +33,12 @@ pfo_max_size_object(const pfo_store *store)
     return PyLong_FromUnsignedLongLong(store->bounds.max_entries);
 }
 
-/* *slot = perfopt._keys.<name>, imported on first use. */
+/* *slot = perfopt._values.<name>, imported on first use. */
 static PyObject *
-keys_function(PyObject **slot, const char *name)
+values_function(PyObject **slot, const char *name)
 {
     if (*slot == NULL) {
-        PyObject *module = PyImport_ImportModule("perfopt._keys");
+        PyObject *module = PyImport_ImportModule("perfopt._values");
         PyObject *function = module == NULL ? NULL : PyObject_GetAttrString(module, name);
         Py_XDECREF(module);
         if (function == NULL) {
@@ -63,7 +63,7 @@ pfo_value_prepare(pfo_core_state *state, PyObject *value, int private_copy, PyOb
     if (is_immutable_scalar(value)) {
         return Py_NewRef(value);
     }
-    PyObject *function = keys_function(&state->values_prepare, "prepare_value");
+    PyObject *function = values_function(&state->values_prepare, "prepare_value");
     PyObject *pair = function == NULL
                          ? NULL
                          : PyObject_CallFunctionObjArgs(function, value, private_copy ? Py_True : Py_False, NULL);
@@ -72,7 +72,7 @@ pfo_value_prepare(pfo_core_state *state, PyObject *value, int private_copy, PyOb
     }
     if (!PyTuple_CheckExact(pair) || PyTuple_GET_SIZE(pair) != 2) {
         Py_DECREF(pair);
-        PyErr_SetString(PyExc_SystemError, "perfopt._keys.prepare_value() must return (value, guard)");
+        PyErr_SetString(PyExc_SystemError, "perfopt._values.prepare_value() must return (value, guard)");
         return NULL;
     }
     PyObject *kept = Py_NewRef(PyTuple_GET_ITEM(pair, 0));
@@ -89,7 +89,7 @@ pfo_value_copy(pfo_core_state *state, PyObject *value)
     if (is_immutable_scalar(value)) {
         return Py_NewRef(value);
     }
-    PyObject *function = keys_function(&state->values_copy, "copy_value");
+    PyObject *function = values_function(&state->values_copy, "copy_value");
     return function == NULL ? NULL : PyObject_CallOneArg(function, value);
 }
 
