@@ -83,7 +83,9 @@ def _reduce_named(value: Any) -> Reduction | str | None:
         module = owner.__module__
     if not isinstance(module, str) or not isinstance(qualname, str):
         return None
-    if isinstance(value, types.BuiltinFunctionType) or _found(module, qualname) is value:
+    if isinstance(value, types.BuiltinFunctionType):
+        return None, kind, module, qualname  # made anew at each look; what is written in C has one meaning in a process
+    if _found(module, qualname) is value:
         if module != "__main__":
             return value, kind, module, qualname
         return f"a {kind} counts by its name, and in __main__ that means something else in every program: move it to a module"

@@ -108,19 +108,22 @@ def reduce_numpy(numpy: Any, value: Any) -> Reduction | None:
 
 
 def reduce_sparse(sparse: Any, value: Any) -> Reduction | None:
-    """Sparse arrays and matrices: sorted indices without duplicates. Stored zeros count."""
+    """Sparse arrays and matrices: sorted indices without duplicates, of whatever width. Stored zeros count."""
     if not sparse.issparse(value):
         return None
     if value.format in ("csr", "csc", "bsr"):
         if not value.has_canonical_format:
             value = value.copy()
             value.sum_duplicates()
-        parts: tuple[Any, ...] = (value.indptr, value.indices, value.data)
+        places: tuple[Any, ...] = (value.indptr, value.indices)
+        numbers = value.data
     else:
-        coordinates = value.tocoo(copy=True)
-        coordinates.sum_duplicates()
-        parts = (tuple(getattr(coordinates, "coords", (coordinates.row, coordinates.col))), coordinates.data)
-    return type(value), "sparse", class_name(type(value)), value.format, tuple(value.shape), parts
+        entries = value.tocoo(copy=True)
+        entries.sum_duplicates()
+        places = entries.coords if hasattr(entries, "coords") else (entries.row, entries.col)
+        numbers = entries.data
+    wide = tuple(place.astype("i8", copy=False) for place in places)
+    return type(value), "sparse", class_name(type(value)), value.format, tuple(value.shape), wide, numbers
 
 
 # ---- torch ---------------------------------------------------------------------------------------------------------------------

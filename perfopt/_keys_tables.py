@@ -16,7 +16,7 @@ from perfopt._keys_base import Reduction, class_name, loaded
 def _arrow_stream(arrow: Any, value: Any) -> Any:
     """A capsule that streams an array, a scalar, a table or a batch; None if it is none of them."""
     if isinstance(value, arrow.Scalar):
-        value = arrow.repeat(value, 1) if value.type.num_fields or value.is_valid else arrow.nulls(1, value.type)
+        value = arrow.repeat(value, 1)
     if isinstance(value, arrow.Array):
         value = arrow.chunked_array([value])
     elif isinstance(value, arrow.RecordBatch):
