@@ -122,7 +122,7 @@ def reduce_sparse(sparse: Any, value: Any) -> Reduction | None:
         entries.sum_duplicates()
         places = entries.coords if hasattr(entries, "coords") else (entries.row, entries.col)
         numbers = entries.data
-    wide = tuple(place.astype("i8", copy=False) for place in places)
+    wide = tuple(place.astype("<i8", copy=False) for place in places)
     return type(value), "sparse", class_name(type(value)), value.format, tuple(value.shape), wide, numbers
 
 
