@@ -161,6 +161,10 @@ def _standard_name(cls: type) -> tuple[str, str] | None:
     return name if _found(*name) is cls else None
 
 
+# The classes of _STANDARD that were met: millions of dates in a list shall not be looked up by name.
+_MET: dict[type, tuple[str, Callable[[Any], tuple[Any, ...] | str]]] = {}
+
+
 def _reduce_standard(value: Any) -> Reduction | str | None:
     for base in type(value).__mro__:
         name = _standard_name(base)
@@ -170,6 +174,7 @@ def _reduce_standard(value: Any) -> Reduction | str | None:
         if isinstance(parts, str):
             return parts
         if base is type(value):
+            _MET[base] = name[1], _STANDARD[name]
             return None, name[1], *parts
         return type(value), name[1] + " subclass", class_name(type(value)), instance_state(value, base), *parts
     return None
@@ -226,6 +231,10 @@ def reduce(value: Any) -> Any:
     The class (for a class or a function: itself) is what a key in this process adds by identity, so that two classes of one
     name stay two.
     """
+    met = _MET.get(type(value))
+    if met is not None:
+        parts = met[1](value)
+        return parts if isinstance(parts, str) else (None, met[0], *parts)
     if isinstance(value, enum.Enum):
         name = value.name if value.name is not None else value.value  # Python 3.10 has no name for a union of flags
         return type(value), "enum", class_name(type(value)), name

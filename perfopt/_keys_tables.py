@@ -62,6 +62,20 @@ def _column(value: Any) -> Any:
     return array.to_numpy() if type(array).__name__ in ("NumpyExtensionArray", "PandasArray") else array
 
 
+def _columns(frame: Any) -> tuple[Any, ...]:
+    """The values of a frame's columns. A Series for each of thousands would cost more than the hashing."""
+    if frame.shape[1] > 64:
+        kinds = set(frame.dtypes.array)
+        if (
+            len(kinds) == 1
+            and getattr(next(iter(kinds)), "kind", "O") in "biufc"
+            and not hasattr(kinds.pop(), "na_value")
+        ):
+            values = frame.to_numpy()
+            return tuple(values[:, i] for i in range(values.shape[1]))
+    return tuple(_column(column) for _, column in frame.items())
+
+
 def _index_parts(pandas: Any, index: Any) -> tuple[Any, ...]:
     if isinstance(index, pandas.RangeIndex):
         length = len(index)
@@ -73,8 +87,7 @@ def _index_parts(pandas: Any, index: Any) -> tuple[Any, ...]:
 
 def _reduce_labelled(pandas: Any, value: Any) -> Reduction | None:
     if isinstance(value, pandas.DataFrame):
-        columns = tuple(_column(column) for _, column in value.items())
-        parts: tuple[Any, ...] = (value.columns, value.index, columns)
+        parts: tuple[Any, ...] = (value.columns, value.index, _columns(value))
     elif isinstance(value, pandas.Series):
         parts = (value.name, value.index, _column(value))
     elif isinstance(value, pandas.Index):

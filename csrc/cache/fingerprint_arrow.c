@@ -190,6 +190,16 @@ typedef struct dictionary_run {
     int is_unsigned;
 } dictionary_run;
 
+/* Whether two arrays of one type are views of the same slots. */
+static int
+is_same_memory(const struct ArrowArray *left, const struct ArrowArray *right)
+{
+    return left == right ||
+           (left->length == right->length && left->offset == right->offset && left->n_buffers == right->n_buffers &&
+            left->n_children == 0 && right->n_children == 0 && left->dictionary == NULL && right->dictionary == NULL &&
+            memcmp(left->buffers, right->buffers, (size_t)left->n_buffers * sizeof *left->buffers) == 0);
+}
+
 /* Digests of all entries of a dictionary that is not the last array's: chunks usually share one. */
 static pfo_status
 use_dictionary(dictionary_run *out, const struct ArrowArray *values)
@@ -197,8 +207,7 @@ use_dictionary(dictionary_run *out, const struct ArrowArray *values)
     if (values == NULL) {
         return PFO_BAD_ARGUMENT;
     }
-    if (out->values != NULL && (values == out->values ||
-                                (values->private_data == out->values->private_data && values->private_data != NULL))) {
+    if (out->values != NULL && is_same_memory(values, out->values)) {
         return PFO_OK;
     }
     pfo_free(out->digests);

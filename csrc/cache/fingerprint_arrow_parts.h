@@ -71,6 +71,9 @@ pfo_arrow_bit(const unsigned char *bits, int64_t index)
     return bits[index / 8] >> (index % 8) & 1;
 }
 
+/* The number of slots from `index` on, up to `end`, that are as valid as the first of them, which *valid tells. bits == NULL: all. */
+int64_t pfo_arrow_run(const unsigned char *bits, int64_t index, int64_t end, int *valid);
+
 /* Calls visit for each run of slots of one validity, in order, until it fails. */
 typedef pfo_status (*pfo_arrow_visitor)(void *context, const pfo_arrow_range *run, int valid);
 pfo_status pfo_arrow_visit_runs(const pfo_arrow_ranges *slots, pfo_arrow_visitor visit, void *context);

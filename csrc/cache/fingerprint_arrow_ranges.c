@@ -48,9 +48,8 @@ pfo_arrow_validity(const struct ArrowArray *array)
     return array->null_count == 0 || array->n_buffers < 1 ? NULL : array->buffers[0];
 }
 
-/* The number of slots from `index` on, up to `end`, that are as valid as the first of them, which *valid tells. */
-static int64_t
-run_of(const unsigned char *bits, int64_t index, int64_t end, int *valid)
+int64_t
+pfo_arrow_run(const unsigned char *bits, int64_t index, int64_t end, int *valid)
 {
     if (bits == NULL) {
         *valid = 1;
@@ -79,7 +78,7 @@ pfo_arrow_visit_runs(const pfo_arrow_ranges *slots, pfo_arrow_visitor visit, voi
         const unsigned char *bits = pfo_arrow_validity(r->array);
         for (int64_t slot = r->first, end = r->first + r->count; slot < end;) {
             int valid;
-            const int64_t count = run_of(bits, slot, end, &valid);
+            const int64_t count = pfo_arrow_run(bits, slot, end, &valid);
             const pfo_arrow_range run = { r->array, slot, count };
             PFO_TRY(visit(context, &run, valid));
             slot += count;

@@ -106,33 +106,82 @@ pfo_arrow_encode_booleans(pfo_arrow_walk *at, const pfo_arrow_ranges *slots)
     return status;
 }
 
-typedef struct fixed_run {
-    pfo_pieces pieces;
-    size_t width;
-} fixed_run;
+enum { MIXED_BLOCK = 256, LONG_RUN = 32, WIDEST_MIXED = 32 };
 
-static pfo_status
-put_fixed_run(void *context, const pfo_arrow_range *run, int valid)
+/* Slots of which some are null: a copy of a block with zeros put in. Without branches where the width is a number's, because the
+ * pattern of nulls is usually random. pre: count <= MIXED_BLOCK, width <= WIDEST_MIXED. */
+static void
+put_mixed_block(pfo_pieces *pieces, const unsigned char *bits, const unsigned char *values, int64_t first,
+                int64_t count, size_t width)
 {
-    fixed_run *out = context;
-    const unsigned char *values = run->array->buffers[1];
-    if (valid) {
-        pfo_pieces_put(&out->pieces, values + (size_t)run->first * out->width, (size_t)run->count * out->width);
-    } else {
-        pfo_pieces_put_zeros(&out->pieces, (size_t)run->count * out->width);
+    union {
+        unsigned char bytes[MIXED_BLOCK * WIDEST_MIXED];
+        uint8_t one[MIXED_BLOCK];
+        uint16_t two[MIXED_BLOCK];
+        uint32_t four[MIXED_BLOCK];
+        uint64_t eight[MIXED_BLOCK];
+    } block;
+    memcpy(block.bytes, values + (size_t)first * width, (size_t)count * width);
+#define KEEP_VALID(member, type)                                                                                       \
+    for (int64_t i = 0; i < count; i++) {                                                                              \
+        block.member[i] = (type)(block.member[i] & (type)(0 - (type)pfo_arrow_bit(bits, first + i)));                  \
     }
-    return PFO_OK;
+    switch (width) {
+    case 1:
+        KEEP_VALID(one, uint8_t)
+        break;
+    case 2:
+        KEEP_VALID(two, uint16_t)
+        break;
+    case 4:
+        KEEP_VALID(four, uint32_t)
+        break;
+    case 8:
+        KEEP_VALID(eight, uint64_t)
+        break;
+    default:
+        for (int64_t i = 0; i < count; i++) {
+            if (!pfo_arrow_bit(bits, first + i)) {
+                memset(block.bytes + (size_t)i * width, 0, width);
+            }
+        }
+    }
+#undef KEEP_VALID
+    pfo_pieces_put(pieces, block.bytes, (size_t)count * width);
+}
+
+static void
+put_fixed_range(pfo_pieces *pieces, const pfo_arrow_range *slots, size_t width)
+{
+    const unsigned char *bits = pfo_arrow_validity(slots->array);
+    const unsigned char *values = slots->array->buffers[1];
+    const int64_t end = slots->first + slots->count;
+    for (int64_t slot = slots->first; slot < end;) {
+        int valid;
+        int64_t count = pfo_arrow_run(bits, slot, end, &valid);
+        if (bits != NULL && count < LONG_RUN && width <= WIDEST_MIXED) {
+            count = end - slot < MIXED_BLOCK ? end - slot : MIXED_BLOCK;
+            put_mixed_block(pieces, bits, values, slot, count, width);
+        } else if (valid) {
+            pfo_pieces_put(pieces, values + (size_t)slot * width, (size_t)count * width);
+        } else {
+            pfo_pieces_put_zeros(pieces, (size_t)count * width);
+        }
+        slot += count;
+    }
 }
 
 pfo_status
 pfo_arrow_encode_fixed(pfo_arrow_walk *at, const pfo_arrow_ranges *slots, int64_t width)
 {
-    fixed_run out = { .width = (size_t)width };
+    pfo_pieces pieces;
     pfo_arrow_encode_validity(at, slots);
-    pfo_pieces_start(&out.pieces, at->encoder, 0);
-    const pfo_status status = width == 0 ? PFO_OK : pfo_arrow_visit_runs(slots, put_fixed_run, &out);
-    pfo_pieces_finish(&out.pieces);
-    return status;
+    pfo_pieces_start(&pieces, at->encoder, 0);
+    for (size_t i = 0; i < slots->count && width > 0; i++) {
+        put_fixed_range(&pieces, &slots->items[i], (size_t)width);
+    }
+    pfo_pieces_finish(&pieces);
+    return PFO_OK;
 }
 
 /* ---- text and binary ------------------------------------------------------------------------- */

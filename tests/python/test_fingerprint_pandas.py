@@ -163,6 +163,19 @@ def test_blocks_are_no_content() -> None:
     assert fingerprint(whole["a"]) != fingerprint(whole[["a"]])
 
 
+def test_many_columns_count_as_few_do() -> None:
+    """Wide frames of one NumPy dtype are read at once; the digest is that of the columns one by one."""
+    values = np.arange(3 * 65.0).reshape(3, 65)
+    wide = pd.DataFrame(values)
+    by_column = pd.DataFrame({i: values[:, i].copy() for i in range(65)})
+    other = pd.DataFrame({i: values[:, i].astype("f4" if i == 64 else "f8") for i in range(65)})
+    missing = pd.DataFrame({i: pd.array(values[:, i], dtype="Float64") for i in range(65)})
+    assert fingerprint(wide) == fingerprint(by_column)
+    assert len({fingerprint(frame) for frame in (wide, other, missing, wide.iloc[:, ::-1])}) == 4
+    few = wide.iloc[:, :64]
+    assert fingerprint(few) == fingerprint(pd.DataFrame(values[:, :64]))
+
+
 def test_looking_at_a_frame_does_not_change_it() -> None:
     series = pd.Series(["a", "b"])
     frame = pd.DataFrame({"a": series, "t": pd.date_range("2020", periods=2)})
