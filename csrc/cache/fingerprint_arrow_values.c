@@ -61,18 +61,44 @@ finish_bits(bit_writer *out)
     pfo_pieces_finish(&out->pieces);
 }
 
-static pfo_status
-count_null_run(void *context, const pfo_arrow_range *run, int valid)
+static unsigned
+ones_in(uint64_t word)
 {
-    *(uint64_t *)context += valid ? 0 : (uint64_t)run->count;
-    return PFO_OK;
+    word -= word >> 1 & UINT64_C(0x5555555555555555);
+    word = (word & UINT64_C(0x3333333333333333)) + (word >> 2 & UINT64_C(0x3333333333333333));
+    word = (word + (word >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);
+    return (unsigned)(word * UINT64_C(0x0101010101010101) >> 56);
+}
+
+static uint64_t
+count_nulls(const pfo_arrow_range *slots)
+{
+    const unsigned char *bits = pfo_arrow_validity(slots->array);
+    const int64_t end = slots->first + slots->count;
+    uint64_t valid = 0;
+    if (bits == NULL) {
+        return 0;
+    }
+    for (int64_t slot = slots->first; slot < end;) {
+        if (slot % 8 == 0 && end - slot >= 64) {
+            uint64_t word;
+            memcpy(&word, bits + slot / 8, sizeof word);
+            valid += ones_in(word);
+            slot += 64;
+        } else {
+            valid += (uint64_t)pfo_arrow_bit(bits, slot++);
+        }
+    }
+    return (uint64_t)slots->count - valid;
 }
 
 void
 pfo_arrow_encode_validity(pfo_arrow_walk *at, const pfo_arrow_ranges *slots)
 {
     uint64_t nulls = 0;
-    (void)pfo_arrow_visit_runs(slots, count_null_run, &nulls);
+    for (size_t i = 0; i < slots->count; i++) {
+        nulls += count_nulls(&slots->items[i]);
+    }
     pfo_encode_number(at->encoder, nulls);
     if (nulls == 0) {
         return;
