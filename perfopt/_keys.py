@@ -180,6 +180,15 @@ def _reduce_standard(value: Any) -> Reduction | str | None:
     return None
 
 
+def _reduce_pytz(pytz: Any, value: Any) -> Reduction | None:
+    """Zones by their name; of one that a datetime was localized to, also which of its offsets."""
+    if isinstance(value, pytz.tzinfo.DstTzInfo):
+        return None, "pytz zone", value.zone, value._utcoffset, value._dst, value._tzname
+    if isinstance(value, pytz.tzinfo.BaseTzInfo):
+        return None, "pytz zone", value.zone, value.utcoffset(None)
+    return None
+
+
 def _reduce_path(value: pathlib.PurePath) -> Reduction:
     kind = type(value)
     base = next(cls for cls in kind.__mro__ if cls.__module__.partition(".")[0] == "pathlib")
@@ -208,6 +217,7 @@ _LIBRARIES: tuple[tuple[str, str, Callable[[Any, Any], Reduction | str | None]],
     ("pandas", "api", reduce_pandas),
     ("pyarrow", "Table", reduce_arrow),
     ("scipy.sparse", "issparse", reduce_sparse),
+    ("pytz", "FixedOffset", _reduce_pytz),
 )
 
 
@@ -235,6 +245,10 @@ def reduce(value: Any) -> Any:
     if met is not None:
         parts = met[1](value)
         return parts if isinstance(parts, str) else (None, met[0], *parts)
+    if value.__class__ is not type(
+        value
+    ):  # a mock, a proxy, something lazy: what it is asked for need not be what it is
+        return f"it says that its class is {value.__class__.__qualname__}: give the object behind it"
     if isinstance(value, enum.Enum):
         name = value.name if value.name is not None else value.value  # Python 3.10 has no name for a union of flags
         return type(value), "enum", class_name(type(value)), name

@@ -23,7 +23,9 @@ import subprocess
 import sys
 import threading
 import types
+import unittest.mock
 import uuid
+import weakref
 import zoneinfo
 from collections.abc import Callable
 from typing import Any
@@ -462,6 +464,31 @@ def test_a_class_with_a_false_name_is_not_taken_for_another() -> None:
     odd.__module__ = []  # type: ignore[assignment]
     with pytest.raises(TypeError):
         fingerprint(odd())
+
+
+def test_what_claims_another_class_is_refused() -> None:
+    class Box(list):  # type: ignore[type-arg]
+        pass
+
+    box = Box([1])
+    liars = [weakref.proxy(box), unittest.mock.Mock(spec=np.ndarray), unittest.mock.MagicMock(spec=dict)]
+    for liar in liars:
+        with pytest.raises(TypeError, match="it says that its class is"):
+            fingerprint(liar)
+    with pytest.raises(TypeError, match="Mock object"):
+        fingerprint(unittest.mock.Mock())
+    with pytest.raises(TypeError, match="GenericAlias object"):
+        fingerprint(list[int])
+
+
+def test_zones_of_pytz() -> None:
+    pytz = pytest.importorskip("pytz")
+    berlin = pytz.timezone("Europe/Berlin")
+    zones = [berlin, pytz.timezone("Asia/Tokyo"), pytz.UTC, pytz.FixedOffset(60), pytz.FixedOffset(90)]
+    summer, winter = berlin.localize(dt.datetime(2020, 7, 1)), berlin.localize(dt.datetime(2020, 1, 1))
+    zones += [summer.tzinfo, winter.tzinfo]
+    assert len({fingerprint(zone) for zone in zones}) == len(zones)
+    assert fingerprint(summer) == fingerprint(berlin.localize(dt.datetime(2020, 7, 1)))
 
 
 def test_errors_on_the_way_come_through() -> None:
