@@ -91,6 +91,8 @@ def reduce_numpy(numpy: Any, value: Any) -> Reduction | None:
         return None, "numpy dtype", _describe_dtype(numpy, value)
     if not isinstance(value, numpy.ndarray):
         return _reduce_random(value)
+    if value is numpy.ma.masked:
+        return None, "masked constant"
     if isinstance(value, numpy.ma.MaskedArray):
         parts = (
             _array_content(value.data),

@@ -415,6 +415,11 @@ def test_padding_is_no_content() -> None:
         assert fingerprint(raw) != fingerprint(raw + np.finfo("g").eps)
 
 
+def test_the_masked_constant() -> None:
+    masked = np.ma.array([1.0, 2.0], mask=[True, False])
+    assert fingerprint(masked[0]) == fingerprint(np.ma.masked) != fingerprint(np.ma.array(0.0, mask=True))
+
+
 def test_nested_structured_and_subarrays() -> None:
     dtype = np.dtype([("p", [("x", "<f4"), ("y", ">i2")]), ("v", "<u1", (2, 3)), ("when", "<M8[s]"), ("o", "O")])
     make = lambda: np.array([((1.5, 2), np.arange(6).reshape(2, 3), 5, [1, "a"])] * 3, dtype)  # noqa: E731
