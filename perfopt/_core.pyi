@@ -51,6 +51,26 @@ def trend(times: Sequence[float], values: Sequence[float], minimum_change: float
 
 def fingerprint(*objects: object) -> bytes: ...
 
+class _SimulationResult(TypedDict):
+    requests: int
+    hits: int
+    misses: int
+    bytes_requested: int
+    bytes_missed: int
+    evictions: int
+
+def policy_names() -> tuple[str, ...]: ...
+def simulate(
+    read: Callable[[], bytes], caches: tuple[tuple[str, int | None, int | None], ...], /
+) -> list[_SimulationResult]: ...
+def simulate_operations(
+    policy: str,
+    max_entries: int | None,
+    max_bytes: int | None,
+    operations: list[tuple[Any, ...]],
+    /,
+) -> list[tuple[bool, list[int]]]: ...
+
 @disjoint_base
 class PerformanceCache:
     def __new__(cls, max_size: int | None = 1000, cache_dir: str | PathLike[str] | None = None) -> PerformanceCache: ...

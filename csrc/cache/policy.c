@@ -3,9 +3,11 @@
 
 #include <string.h>
 
-static const pfo_policy_ops *const policies[] = { &pfo_policy_lru };
+static const pfo_policy_ops *const policies[] = {
+    &pfo_policy_lru, &pfo_policy_fifo, &pfo_policy_sieve, &pfo_policy_s3fifo, &pfo_policy_wtinylfu, &pfo_policy_auto,
+};
 
-const char *const pfo_policy_names[] = { "lru", NULL };
+const char *const pfo_policy_names[] = { "lru", "fifo", "sieve", "s3fifo", "wtinylfu", "auto", NULL };
 
 const pfo_policy_ops *
 pfo_policy_by_name(const char *name)

@@ -53,6 +53,11 @@ struct pfo_policy_ops {
 };
 
 extern const pfo_policy_ops pfo_policy_lru;
+extern const pfo_policy_ops pfo_policy_fifo;
+extern const pfo_policy_ops pfo_policy_sieve;
+extern const pfo_policy_ops pfo_policy_s3fifo;
+extern const pfo_policy_ops pfo_policy_wtinylfu;
+extern const pfo_policy_ops pfo_policy_auto;
 
 /* The policy of this name, or NULL. */
 const pfo_policy_ops *pfo_policy_by_name(const char *name);

@@ -45,6 +45,7 @@
 #define PFO_CORE_FUNCTIONS(X)                                                                                          \
     X(info)                                                                                                            \
     X(fingerprint)                                                                                                     \
+    X(simulate)                                                                                                        \
     X(memory)                                                                                                          \
     X(backend)
 
