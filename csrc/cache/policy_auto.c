@@ -6,8 +6,10 @@
  * requests to fill the shadows and JUDGED ones whose hits are counted; then the scores, hits of this round plus 3/4 of the past, are
  * compared. Where one policy leads the active one by more than 1/MARGIN of the requests, it becomes active: before the next admission the
  * live entries move over in the order in which the old policy would have evicted them, oldest first.
+ * A lead of more than 1/EARLY_MARGIN ends the round at once.
  * Between rounds are pauses, none at first and after a switch, then twice as long each time, until one request in COST_SHARE is sampled over
- * all: a small cache, whose shadows see every request of a round, pays no more than a large one.
+ * all: a small cache, whose shadows see every request of a round, pays no more than a large one. A pause ends early when the live hit rate
+ * of a block of requests differs from that of its first block by more than 1/BLOCK_CHANGE.
  * The scale is set anew, and the shadows emptied, when a round begins with twice or half as many live entries.
  * A shadow that gets no memory misses a request; nothing else depends on it. A new policy that gets none is not taken.
  * Invariants: `wanted` is what the next reserve() prepares, `next` what the next admit() moves to. `fresh` is PFO_SLOT_NONE.
@@ -18,7 +20,8 @@
 #include "cache/policy_shadow.h"
 #include "cache/policy_sketch.h"
 
-enum { SHADOW_ENTRIES = 255, WARM = 1024, JUDGED = 2048, MARGIN = 200, COST_SHARE = 16, FIRST_CANDIDATE = 3 };
+enum { SHADOW_ENTRIES = 255, WARM = 512, JUDGED = 2048, MARGIN = 200, COST_SHARE = 16, FIRST_CANDIDATE = 3 };
+enum { EARLY_STEP = 256, EARLY_MARGIN = 16, BLOCK_REQUESTS = 1024, BLOCK_PER_ENTRY = 8, BLOCK_CHANGE = 10 };
 
 static const pfo_policy_ops *const candidates[] = {
     &pfo_policy_lru, &pfo_policy_fifo, &pfo_policy_sieve, &pfo_policy_s3fifo, &pfo_policy_wtinylfu,
@@ -41,7 +44,11 @@ typedef struct auto_state {
     uint64_t threshold; /* a hash is sampled when the low half of its mix is below; 2^32: all are */
     uint32_t sampled;   /* in this round */
     uint64_t pause_left;
-    uint64_t pause_rounds; /* length of the next pause in rounds */
+    uint64_t pause_rounds;   /* length of the next pause in rounds */
+    uint64_t block_requests; /* the block of live requests under way in a pause */
+    uint64_t block_hits;
+    uint64_t first_block_hits; /* UINT64_MAX until the first block is over */
+    uint64_t block_length;
     uint64_t requests_judged;
     uint64_t hits[CANDIDATES];
     uint64_t scores[CANDIDATES];
@@ -103,14 +110,51 @@ begin_pause(auto_state *self)
         begin_round(self);
     } else {
         self->phase = PAUSE;
+        self->block_length = (uint64_t)self->count * BLOCK_PER_ENTRY;
+        self->block_length = self->block_length < BLOCK_REQUESTS ? BLOCK_REQUESTS : self->block_length;
+        self->block_requests = 0;
+        self->block_hits = 0;
+        self->first_block_hits = UINT64_MAX;
     }
+}
+
+/* One request in a pause, which ends early when the live hit rate is no longer what it was at its beginning. */
+static void
+wait(auto_state *self, int hit)
+{
+    int moved = 0;
+    self->block_hits += hit != 0;
+    if (++self->block_requests == self->block_length) {
+        const uint64_t hits = self->block_hits;
+        const uint64_t first = self->first_block_hits == UINT64_MAX ? hits : self->first_block_hits;
+        moved = (hits > first ? hits - first : first - hits) * BLOCK_CHANGE > self->block_length;
+        self->first_block_hits = first;
+        self->block_requests = 0;
+        self->block_hits = 0;
+    }
+    if (--self->pause_left == 0 || moved) {
+        self->pause_rounds = moved ? 0 : self->pause_rounds;
+        begin_round(self);
+    }
+}
+
+/* Whether a policy leads the active one by so much, in the middle of a round, that there is nothing to wait for. */
+static int
+is_clear(const auto_state *self)
+{
+    const uint64_t judged = self->sampled - WARM;
+    uint64_t best = 0;
+    for (uint32_t i = 0; i < CANDIDATES; i++) {
+        best = self->hits[i] > best ? self->hits[i] : best;
+    }
+    return judged % EARLY_STEP == 0 && (best - self->hits[self->active_index]) * EARLY_MARGIN > judged;
 }
 
 static void
 judge(auto_state *self)
 {
     uint32_t best = self->active_index;
-    self->requests_judged = self->requests_judged * 3 / 4 + JUDGED;
+    self->requests_judged = self->requests_judged * 3 / 4 + (self->sampled - WARM);
     for (uint32_t i = 0; i < CANDIDATES; i++) {
         self->scores[i] = self->scores[i] * 3 / 4 + self->hits[i];
         best = self->scores[i] > self->scores[best] ? i : best;
@@ -123,12 +167,10 @@ judge(auto_state *self)
 }
 
 static void
-observe(auto_state *self, const pfo_entry *entry)
+observe(auto_state *self, const pfo_entry *entry, int hit)
 {
     if (self->phase == PAUSE) {
-        if (--self->pause_left == 0) {
-            begin_round(self);
-        }
+        wait(self, hit);
         return;
     }
     if ((pfo_policy_mix(entry->hash) & UINT32_MAX) >= self->threshold) {
@@ -136,11 +178,11 @@ observe(auto_state *self, const pfo_entry *entry)
     }
     const int counts = ++self->sampled > WARM;
     for (int i = 0; i < CANDIDATES; i++) {
-        int hit;
-        (void)pfo_shadow_request(&self->shadows[i], entry->hash, entry->bytes, &hit, NULL);
-        self->hits[i] += (uint64_t)(hit & counts);
+        int in;
+        (void)pfo_shadow_request(&self->shadows[i], entry->hash, entry->bytes, &in, NULL);
+        self->hits[i] += (uint64_t)(in & counts);
     }
-    if (self->sampled == WARM + JUDGED) {
+    if (self->sampled == WARM + JUDGED || (counts && is_clear(self))) {
         judge(self);
     }
 }
@@ -279,7 +321,7 @@ auto_admit(pfo_policy *policy, pfo_entry *entries, uint32_t slot)
     }
     self->active.ops->admit(&self->active, entries, slot);
     if (self->phase != OFF) {
-        observe(self, &entries[slot]);
+        observe(self, &entries[slot], 0);
     }
 }
 
@@ -291,7 +333,7 @@ auto_touch(pfo_policy *policy, pfo_entry *entries, uint32_t slot)
         self->active.ops->touch(&self->active, entries, slot);
     }
     if (self->phase != OFF) {
-        observe(self, &entries[slot]);
+        observe(self, &entries[slot], 1);
     }
 }
 

@@ -6,8 +6,9 @@
  * the window's oldest entry is the candidate: it moves to probation if main has room, or if the sketch has seen it more often than
  * main's oldest, which is the victim then; otherwise the candidate is the victim. Main's oldest is probation's, or protected's when
  * probation is empty. Every use and every admission counts in the sketch, whose counters are halved every 10 requests per entry.
- * Every 10 requests per entry the window's share takes a step (first 1/16 of the bounds, upwards) in the direction that last raised the
- * hit rate, or back if it fell; steps shrink by 2 % each time and start anew when the hit rate moves by 5 points.
+ * Every 10 requests per entry, and at least 2048, the window's share takes a step (first 1/16 of the bounds, upwards): on in the direction
+ * of the last one, or back if the hit rate fell by more than 0.2 points since, or at the ends, 1 % and 80 %. Steps shrink by 2 % each time
+ * and start anew when the hit rate moves by 5 points.
  * Left out: the doorkeeper (a sketch of 2 to 4 columns an entry gains little from it) and random admission (no random numbers here).
  * Invariants: policy_bits names the queue; `chosen` is what victim() named since the last change, or PFO_SLOT_NONE; `fresh` is
  * PFO_SLOT_NONE, because every use counts.
@@ -25,6 +26,8 @@ enum {
     WINDOW_MOST = 52428,
     STEP_FIRST = 4096,
     RESTART_CHANGE = 3277,
+    NOISE = 131,
+    LEAST_CLIMB_REQUESTS = 2048,
     PERIOD_REQUESTS = 10,
     LEAST_PERIOD_ENTRIES = 16,
     COLUMNS_PER_ENTRY = 2,
@@ -79,12 +82,15 @@ climb(wtinylfu *self)
 {
     const int32_t rate = (int32_t)(self->hits * PARTS / self->requests);
     const int32_t change = rate - self->last_rate;
-    const int32_t amount = change >= 0 ? self->step : -self->step;
+    const int32_t amount = change >= -NOISE ? self->step : -self->step;
     const int restarts = change >= RESTART_CHANGE || change <= -RESTART_CHANGE;
     self->step = restarts ? (amount >= 0 ? STEP_FIRST : -STEP_FIRST) : amount * 49 / 50;
     self->last_rate = rate;
     const int32_t parts = self->window_parts + amount;
     self->window_parts = parts < WINDOW_LEAST ? WINDOW_LEAST : parts > WINDOW_MOST ? WINDOW_MOST : parts;
+    if (self->window_parts != parts) {
+        self->step = -self->step; /* turn back at the ends */
+    }
     self->hits = 0;
     self->requests = 0;
     set_shares(self);
@@ -100,7 +106,7 @@ count_request(wtinylfu *self, uint64_t hash, int hit)
     const uint64_t period = PERIOD_REQUESTS * (entries < LEAST_PERIOD_ENTRIES ? LEAST_PERIOD_ENTRIES : entries);
     pfo_sketch_add(&self->sketch, hash, period);
     self->hits += hit != 0;
-    if (++self->requests >= period) {
+    if (++self->requests >= (period < LEAST_CLIMB_REQUESTS ? LEAST_CLIMB_REQUESTS : period)) {
         climb(self);
     }
 }
