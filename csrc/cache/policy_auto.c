@@ -6,7 +6,7 @@
  * requests to fill the shadows and JUDGED ones whose hits are counted; then the scores, hits of this round plus 3/4 of the past, are
  * compared. Where one policy leads the active one by more than 1/MARGIN of the requests, it becomes active: before the next admission the
  * live entries move over in the order in which the old policy would have evicted them, oldest first.
- * A lead of more than 1/EARLY_MARGIN ends the round at once.
+ * A lead of more than 1/EARLY_MARGIN ends the round at once, and the past does not count.
  * Between rounds are pauses, none at first and after a switch, then twice as long each time, until one request in COST_SHARE is sampled over
  * all: a small cache, whose shadows see every request of a round, pays no more than a large one. A pause ends early when the live hit rate
  * of a block of requests differs from that of its first block by more than 1/BLOCK_CHANGE.
@@ -21,7 +21,7 @@
 #include "cache/policy_sketch.h"
 
 enum { SHADOW_ENTRIES = 255, WARM = 512, JUDGED = 2048, MARGIN = 200, COST_SHARE = 16, FIRST_CANDIDATE = 3 };
-enum { EARLY_STEP = 256, EARLY_MARGIN = 16, BLOCK_REQUESTS = 1024, BLOCK_PER_ENTRY = 8, BLOCK_CHANGE = 10 };
+enum { EARLY_STEP = 1024, EARLY_MARGIN = 8, BLOCK_REQUESTS = 1024, BLOCK_PER_ENTRY = 8, BLOCK_CHANGE = 10 };
 
 static const pfo_policy_ops *const candidates[] = {
     &pfo_policy_lru, &pfo_policy_fifo, &pfo_policy_sieve, &pfo_policy_s3fifo, &pfo_policy_wtinylfu,
@@ -68,6 +68,15 @@ scaled(uint64_t bound, uint64_t threshold)
 }
 
 static void
+forget_scores(auto_state *self)
+{
+    self->requests_judged = 0;
+    for (int i = 0; i < CANDIDATES; i++) {
+        self->scores[i] = 0;
+    }
+}
+
+static void
 rescale(auto_state *self)
 {
     const uint64_t count = self->count > 0 ? self->count : 1;
@@ -78,9 +87,8 @@ rescale(auto_state *self)
     for (int i = 0; i < CANDIDATES; i++) {
         pfo_shadow_clear(&self->shadows[i]);
         (void)pfo_shadow_resize(&self->shadows[i], &bounds, NULL); /* no policy here allocates for it */
-        self->scores[i] = 0;
     }
-    self->requests_judged = 0;
+    forget_scores(self);
 }
 
 static void
@@ -133,7 +141,10 @@ wait(auto_state *self, int hit)
         self->block_hits = 0;
     }
     if (--self->pause_left == 0 || moved) {
-        self->pause_rounds = moved ? 0 : self->pause_rounds;
+        if (moved) {
+            self->pause_rounds = 0;
+            forget_scores(self);
+        }
         begin_round(self);
     }
 }
@@ -182,7 +193,10 @@ observe(auto_state *self, const pfo_entry *entry, int hit)
         (void)pfo_shadow_request(&self->shadows[i], entry->hash, entry->bytes, &in, NULL);
         self->hits[i] += (uint64_t)(in & counts);
     }
-    if (self->sampled == WARM + JUDGED || (counts && is_clear(self))) {
+    if (counts && is_clear(self)) {
+        forget_scores(self);
+        judge(self);
+    } else if (self->sampled == WARM + JUDGED) {
         judge(self);
     }
 }

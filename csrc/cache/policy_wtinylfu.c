@@ -7,8 +7,8 @@
  * main's oldest, which is the victim then; otherwise the candidate is the victim. Main's oldest is probation's, or protected's when
  * probation is empty. Every use and every admission counts in the sketch, whose counters are halved every 10 requests per entry.
  * Every 10 requests per entry, and at least 2048, the window's share takes a step (first 1/16 of the bounds, upwards): on in the direction
- * of the last one, or back if the hit rate fell by more than 0.2 points since, or at the ends, 1 % and 80 %. Steps shrink by 2 % each time
- * and start anew when the hit rate moves by 5 points.
+ * of the last one, or back if the hit rate fell by more than 0.2 points since, or at the ends, 1 % and 80 %. Steps shrink by 2 %
+ * each time, by a quarter at a turn, and start anew when the hit rate moves by 5 points.
  * Left out: the doorkeeper (a sketch of 2 to 4 columns an entry gains little from it) and random admission (no random numbers here).
  * Invariants: policy_bits names the queue; `chosen` is what victim() named since the last change, or PFO_SLOT_NONE; `fresh` is
  * PFO_SLOT_NONE, because every use counts.
@@ -83,14 +83,15 @@ climb(wtinylfu *self)
     const int32_t rate = (int32_t)(self->hits * PARTS / self->requests);
     const int32_t change = rate - self->last_rate;
     const int32_t amount = change >= -NOISE ? self->step : -self->step;
-    const int restarts = change >= RESTART_CHANGE || change <= -RESTART_CHANGE;
-    self->step = restarts ? (amount >= 0 ? STEP_FIRST : -STEP_FIRST) : amount * 49 / 50;
-    self->last_rate = rate;
     const int32_t parts = self->window_parts + amount;
     self->window_parts = parts < WINDOW_LEAST ? WINDOW_LEAST : parts > WINDOW_MOST ? WINDOW_MOST : parts;
-    if (self->window_parts != parts) {
-        self->step = -self->step; /* turn back at the ends */
+    const int32_t next = self->window_parts == parts ? amount : -amount; /* it turns back at the ends */
+    if (change >= RESTART_CHANGE || change <= -RESTART_CHANGE) {
+        self->step = next >= 0 ? STEP_FIRST : -STEP_FIRST;
+    } else {
+        self->step = next == self->step ? next * 49 / 50 : next * 3 / 4;
     }
+    self->last_rate = rate;
     self->hits = 0;
     self->requests = 0;
     set_shares(self);

@@ -1,0 +1,524 @@
+"""The eviction policies and the cache around them in naive Python: lists and dicts, linear searches, whatever reads best.
+
+Each model follows the algorithm as the header of ``csrc/cache/policy_<name>.c`` tells it, not its code. A policy orders hashes; ``Cache`` calls it
+in the store's order: reserve, remove what is replaced, victims until there is room, admit.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+__all__ = ["POLICIES", "Cache"]
+
+MASK = 2**64 - 1
+Bounds = tuple["int | None", "int | None"]  # entries, bytes; None is no bound
+
+
+def part(bound: int | None, parts: int, of: int) -> int | None:
+    """``parts/of`` of a bound, at least 1."""
+    return None if bound is None else max(1, bound * parts // of)
+
+
+def fills(queue: list[int], sizes: dict[int, int], share: Bounds) -> bool:
+    entries, size = share
+    return (entries is not None and len(queue) >= entries) or (
+        size is not None and sum(sizes[h] for h in queue) >= size
+    )
+
+
+def mix(value: int) -> int:
+    """The finalizer of MurmurHash3."""
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        value ^= value >> 33
+        value = value * factor & MASK
+    return value ^ value >> 33
+
+
+class Policy:
+    """Queues are lists with the youngest first; ``sizes`` are the bytes of the live entries."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.sizes: dict[int, int] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        self.sizes.clear()
+        self.queue: list[int] = []
+
+    def resize(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+
+    def reserve(self, count: int) -> None:
+        pass
+
+    def admit(self, h: int, size: int) -> None:
+        self.sizes[h] = size
+        self.queue.insert(0, h)
+
+    def touch(self, h: int) -> None:
+        pass
+
+    def victim(self) -> int | None:
+        return self.queue[-1] if self.queue else None
+
+    def remove(self, h: int, evicted: bool) -> None:
+        self.queue.remove(h)
+        del self.sizes[h]
+
+
+class Fifo(Policy):
+    pass
+
+
+class Lru(Policy):
+    def touch(self, h: int) -> None:
+        self.queue.remove(h)
+        self.queue.insert(0, h)
+
+
+class Sieve(Policy):
+    def clear(self) -> None:
+        super().clear()
+        self.visited: set[int] = set()
+        self.hand: int | None = None
+
+    def touch(self, h: int) -> None:
+        self.visited.add(h)
+
+    def younger(self, h: int) -> int | None:
+        at = self.queue.index(h)
+        return self.queue[at - 1] if at > 0 else None
+
+    def victim(self) -> int | None:
+        if not self.queue:
+            return None
+        hand = self.queue[-1] if self.hand is None else self.hand
+        while hand in self.visited:
+            self.visited.discard(hand)
+            younger = self.younger(hand)
+            hand = self.queue[-1] if younger is None else younger
+        self.hand = hand
+        return hand
+
+    def remove(self, h: int, evicted: bool) -> None:
+        if self.hand == h:
+            self.hand = self.younger(h)
+        self.visited.discard(h)
+        super().remove(h, evicted)
+
+
+class S3Fifo(Policy):
+    def clear(self) -> None:
+        self.sizes.clear()
+        self.small: list[int] = []
+        self.main: list[int] = []
+        self.ghosts: list[int] = []  # oldest first
+        self.used: dict[int, int] = {}
+
+    def admit(self, h: int, size: int) -> None:
+        self.sizes[h] = size
+        self.used[h] = 0
+        if h in self.ghosts:
+            self.ghosts.remove(h)
+            self.main.insert(0, h)
+        else:
+            self.small.insert(0, h)
+
+    def touch(self, h: int) -> None:
+        self.used[h] = min(3, self.used[h] + 1)
+
+    def victim(self) -> int | None:
+        share = (part(self.bounds[0], 1, 10), part(self.bounds[1], 1, 10))
+        while self.small or self.main:
+            if not self.main or (self.small and fills(self.small, self.sizes, share)):
+                h = self.small[-1]
+                if self.used[h] < 2:
+                    return h
+                self.main.insert(0, self.small.pop())
+                self.used[h] = 0
+            else:
+                h = self.main[-1]
+                if self.used[h] == 0:
+                    return h
+                self.main.insert(0, self.main.pop())
+                self.used[h] -= 1
+        return None
+
+    def remove(self, h: int, evicted: bool) -> None:
+        from_small = h in self.small
+        (self.small if from_small else self.main).remove(h)
+        del self.sizes[h], self.used[h]
+        if evicted and from_small:
+            live = len(self.small) + len(self.main)
+            while self.ghosts and len(self.ghosts) >= live:
+                self.ghosts.pop(0)
+            if live:
+                self.ghosts.append(h)
+
+
+class Sketch:
+    """Four rows of counters from 0 to 15."""
+
+    def __init__(self) -> None:
+        self.width = 0
+        self.rows: list[dict[int, int]] = [defaultdict(int) for _ in range(4)]
+        self.additions = 0
+
+    def reserve(self, width: int) -> None:
+        while self.width < width:
+            for row in self.rows if self.width else []:
+                row.update({column + self.width: count for column, count in list(row.items())})
+            self.width = 2 * self.width or 64
+
+    def columns(self, h: int) -> list[int]:
+        low, high = mix(h) & 0xFFFFFFFF, mix(h) >> 32 | 1
+        return [(low + i * high) % self.width for i in range(4)]
+
+    def add(self, h: int, period: int) -> None:
+        for row, column in zip(self.rows, self.columns(h), strict=True):
+            row[column] = min(15, row[column] + 1)
+        self.additions += 1
+        if self.additions >= period:
+            self.additions //= 2
+            for row in self.rows:
+                for column in row:
+                    row[column] //= 2
+
+    def estimate(self, h: int) -> int:
+        return min(row[column] for row, column in zip(self.rows, self.columns(h), strict=True))
+
+
+class WTinyLfu(Policy):
+    def __init__(self, bounds: Bounds) -> None:
+        self.width = 0
+        super().__init__(bounds)
+
+    def clear(self) -> None:
+        self.sizes.clear()
+        self.window: list[int] = []
+        self.probation: list[int] = []
+        self.protected: list[int] = []
+        self.sketch = Sketch()
+        self.sketch.reserve(self.width)
+        self.chosen: int | None = None
+        self.parts, self.step, self.last_rate, self.hits, self.requests = 655, 4096, 0, 0, 0
+
+    def resize(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.chosen = None
+
+    def reserve(self, count: int) -> None:
+        self.sketch.reserve(2 * (count + 1))
+        self.width = self.sketch.width
+
+    def share(self, parts: int) -> Bounds:
+        return part(self.bounds[0], parts, 65536), part(self.bounds[1], parts, 65536)
+
+    def main_share(self) -> Bounds:
+        entries, size = (
+            None if bound is None or share is None else max(0, bound - share)
+            for bound, share in zip(self.bounds, self.share(self.parts), strict=True)
+        )
+        return entries, size
+
+    def count_request(self, h: int, hit: bool) -> None:
+        period = 10 * max(16, len(self.sizes))
+        self.sketch.add(h, period)
+        self.hits += hit
+        self.requests += 1
+        if self.requests >= max(period, 2048):
+            self.climb()
+
+    def climb(self) -> None:
+        rate = self.hits * 65536 // self.requests
+        change = rate - self.last_rate
+        amount = self.step if change >= -131 else -self.step
+        wanted = self.parts + amount
+        self.parts = min(max(wanted, 655), 52428)
+        following = amount if self.parts == wanted else -amount
+        if abs(change) >= 3277:
+            magnitude = 4096
+        elif following == self.step:
+            magnitude = abs(following) * 49 // 50
+        else:
+            magnitude = abs(following) * 3 // 4
+        self.step = magnitude if following >= 0 else -magnitude
+        self.last_rate, self.hits, self.requests = rate, 0, 0
+
+    def admit(self, h: int, size: int) -> None:
+        self.chosen = None
+        self.sizes[h] = size
+        self.window.insert(0, h)
+        self.count_request(h, False)
+
+    def over(self, queue: list[int], share: Bounds) -> bool:
+        entries, size = share
+        return (entries is not None and len(queue) > entries) or (
+            size is not None and sum(self.sizes[h] for h in queue) > size
+        )
+
+    def touch(self, h: int) -> None:
+        self.chosen = None
+        if h in self.window:
+            self.window.remove(h)
+            self.window.insert(0, h)
+        else:
+            (self.probation if h in self.probation else self.protected).remove(h)
+            self.protected.insert(0, h)
+        while self.over(self.protected, self.share((65536 - self.parts) // 5 * 4)):
+            self.probation.insert(0, self.protected.pop())
+        self.count_request(h, True)
+
+    def main_has_room(self, size: int) -> bool:
+        main = self.probation + self.protected
+        entries, room = self.main_share()
+        return (entries is None or len(main) < entries) and (
+            room is None or sum(self.sizes[h] for h in main) + size <= room
+        )
+
+    def choose(self) -> int | None:
+        share = self.share(self.parts)
+        while (
+            self.window and fills(self.window, self.sizes, share) and self.main_has_room(self.sizes[self.window[-1]])
+        ):
+            self.probation.insert(0, self.window.pop())
+        main = self.probation or self.protected
+        if not self.window or not main:
+            return self.window[-1] if self.window else main[-1] if main else None
+        candidate, oldest = self.window[-1], main[-1]
+        if not fills(self.window, self.sizes, share):
+            return oldest
+        if self.sketch.estimate(candidate) <= self.sketch.estimate(oldest):
+            return candidate
+        self.probation.insert(0, self.window.pop())
+        return oldest
+
+    def victim(self) -> int | None:
+        if self.chosen is None:
+            self.chosen = self.choose()
+        return self.chosen
+
+    def remove(self, h: int, evicted: bool) -> None:
+        self.chosen = None
+        for queue in (self.window, self.probation, self.protected):
+            if h in queue:
+                queue.remove(h)
+        del self.sizes[h]
+
+
+FIXED: list[tuple[str, type[Policy]]] = [
+    ("lru", Lru),
+    ("fifo", Fifo),
+    ("sieve", Sieve),
+    ("s3fifo", S3Fifo),
+    ("wtinylfu", WTinyLfu),
+]
+
+
+class Auto(Policy):
+    SHADOW, WARM, JUDGED = 255, 512, 2048
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.active_index = 3
+        self.active = S3Fifo(bounds)
+        self.shadows = [Cache(policy, bounds) for _, policy in FIXED]
+        super().__init__(bounds)
+
+    def clear(self) -> None:
+        self.sizes.clear()
+        self.active.clear()
+        self.next: tuple[int, Policy] | None = None
+        self.phase = "off"
+        self.scaled_for = 0
+        self.count = 0
+        self.wanted: int | None = None
+        self.pause_rounds = 0
+
+    def resize(self, bounds: Bounds) -> None:
+        self.active.resize(bounds)
+        self.next = None
+        self.bounds = bounds
+        self.scaled_for = 0
+
+    def reserve(self, count: int) -> None:
+        self.count = count
+        if self.wanted is not None:
+            self.next = (self.wanted, FIXED[self.wanted][1](self.bounds))
+            self.wanted = None
+        if self.next is not None:
+            self.next[1].reserve(count)
+        self.active.reserve(count)
+
+    def admit(self, h: int, size: int) -> None:
+        if self.next is not None:
+            index, new = self.next
+            while (moving := self.active.victim()) is not None:
+                moving_size = self.active.sizes[moving]
+                self.active.remove(moving, False)
+                new.admit(moving, moving_size)
+            self.active_index, self.active, self.next = index, new, None
+        self.active.admit(h, size)
+        self.sizes[h] = size
+        self.observe(h, False)
+
+    def touch(self, h: int) -> None:
+        self.active.touch(h)
+        self.observe(h, True)
+
+    def victim(self) -> int | None:
+        if self.phase == "off" and self.count:
+            self.begin_round()
+        return self.active.victim()
+
+    def remove(self, h: int, evicted: bool) -> None:
+        self.active.remove(h, evicted)
+        del self.sizes[h]
+
+    def forget_scores(self) -> None:
+        self.requests_judged = 0
+        self.scores = [0] * len(FIXED)
+
+    def rescale(self) -> None:
+        self.scaled_for = max(1, self.count)
+        self.threshold = 2**32 if self.scaled_for <= self.SHADOW else (self.SHADOW << 32) // self.scaled_for
+        entries, size = (
+            None if bound is None else max(min(bound, 1), bound * self.threshold >> 32) for bound in self.bounds
+        )
+        for shadow in self.shadows:
+            shadow.clear()
+            shadow.resize((entries, size))
+        self.forget_scores()
+
+    def begin_round(self) -> None:
+        if not self.scaled_for or self.count // 2 > self.scaled_for or self.count < self.scaled_for // 2:
+            self.rescale()
+        self.round_hits = [0] * len(FIXED)
+        self.sampled = 0
+        self.phase = "round"
+
+    def begin_pause(self) -> None:
+        self.pause_left = ((self.WARM + self.JUDGED) << 32) // self.threshold * self.pause_rounds
+        self.pause_rounds = min(max(1, 2 * self.pause_rounds), self.threshold * 16 >> 32)
+        if not self.pause_left:
+            self.begin_round()
+            return
+        self.phase = "pause"
+        self.block_length = max(1024, 8 * self.count)
+        self.blocks: list[int] = []  # hits of each block that is over
+        self.block: list[bool] = []
+
+    def wait(self, hit: bool) -> None:
+        self.block.append(hit)
+        moved = False
+        if len(self.block) == self.block_length:
+            self.blocks.append(sum(self.block))
+            self.block = []
+            moved = abs(self.blocks[-1] - self.blocks[0]) * 10 > self.block_length
+        self.pause_left -= 1
+        if moved:
+            self.pause_rounds = 0
+            self.forget_scores()
+        if moved or not self.pause_left:
+            self.begin_round()
+
+    def judge(self) -> None:
+        self.requests_judged = self.requests_judged * 3 // 4 + self.sampled - self.WARM
+        self.scores = [old * 3 // 4 + new for old, new in zip(self.scores, self.round_hits, strict=True)]
+        lead = max(self.scores) - self.scores[self.active_index]
+        if lead * 200 > self.requests_judged:
+            self.wanted = self.scores.index(max(self.scores))
+            self.pause_rounds = 0
+        self.begin_pause()
+
+    def observe(self, h: int, hit: bool) -> None:
+        if self.phase == "pause":
+            self.wait(hit)
+            return
+        if self.phase == "off" or mix(h) & 0xFFFFFFFF >= self.threshold:
+            return
+        self.sampled += 1
+        judged = self.sampled - self.WARM
+        for i, shadow in enumerate(self.shadows):
+            in_shadow, _ = shadow.request(h, self.sizes[h])
+            self.round_hits[i] += in_shadow and judged > 0
+        lead = max(self.round_hits) - self.round_hits[self.active_index]
+        if judged > 0 and judged % 1024 == 0 and lead * 8 > judged:
+            self.forget_scores()
+            self.judge()
+        elif judged == self.JUDGED:
+            self.judge()
+
+
+class Cache:
+    """A cache of hashes; every operation answers (hit, evicted hashes in order)."""
+
+    def __init__(self, policy: type[Policy], bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.sizes: dict[int, int] = {}
+        self.policy = policy(bounds)
+
+    def has_room(self, entries: int, size: int) -> bool:
+        max_entries, max_bytes = self.bounds
+        return (max_entries is None or len(self.sizes) + entries <= max_entries) and (
+            max_bytes is None or sum(self.sizes.values()) + size <= max_bytes
+        )
+
+    def make_room(self, entries: int, size: int) -> list[int]:
+        evicted = []
+        while self.sizes and not self.has_room(entries, size):
+            victim = self.policy.victim()
+            assert victim is not None
+            assert self.policy.victim() == victim
+            self.policy.remove(victim, True)
+            del self.sizes[victim]
+            evicted.append(victim)
+        return evicted
+
+    def set(self, h: int, size: int) -> tuple[bool, list[int]]:
+        max_entries, max_bytes = self.bounds
+        fits = max_entries != 0 and (max_bytes is None or size <= max_bytes)
+        if fits:
+            self.policy.reserve(len(self.sizes))
+        self.delete(h)
+        if not fits:
+            return False, []
+        evicted = self.make_room(1, size)
+        self.sizes[h] = size
+        self.policy.admit(h, size)
+        return False, evicted
+
+    def request(self, h: int, size: int) -> tuple[bool, list[int]]:
+        if h in self.sizes:
+            self.policy.touch(h)
+            return True, []
+        return self.set(h, size)
+
+    def delete(self, h: int) -> tuple[bool, list[int]]:
+        if h not in self.sizes:
+            return False, []
+        self.policy.remove(h, False)
+        del self.sizes[h]
+        return True, []
+
+    def resize(self, bounds: Bounds) -> tuple[bool, list[int]]:
+        self.policy.resize(bounds)
+        self.bounds = bounds
+        return False, self.make_room(0, 0)
+
+    def clear(self) -> tuple[bool, list[int]]:
+        self.policy.clear()
+        self.sizes.clear()
+        return False, []
+
+    def run(self, operation: tuple[Any, ...]) -> tuple[bool, list[int]]:
+        """An operation as ``_core.simulate_operations`` takes it."""
+        name, *arguments = operation
+        answer: tuple[bool, list[int]] = (
+            self.resize((arguments[0], arguments[1])) if name == "resize" else getattr(self, name)(*arguments)
+        )
+        return answer
+
+
+POLICIES: dict[str, type[Policy]] = {**dict(FIXED), "auto": Auto}
