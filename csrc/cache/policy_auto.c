@@ -1,6 +1,6 @@
 /* policy_auto.c: follows whichever of the other policies does best on the live requests.
  *
- * One policy, the active one, orders the live entries. From the first eviction on, the others and the active one are tried out in rounds:
+ * One policy, the active one (wtinylfu at first), orders the live entries. From the first eviction on, the others and the active one are tried out in rounds:
  * each has a shadow, a cache of hashes scaled down to about SHADOW_ENTRIES entries, and sees the requests for that share of the hashes
  * (spatial sampling: Waldspurger, Park, Garthwaite, Ahmad: "Efficient MRC Construction with SHARDS", FAST 2015). A round is WARM sampled
  * requests to fill the shadows and JUDGED ones whose hits are counted; then the scores, hits of this round plus 3/4 of the past, are
@@ -20,8 +20,8 @@
 #include "cache/policy_shadow.h"
 #include "cache/policy_sketch.h"
 
-enum { SHADOW_ENTRIES = 255, WARM = 512, JUDGED = 2048, MARGIN = 200, COST_SHARE = 16, FIRST_CANDIDATE = 3 };
-enum { EARLY_STEP = 1024, EARLY_MARGIN = 8, BLOCK_REQUESTS = 1024, BLOCK_PER_ENTRY = 8, BLOCK_CHANGE = 10 };
+enum { SHADOW_ENTRIES = 255, WARM = 512, JUDGED = 2048, MARGIN = 200, COST_SHARE = 16, FIRST_CANDIDATE = 4 };
+enum { EARLY_STEP = 512, EARLY_MARGIN = 6, BLOCK_REQUESTS = 1024, BLOCK_PER_ENTRY = 8, BLOCK_CHANGE = 10 };
 
 static const pfo_policy_ops *const candidates[] = {
     &pfo_policy_lru, &pfo_policy_fifo, &pfo_policy_sieve, &pfo_policy_s3fifo, &pfo_policy_wtinylfu,

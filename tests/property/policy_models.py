@@ -321,8 +321,8 @@ class Auto(Policy):
     SHADOW, WARM, JUDGED = 255, 512, 2048
 
     def __init__(self, bounds: Bounds) -> None:
-        self.active_index = 3
-        self.active = S3Fifo(bounds)
+        self.active_index = 4
+        self.active: Policy = WTinyLfu(bounds)
         self.shadows = [Cache(policy, bounds) for _, policy in FIXED]
         super().__init__(bounds)
 
@@ -444,7 +444,7 @@ class Auto(Policy):
             in_shadow, _ = shadow.request(h, self.sizes[h])
             self.round_hits[i] += in_shadow and judged > 0
         lead = max(self.round_hits) - self.round_hits[self.active_index]
-        if judged > 0 and judged % 1024 == 0 and lead * 8 > judged:
+        if judged > 0 and judged % 512 == 0 and lead * 6 > judged:
             self.forget_scores()
             self.judge()
         elif judged == self.JUDGED:
