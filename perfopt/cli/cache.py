@@ -1,4 +1,4 @@
-"""``perfopt cache``: what a user does with caches from the shell. ``simulate`` replays a trace on every policy and size asked for."""
+"""``perfopt cache``: caches from the shell. ``simulate`` replays a trace on every policy and size asked for."""
 
 from __future__ import annotations
 
@@ -37,45 +37,33 @@ def command() -> None:
     """Simulate caches on a trace of requests."""
 
 
-class _Numbers(click.ParamType):
+def _numbers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     """``1000,10k,64MiB``: positive whole numbers, each with one of SUFFIXES."""
-
-    name = "N[,N...]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        numbers = []
-        for word in str(value).split(","):
-            match = re.fullmatch(r"\s*(\d+)\s*([a-zA-Z]*)\s*", word)
-            number = int(match[1]) * SUFFIXES.get(match[2].lower(), 0) if match else 0
-            if not 0 < number < 2**63:
-                self.fail(
-                    f"{word.strip()!r} is not accepted; write whole numbers from 1 to 2^63 - 1 parted by commas, "
-                    "with k, M, G (thousands) or KiB, MiB, GiB",
-                    param,
-                    ctx,
-                )
-            numbers.append(number)
-        return tuple(dict.fromkeys(numbers))
+    if value is None:
+        return None
+    numbers = []
+    for word in value.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,19})\s*([a-zA-Z]*)\s*", word)
+        number = int(match[1]) * SUFFIXES.get(match[2].lower(), 0) if match else 0
+        if not 0 < number < 2**63:
+            raise click.BadParameter(
+                f"{word.strip()!r} is not accepted; write whole numbers from 1 to 2^63 - 1 parted by commas, "
+                "with k, M, G (thousands) or KiB, MiB, GiB"
+            )
+        numbers.append(number)
+    return tuple(dict.fromkeys(numbers))
 
 
-class _Policies(click.ParamType):
+def _policies(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
     """``lru,sieve`` or ``all``."""
+    from perfopt import _core
 
-    name = "NAME[,NAME...]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        from perfopt import _core
-
-        if isinstance(value, tuple):
-            return value
-        known = _core.policy_names()
-        names = [name.strip() for name in str(value).split(",")]
-        for name in names:
-            if name != "all" and name not in known:
-                self.fail(f"{name!r} is unknown; accepted: {', '.join(known)}, or all", param, ctx)
-        return known if "all" in names else tuple(dict.fromkeys(names))
+    known = _core.policy_names()
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if name != "all" and name not in known:
+            raise click.BadParameter(f"{name!r} is unknown; accepted: {', '.join(known)}, or all")
+    return known if "all" in names else tuple(dict.fromkeys(names))
 
 
 @contextlib.contextmanager
@@ -153,9 +141,17 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 @command.command()
 @click.argument("trace")
-@click.option("--policy", "policies", type=_Policies(), default="all", show_default=True, help="Policies to compare.")
-@click.option("--size", "sizes", type=_Numbers(), help="Bounds in entries, such as 1000,10k.")
-@click.option("--bytes", "byte_bounds", type=_Numbers(), help="Bounds in bytes, such as 64MiB.")
+@click.option(
+    "--policy",
+    "policies",
+    metavar="NAME[,NAME...]",
+    callback=_policies,
+    default="all",
+    show_default=True,
+    help="Policies to compare.",
+)
+@click.option("--size", "sizes", metavar="N[,N...]", callback=_numbers, help="Bounds in entries, such as 1000,10k.")
+@click.option("--bytes", "byte_bounds", metavar="B[,B...]", callback=_numbers, help="Bounds in bytes, such as 64MiB.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def simulate(

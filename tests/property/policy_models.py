@@ -1,7 +1,7 @@
 """The eviction policies and the cache around them in naive Python: lists and dicts, linear searches, whatever reads best.
 
-Each model follows the algorithm as the header of ``csrc/cache/policy_<name>.c`` tells it, not its code. A policy orders hashes; ``Cache`` calls it
-in the store's order: reserve, remove what is replaced, victims until there is room, admit.
+Each model follows the algorithm as the header of ``csrc/cache/policy_<name>.c`` tells it, not its code. A policy orders
+hashes; ``Cache`` calls it in the store's order: reserve, remove what is replaced, victims until there is room, admit.
 """
 
 from __future__ import annotations
@@ -280,9 +280,7 @@ class WTinyLfu(Policy):
 
     def choose(self) -> int | None:
         share = self.share(self.parts)
-        while (
-            self.window and fills(self.window, self.sizes, share) and self.main_has_room(self.sizes[self.window[-1]])
-        ):
+        while self.window and fills(self.window, self.sizes, share) and self.main_has_room(self.sizes[self.window[-1]]):
             self.probation.insert(0, self.window.pop())
         main = self.probation or self.protected
         if not self.window or not main:

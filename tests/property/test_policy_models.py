@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_models import POLICIES, Cache
-from policy_streams import STREAMS
+from policy_streams import STREAMS, trace
 
 from perfopt import _core
 
@@ -84,9 +84,7 @@ operation = st.one_of(
     bounds=st.tuples(st.one_of(st.none(), st.integers(0, 9)), st.one_of(st.none(), st.integers(0, 30))),
     operations=st.lists(operation, max_size=80),
 )
-def test_short_sequences(
-    policy: str, bounds: tuple[int | None, int | None], operations: list[tuple[Any, ...]]
-) -> None:
+def test_short_sequences(policy: str, bounds: tuple[int | None, int | None], operations: list[tuple[Any, ...]]) -> None:
     compare(policy, bounds, operations)
 
 
@@ -110,3 +108,26 @@ def test_scaled_shadows_and_bytes(policy: str) -> None:
     """More entries than a shadow holds, bounded by bytes: ``auto`` samples, and its scale follows the number of entries."""
     keys = [int(key) for stream in ("zipf 0.99", "loop") for key in STREAMS[stream](6000, 300)]
     compare(policy, (None, 3000), [("request", key, key * 7919 % 19 + 1) for key in keys])
+
+
+def test_auto_judges_pauses_and_switches_in_these_tests() -> None:
+    """What the comparisons above cover: without a switch and a pause they would prove little about ``auto``."""
+    model = Cache(POLICIES["auto"], (40, None))
+    phases, active = set(), set()
+    for key in STREAMS["mixed"](16000, 40):
+        model.request(int(key), 1)
+        phases.add(model.policy.phase)  # type: ignore[attr-defined]
+        active.add(model.policy.active_index)  # type: ignore[attr-defined]
+    assert phases == {"off", "round", "pause"}
+    assert len(active) >= 2
+
+
+@pytest.mark.parametrize("size", [100, 1000])
+@pytest.mark.parametrize("stream", STREAMS)
+def test_auto_is_within_a_point_of_the_best(stream: str, size: int) -> None:
+    keys = STREAMS[stream](500_000, size)
+    chunks = iter([trace(keys), b""])
+    caches = tuple((policy, size, None) for policy in POLICIES)
+    results = _core.simulate(lambda: next(chunks), caches)
+    *fixed, auto = (100 * result["hits"] / result["requests"] for result in results)
+    assert auto >= max(fixed) - 1
