@@ -9,7 +9,7 @@
  * A lead of more than 1/EARLY_MARGIN ends the round at once, and the past does not count.
  * Between rounds are pauses, none at first and after a switch, then twice as long each time, until one request in COST_SHARE is sampled over
  * all: a small cache, whose shadows see every request of a round, pays no more than a large one. A pause ends early when the live hit rate
- * of a block of requests differs from that of its first block by more than 1/BLOCK_CHANGE.
+ * of a block of requests differs from that of the round before by more than 1/BLOCK_CHANGE.
  * The scale is set anew, and the shadows emptied, when a round begins with twice or half as many live entries.
  * A shadow that gets no memory misses a request; nothing else depends on it. A new policy that gets none is not taken.
  * Invariants: `wanted` is what the next reserve() prepares, `next` what the next admit() moves to. `fresh` is PFO_SLOT_NONE.
@@ -47,7 +47,8 @@ typedef struct auto_state {
     uint64_t pause_rounds;   /* length of the next pause in rounds */
     uint64_t block_requests; /* the block of live requests under way in a pause */
     uint64_t block_hits;
-    uint64_t first_block_hits; /* UINT64_MAX until the first block is over */
+    uint64_t round_requests; /* live ones of the last round, what a block is compared with */
+    uint64_t round_hits;
     uint64_t block_length;
     uint64_t requests_judged;
     uint64_t hits[CANDIDATES];
@@ -101,6 +102,8 @@ begin_round(auto_state *self)
         self->hits[i] = 0;
     }
     self->sampled = 0;
+    self->round_requests = 0;
+    self->round_hits = 0;
     self->phase = ROUND;
 }
 
@@ -122,21 +125,19 @@ begin_pause(auto_state *self)
         self->block_length = self->block_length < BLOCK_REQUESTS ? BLOCK_REQUESTS : self->block_length;
         self->block_requests = 0;
         self->block_hits = 0;
-        self->first_block_hits = UINT64_MAX;
     }
 }
 
-/* One request in a pause, which ends early when the live hit rate is no longer what it was at its beginning. */
+/* One request in a pause, which ends early when the live hit rate is no longer what it was in the round before. */
 static void
 wait(auto_state *self, int hit)
 {
     int moved = 0;
     self->block_hits += hit != 0;
     if (++self->block_requests == self->block_length) {
-        const uint64_t hits = self->block_hits;
-        const uint64_t first = self->first_block_hits == UINT64_MAX ? hits : self->first_block_hits;
-        moved = (hits > first ? hits - first : first - hits) * BLOCK_CHANGE > self->block_length;
-        self->first_block_hits = first;
+        const uint64_t now = self->block_hits * self->round_requests;
+        const uint64_t then = self->round_hits * self->block_length;
+        moved = (now > then ? now - then : then - now) > self->block_length * self->round_requests / BLOCK_CHANGE;
         self->block_requests = 0;
         self->block_hits = 0;
     }
@@ -184,6 +185,8 @@ observe(auto_state *self, const pfo_entry *entry, int hit)
         wait(self, hit);
         return;
     }
+    self->round_requests++;
+    self->round_hits += hit != 0;
     if ((pfo_policy_mix(entry->hash) & UINT32_MAX) >= self->threshold) {
         return;
     }

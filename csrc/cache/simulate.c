@@ -64,10 +64,17 @@ parse_size(const pfo_simulation *simulation, const char *text, size_t length, si
         number = number * 10 + digit;
     }
     if (!valid) {
+        char shown[41] = "";
+        for (size_t i = 0; i < length && i < sizeof shown - 1; i++) {
+            shown[i] = text[i];
+            if (text[i] < ' ' || text[i] > '~') {
+                shown[i] = '?'; /* an error's text is plain ASCII, whatever the trace is */
+            }
+        }
         return pfo_fail(err, PFO_BAD_ARGUMENT,
-                        "line %llu: size %.*s is not accepted; write key or key,size with a "
-                        "whole number of bytes from 0 to 2^63 - 1",
-                        (unsigned long long)simulation->line, length > 40 ? 40 : (int)length, text);
+                        "line %llu: size %s is not accepted; write key or key,size with a whole number of bytes from 0 "
+                        "to 2^63 - 1",
+                        (unsigned long long)simulation->line, shown);
     }
     *bytes = (size_t)number;
     return PFO_OK;

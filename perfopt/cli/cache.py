@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import json
 import re
 import sys
@@ -71,10 +72,10 @@ def _opened(trace: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """The trace's own bytes, for how far it is read, and its text, unpacked where it is gzip."""
     with contextlib.ExitStack() as stack:
         raw: IO[bytes] = sys.stdin.buffer if trace == "-" else stack.enter_context(Path(trace).open("rb"))
-        peeked = raw.peek(len(GZIP_MAGIC)) if hasattr(raw, "peek") else b""
-        text: IO[bytes] = raw
-        if peeked.startswith(GZIP_MAGIC):
-            text = cast("IO[bytes]", stack.enter_context(gzip.GzipFile(fileobj=raw)))
+        reader = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(cast("io.RawIOBase", raw))
+        text: IO[bytes] = reader
+        if reader.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC):
+            text = cast("IO[bytes]", stack.enter_context(gzip.GzipFile(fileobj=reader)))
         yield raw, text
 
 
@@ -98,7 +99,7 @@ def run_simulation(
 
             def read() -> bytes:
                 chunk = text.read(CHUNK_BYTES)
-                read_so_far = progress.done + 1 if total is None else raw.tell() // CHUNK_BYTES
+                read_so_far = progress.done + 1 if total is None else -(-raw.tell() // CHUNK_BYTES)
                 for _ in range(progress.done, read_so_far):
                     progress.advance()
                 return chunk

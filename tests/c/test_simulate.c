@@ -65,6 +65,7 @@ bad_lines_are_named(void)
     expect_refusal("a\n\nb,x", 6, "line 3: size x ");
     expect_refusal("a,\n", 3, "line 1: size ");
     expect_refusal("a,-1", 4, "line 1: size -1 ");
+    expect_refusal("a,\xff\x01x", 5, "line 1: size ??x ");
     expect_refusal("a\n,5\n", 5, "line 2: no key");
     expect_refusal("a,9223372036854775808", 21, "line 1: size 9223372036854775808 ");
     char *line = calloc(1, PFO_TRACE_LINE + 2);

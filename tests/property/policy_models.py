@@ -394,6 +394,7 @@ class Auto(Policy):
             self.rescale()
         self.round_hits = [0] * len(FIXED)
         self.sampled = 0
+        self.live: list[bool] = []  # whether each live request of the round was a hit
         self.phase = "round"
 
     def begin_pause(self) -> None:
@@ -404,16 +405,16 @@ class Auto(Policy):
             return
         self.phase = "pause"
         self.block_length = max(1024, 8 * self.count)
-        self.blocks: list[int] = []  # hits of each block that is over
         self.block: list[bool] = []
 
     def wait(self, hit: bool) -> None:
         self.block.append(hit)
         moved = False
         if len(self.block) == self.block_length:
-            self.blocks.append(sum(self.block))
+            now = sum(self.block) * len(self.live)
+            then = sum(self.live) * self.block_length
+            moved = abs(now - then) > self.block_length * len(self.live) // 10
             self.block = []
-            moved = abs(self.blocks[-1] - self.blocks[0]) * 10 > self.block_length
         self.pause_left -= 1
         if moved:
             self.pause_rounds = 0
@@ -434,7 +435,10 @@ class Auto(Policy):
         if self.phase == "pause":
             self.wait(hit)
             return
-        if self.phase == "off" or mix(h) & 0xFFFFFFFF >= self.threshold:
+        if self.phase == "off":
+            return
+        self.live.append(hit)
+        if mix(h) & 0xFFFFFFFF >= self.threshold:
             return
         self.sampled += 1
         judged = self.sampled - self.WARM
