@@ -1,7 +1,7 @@
 """The eviction policies side by side: hit rates on families of streams, and what a request costs each of them beside ``lru``.
 
-Hit rates are exact and the same on every machine; they go to ``benchmarks/results/policies.md``. ``PERFOPT_BENCH_REQUESTS`` scales the streams
-(1,000,000 requests).
+Hit rates are exact and the same on every machine; they go to ``benchmarks/results/policies.md``.
+``PERFOPT_BENCH_REQUESTS`` scales the streams (1,000,000 requests).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def test_hit_rates(benchmark: Any) -> None:
     rows = [
         f"# Hit rates of the eviction policies in percent, {REQUESTS} requests a stream",
         "",
-        "`make bench BENCH=benchmarks/bench_policies.py`; exact, and the same on every machine. The best fixed policy is bold; the "
-        "last column is `auto` against it.",
+        "`make bench BENCH=benchmarks/bench_policies.py`; exact, and the same on every machine. The best fixed policy is "
+        "bold; the last column is `auto` against it.",
         "",
         f"| stream | entries | {' | '.join(NAMES)} | auto - best |",
         "|---|---|" + "---|" * (len(NAMES) + 1),
@@ -48,8 +48,7 @@ def test_hit_rates(benchmark: Any) -> None:
 
     def measure() -> None:
         for name, stream in STREAMS.items():
-            for size in SIZES:
-                rows.append(row_of(name, size, hit_rates(stream(REQUESTS, size), size)))
+            rows.extend(row_of(name, size, hit_rates(stream(REQUESTS, size), size)) for size in SIZES)
         size = PUBLISHED_KEYS // 1000
         keys = zipf(REQUESTS, size, keys=PUBLISHED_KEYS)
         rows.append(row_of(f"zipf 0.99, {PUBLISHED_KEYS} keys", size, hit_rates(keys, size)))

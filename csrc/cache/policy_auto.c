@@ -7,9 +7,10 @@
  * compared. Where one policy leads the active one by more than 1/MARGIN of the requests, it becomes active: before the next admission the
  * live entries move over in the order in which the old policy would have evicted them, oldest first.
  * A lead of more than 1/EARLY_MARGIN ends the round at once, and the past does not count.
- * Between rounds are pauses, none at first and after a switch, then twice as long each time, until one request in COST_SHARE is sampled over
+ * Between rounds are pauses, none after the first SETTLING_ROUNDS rounds, then twice as long each time, until one request in COST_SHARE is sampled over
  * all: a small cache, whose shadows see every request of a round, pays no more than a large one. A pause ends early when the live hit rate
- * of a block of requests differs from that of the round before by more than 1/BLOCK_CHANGE.
+ * of a block of requests differs from that of the round before by more than 1/BLOCK_CHANGE. Then,
+ * and after a switch, there are no pauses for SETTLING_ROUNDS rounds again.
  * The scale is set anew, and the shadows emptied, when a round begins with twice or half as many live entries.
  * A shadow that gets no memory misses a request; nothing else depends on it. A new policy that gets none is not taken.
  * Invariants: `wanted` is what the next reserve() prepares, `next` what the next admit() moves to. `fresh` is PFO_SLOT_NONE.
@@ -21,7 +22,14 @@
 #include "cache/policy_sketch.h"
 
 enum { SHADOW_ENTRIES = 255, WARM = 512, JUDGED = 2048, MARGIN = 200, COST_SHARE = 16, FIRST_CANDIDATE = 4 };
-enum { EARLY_STEP = 512, EARLY_MARGIN = 6, BLOCK_REQUESTS = 1024, BLOCK_PER_ENTRY = 8, BLOCK_CHANGE = 10 };
+enum {
+    EARLY_STEP = 512,
+    EARLY_MARGIN = 6,
+    BLOCK_REQUESTS = 1024,
+    BLOCK_PER_ENTRY = 8,
+    BLOCK_CHANGE = 10,
+    SETTLING_ROUNDS = 4
+};
 
 static const pfo_policy_ops *const candidates[] = {
     &pfo_policy_lru, &pfo_policy_fifo, &pfo_policy_sieve, &pfo_policy_s3fifo, &pfo_policy_wtinylfu,
@@ -45,6 +53,7 @@ typedef struct auto_state {
     uint32_t sampled;   /* in this round */
     uint64_t pause_left;
     uint64_t pause_rounds;   /* length of the next pause in rounds */
+    uint32_t settling;       /* rounds to come without a pause after them */
     uint64_t block_requests; /* the block of live requests under way in a pause */
     uint64_t block_hits;
     uint64_t round_requests; /* live ones of the last round, what a block is compared with */
@@ -75,6 +84,14 @@ forget_scores(auto_state *self)
     for (int i = 0; i < CANDIDATES; i++) {
         self->scores[i] = 0;
     }
+}
+
+/* The shadows need some rounds to get used to something new. */
+static void
+settle(auto_state *self)
+{
+    self->settling = SETTLING_ROUNDS;
+    self->pause_rounds = 1;
 }
 
 static void
@@ -112,14 +129,13 @@ begin_pause(auto_state *self)
 {
     const uint64_t requests = ((uint64_t)(WARM + JUDGED) << 32) / self->threshold; /* live ones in a round */
     const uint64_t longest = (self->threshold * COST_SHARE) >> 32;
-    self->pause_left = requests * self->pause_rounds;
-    self->pause_rounds = self->pause_rounds == 0 ? 1 : 2 * self->pause_rounds;
-    if (self->pause_rounds > longest) {
-        self->pause_rounds = longest;
-    }
-    if (self->pause_left == 0) {
+    const uint64_t rounds = self->pause_rounds < longest ? self->pause_rounds : longest;
+    if (self->settling > 0 || rounds == 0) {
+        self->settling -= self->settling > 0;
         begin_round(self);
     } else {
+        self->pause_left = requests * rounds;
+        self->pause_rounds = 2 * rounds;
         self->phase = PAUSE;
         self->block_length = (uint64_t)self->count * BLOCK_PER_ENTRY;
         self->block_length = self->block_length < BLOCK_REQUESTS ? BLOCK_REQUESTS : self->block_length;
@@ -143,7 +159,7 @@ wait(auto_state *self, int hit)
     }
     if (--self->pause_left == 0 || moved) {
         if (moved) {
-            self->pause_rounds = 0;
+            settle(self);
             forget_scores(self);
         }
         begin_round(self);
@@ -173,7 +189,7 @@ judge(auto_state *self)
     }
     if ((self->scores[best] - self->scores[self->active_index]) * MARGIN > self->requests_judged) {
         self->wanted = best;
-        self->pause_rounds = 0;
+        settle(self);
     }
     begin_pause(self);
 }
@@ -213,7 +229,7 @@ forget(auto_state *self)
     self->scaled_for = 0;
     self->count = 0;
     self->wanted = NO_CANDIDATE;
-    self->pause_rounds = 0;
+    settle(self);
 }
 
 static void

@@ -332,7 +332,7 @@ class Auto(Policy):
         self.scaled_for = 0
         self.count = 0
         self.wanted: int | None = None
-        self.pause_rounds = 0
+        self.settling, self.pause_rounds = 4, 1
 
     def resize(self, bounds: Bounds) -> None:
         self.active.resize(bounds)
@@ -398,11 +398,13 @@ class Auto(Policy):
         self.phase = "round"
 
     def begin_pause(self) -> None:
-        self.pause_left = ((self.WARM + self.JUDGED) << 32) // self.threshold * self.pause_rounds
-        self.pause_rounds = min(max(1, 2 * self.pause_rounds), self.threshold * 16 >> 32)
-        if not self.pause_left:
+        rounds = min(self.pause_rounds, self.threshold * 16 >> 32)
+        if self.settling or not rounds:
+            self.settling = max(0, self.settling - 1)
             self.begin_round()
             return
+        self.pause_left = ((self.WARM + self.JUDGED) << 32) // self.threshold * rounds
+        self.pause_rounds = 2 * rounds
         self.phase = "pause"
         self.block_length = max(1024, 8 * self.count)
         self.block: list[bool] = []
@@ -417,7 +419,7 @@ class Auto(Policy):
             self.block = []
         self.pause_left -= 1
         if moved:
-            self.pause_rounds = 0
+            self.settling, self.pause_rounds = 4, 1
             self.forget_scores()
         if moved or not self.pause_left:
             self.begin_round()
@@ -428,7 +430,7 @@ class Auto(Policy):
         lead = max(self.scores) - self.scores[self.active_index]
         if lead * 200 > self.requests_judged:
             self.wanted = self.scores.index(max(self.scores))
-            self.pause_rounds = 0
+            self.settling, self.pause_rounds = 4, 1
         self.begin_pause()
 
     def observe(self, h: int, hit: bool) -> None:

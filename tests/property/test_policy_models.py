@@ -99,8 +99,13 @@ def test_long_sequences(policy: str, bounds: tuple[int | None, int | None]) -> N
 @pytest.mark.parametrize("policy", POLICIES)
 def test_streams(policy: str, stream: str) -> None:
     """Long enough for the sketch to age, the window to climb, and ``auto`` to judge, pause and switch."""
-    keys = STREAMS[stream](16000, 40)
+    keys = STREAMS[stream](24000, 40)
     compare(policy, (40, None), [("request", int(key), 1) for key in keys])
+
+
+def test_auto_on_two_streams() -> None:
+    keys = (*STREAMS["mixed"](24000, 40), *STREAMS["zipf 0.99"](24000, 40))
+    compare("auto", (40, None), [("request", int(key), 1) for key in keys])
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -114,7 +119,7 @@ def test_auto_judges_pauses_and_switches_in_these_tests() -> None:
     """What the comparisons above cover: without a switch and a pause they would prove little about ``auto``."""
     model = Cache(POLICIES["auto"], (40, None))
     phases, active = set(), set()
-    for key in STREAMS["mixed"](16000, 40):
+    for key in (*STREAMS["mixed"](24000, 40), *STREAMS["zipf 0.99"](24000, 40)):
         model.request(int(key), 1)
         phases.add(model.policy.phase)  # type: ignore[attr-defined]
         active.add(model.policy.active_index)  # type: ignore[attr-defined]
