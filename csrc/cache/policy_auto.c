@@ -14,7 +14,7 @@
  * The scale is set anew, and the shadows emptied, when a round begins with twice or half as many live entries.
  * A shadow that gets no memory misses a request; nothing else depends on it. A new policy that gets none is not taken.
  * Invariants: `wanted` is what the next reserve() prepares, `next` what the next admit() moves to. `fresh` is PFO_SLOT_NONE.
- * Memory: six policies' state and five shadows of about 70 bytes an entry: up to 110 KB in all, whatever the size of the cache.
+ * Memory: the active policy's state and five shadows of about 70 bytes an entry: up to 110 KB in all, whatever the size of the cache.
  */
 #include "base/alloc.h"
 #include "cache/policy_queue.h"
