@@ -1,31 +1,50 @@
-/* cache_type.c: PerformanceCache: a bounded memory cache with set, get and delete.
+/* cache_type.c: PerformanceCache: a bounded cache of key-value pairs (cache_tiers.h) as a Python type.
  *
- * Invariants and references as in cached_function_type.c; keys are held strongly here, because the user put them in by hand.
- * Threads: the GIL serialises; it may change hands wherever user code runs.
+ * References: the tiers own keys, values and guards; keys are held strongly, because the user put them in by hand.
+ * Threads: the GIL serialises; it may change hands wherever user code runs [re-entrancy].
  */
+#include "bindings/common/dicts.h"
 #include "bindings/common/errors.h"
-#include "bindings/core/cache_values.h"
-#include "bindings/core/key.h"
+#include "bindings/core/cache_options.h"
+#include "bindings/core/cache_tiers.h"
+#include "bindings/core/content_key.h"
 
 #include <structmember.h>
-#include <sys/stat.h>
 
-typedef struct performance_cache {
-    PyObject_HEAD
-    pfo_core_state *state;
-    pfo_store store;
-    PyObject *cache_dir; /* str or NULL */
-    PyObject *weak_references;
-} performance_cache;
+typedef pfo_performance_cache performance_cache;
 
-/* ---- keys and search ------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------ */
+
+static int
+check_open(const performance_cache *self)
+{
+    if (self->tiers.closed) {
+        PyErr_SetString(PyExc_ValueError, "the cache is closed");
+        return -1;
+    }
+    return 0;
+}
+
+static int
+is_simple(PyObject *object)
+{
+    return PyUnicode_CheckExact(object) || PyLong_CheckExact(object);
+}
+
+static int
+add_content_key(pfo_key_builder *builder, PyObject *object)
+{
+    const int answer = pfo_key_add_kept(builder, pfo_content_key_kept(object));
+    return answer <= 0 ? answer : pfo_key_add_mark(builder, '!', 0); /* of a dead instance: a key that meets none */
+}
 
 /* 0 with a finished builder, or -1 with an exception. */
 static int
 build_key(const performance_cache *self, pfo_key_builder *builder, PyObject *object)
 {
-    pfo_key_start(builder, self->state, 0);
-    const int answer = pfo_key_add(builder, object);
+    pfo_key_start(builder, self->tiers.state, 0);
+    const int answer = Py_TYPE(object) == self->tiers.state->content_key ? add_content_key(builder, object)
+                                                                         : pfo_key_add(builder, object);
     if (answer == 0) {
         pfo_key_finish(builder);
         return 0;
@@ -41,111 +60,33 @@ build_key(const performance_cache *self, pfo_key_builder *builder, PyObject *obj
     return -1;
 }
 
-static uint32_t
-find_built(const performance_cache *self, const pfo_key_builder *builder)
-{
-    int exhausted;
-    const uint32_t slot = pfo_table_find(&self->store.table, builder->hash, builder, pfo_key_equal, NULL, &exhausted);
-    if (slot == PFO_SLOT_FAILED && exhausted) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "the cache changed during every comparison of a key (does __eq__ use this cache?)");
-    }
-    return slot;
-}
-
-static uint32_t
-find(const performance_cache *self, PyObject *object)
-{
-    if (PyUnicode_CheckExact(object) || PyLong_CheckExact(object)) {
-        const uint64_t hash = (uint64_t)Py_TYPE(object)->tp_hash(object);
-        return pfo_table_find_inline(&self->store.table, hash, object, pfo_key_equal_simple);
-    }
-    pfo_key_builder builder;
-    if (build_key(self, &builder, object) < 0) {
-        return PFO_SLOT_FAILED;
-    }
-    const uint32_t slot = find_built(self, &builder);
-    if (builder.count == 1 && builder.parts[0].kind != PFO_PART_OBJECT) {
-        pfo_key_drop(&builder); /* runs no user code: the slot stays good */
-        return slot;
-    }
-    const uint64_t mutations = self->store.table.mutations;
-    void *key = slot < PFO_SLOT_FAILED ? self->store.table.entries[slot].key : NULL;
-    const uint64_t hash = builder.hash;
-    pfo_key_drop(&builder);
-    if (slot < PFO_SLOT_FAILED && self->store.table.mutations != mutations) {
-        return pfo_table_find_identity(&self->store.table, hash, key);
-    }
-    return slot;
-}
-
-static void
-never_orphaned(PyObject *owner, uint64_t hash, void *key)
-{
-    (void)owner;
-    (void)hash;
-    (void)key;
-}
-
-/* ---- set, get, delete ------------------------------------------------------------------------ */
-
-/* Puts key, value and guard, all of which it takes over, where a search just found slot. */
+/* The same for a key that is to be kept: it remembers the object if keys() may give it back. */
 static int
-put_at(performance_cache *self, uint32_t slot, uint64_t hash, void *key, PyObject *value, PyObject *guard)
+build_key_to_keep(const performance_cache *self, pfo_key_builder *builder, PyObject *object)
 {
-    pfo_error err = PFO_ERROR_INIT;
-    int stored = 0;
-    const pfo_status status = slot == PFO_SLOT_NONE
-                                  ? pfo_store_insert(&self->store, hash, key, value, guard, 0, &stored, &err)
-                                  : pfo_store_replace(&self->store, slot, value, guard, 0, &stored, &err);
-    if (status != PFO_OK) {
-        (void)pfo_raise(status, &err);
+    if (build_key(self, builder, object) < 0) {
+        return -1;
     }
-    if (!stored || slot != PFO_SLOT_NONE) {
-        pfo_key_release(key);
-    }
-    if (!stored) {
-        Py_DECREF(value);
-        Py_XDECREF(guard);
-    }
-    pfo_release_victims(&self->store);
-    return status == PFO_OK ? 0 : -1;
-}
-
-/* Takes value and guard over. */
-static int
-put(performance_cache *self, PyObject *object, PyObject *value, PyObject *guard)
-{
-    if (PyUnicode_CheckExact(object) || PyLong_CheckExact(object)) {
-        const uint64_t hash = (uint64_t)Py_TYPE(object)->tp_hash(object);
-        const uint32_t slot = pfo_table_find_inline(&self->store.table, hash, object, pfo_key_equal_simple);
-        return put_at(self, slot, hash, Py_NewRef(object), value, guard);
-    }
-    pfo_key_builder builder;
-    int failed = build_key(self, &builder, object);
-    if (!failed) {
-        void *key = pfo_key_keep(&builder, (PyObject *)self, never_orphaned);
-        const uint32_t slot = key == NULL ? PFO_SLOT_FAILED : find_built(self, &builder);
-        if (slot != PFO_SLOT_FAILED) {
-            failed = put_at(self, slot, builder.hash, key, value, guard);
-            pfo_key_drop(&builder);
-            return failed;
+    if (PyTuple_Check(object) || PyFrozenSet_Check(object)) {
+        const int keeps = pfo_key_keeps_original(self->tiers.state, object, 0);
+        if (keeps < 0) {
+            pfo_key_drop(builder);
+            return -1;
         }
-        pfo_key_release(key);
-        pfo_key_drop(&builder);
+        builder->original = keeps ? object : NULL;
     }
-    Py_DECREF(value);
-    Py_XDECREF(guard);
-    return -1;
+    return 0;
 }
 
-/* Arguments by position or name, without a format string: found[i] stays NULL where names[i] was not given. */
+/* Arguments by position or name, without a format string: found[i] stays NULL where names[i] was not given. The first `positional` may
+ * be given by position. */
 static int
-parse_arguments(const char *function, const char *const *names, Py_ssize_t count, Py_ssize_t required,
-                PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **found)
+parse_arguments(const char *function, const char *const *names, Py_ssize_t count, Py_ssize_t positional,
+                Py_ssize_t required, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **found)
 {
-    if (nargs > count) {
-        PyErr_Format(PyExc_TypeError, "%s() takes at most %zd arguments (%zd given)", function, count, nargs);
+    if (nargs > positional) {
+        PyErr_Format(PyExc_TypeError, "%s() takes at most %zd positional arguments (%zd given)", function, positional,
+                     nargs);
         return -1;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
@@ -175,73 +116,78 @@ parse_arguments(const char *function, const char *const *names, Py_ssize_t count
     return 0;
 }
 
+/* ---- set, get, get_or_compute, delete, touch ------------------------------------------------- */
+
+static int
+check_persist(PyObject *object)
+{
+    const int persist = object == NULL ? 0 : PyObject_IsTrue(object);
+    if (persist > 0) {
+        PyErr_SetString(PyExc_NotImplementedError,
+                        "persist=True needs the disk tier, which this version does not have; "
+                        "entries are kept in memory only");
+    }
+    return persist == 0 ? 0 : -1;
+}
+
 PyDoc_STRVAR(
     set_doc,
-    "set($self, /, key, value, persist=False)\n--\n\n"
-    "Stores value under key and makes it the most recently used entry; the least recently used one leaves when "
-    "max_size is\n"
-    "exceeded.\n\n"
+    "set($self, /, key, value, persist=False, *, ttl=None, size=None)\n--\n\n"
+    "Stores value under key; what no longer fits max_size or max_bytes leaves in the order of the policy, expired "
+    "entries first.\n\n"
     "key: any hashable object, or one whose content can be read (arrays, tensors, lists, dicts, ...: by content).\n"
     "value: anything; NumPy arrays in it are kept as read-only views, tensors with their version counter.\n"
     "persist: only False for now.\n"
-    "Raises TypeError for a key that can be neither hashed nor read, and NotImplementedError for persist=True.");
+    "ttl: seconds (above 0) or a datetime.timedelta after which the entry is gone; None: that of the cache.\n"
+    "size: bytes that the value counts for; None: measured where there is a max_bytes. A value above max_bytes is not "
+    "stored.\n\n"
+    "Raises TypeError for a key that can be neither hashed nor read, TypeError or ValueError naming ttl or size, and\n"
+    "NotImplementedError for persist=True.");
 
 static PyObject *
 cache_set(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const char *const names[] = { "key", "value", "persist" };
+    static const char *const names[] = { "key", "value", "persist", "ttl", "size" };
     performance_cache *self = (performance_cache *)op;
-    PyObject *found[3] = { nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL, NULL };
-    if ((nargs != 2 || kwnames != NULL) && parse_arguments("set", names, 3, 2, args, nargs, kwnames, found) < 0) {
-        return NULL;
-    }
-    const int persist = found[2] == NULL ? 0 : PyObject_IsTrue(found[2]);
-    if (persist != 0) {
-        if (persist > 0) {
-            PyErr_SetString(PyExc_NotImplementedError,
-                            "persist=True needs the disk tier, which this version does not have; "
-                            "entries are kept in memory only");
+    PyObject *found[5] = { nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL, NULL, NULL, NULL };
+    pfo_keep how = PFO_KEEP_DEFAULT;
+    if (nargs != 2 || kwnames != NULL) {
+        if (parse_arguments("set", names, 5, 3, 2, args, nargs, kwnames, found) < 0 || check_persist(found[2]) < 0 ||
+            pfo_parse_ttl(found[3], PFO_TTL_DEFAULT, &how.ttl_ns) < 0 ||
+            pfo_parse_size(found[4], PFO_SIZE_MEASURE, &how.size) < 0) {
+            return NULL;
         }
+    }
+    pfo_key_builder builder;
+    if (check_open(self) < 0 || build_key_to_keep(self, &builder, found[0]) < 0) {
         return NULL;
     }
-    PyObject *guard;
-    PyObject *kept = pfo_value_prepare(self->state, found[1], 0, &guard);
-    if (kept == NULL || put(self, found[0], kept, guard) < 0) {
+    const int failed = pfo_tiers_keep(&self->tiers, &builder, found[1], &how, NULL);
+    pfo_key_drop(&builder);
+    if (failed) {
         return NULL;
     }
     Py_RETURN_NONE;
 }
 
-/* New reference to a live slot's value, counted as a hit; NULL without an exception when its guard no longer holds. */
-static PyObject *
-take_guarded(performance_cache *self, uint32_t slot)
-{
-    const pfo_entry *entry = &self->store.table.entries[slot];
-    PyObject *value = Py_NewRef((PyObject *)entry->value);
-    PyObject *guard = Py_NewRef((PyObject *)entry->guard);
-    void *key = entry->key;
-    const uint64_t hash = entry->hash;
-    const int holds = pfo_value_guard_holds(self->state, guard);
-    slot = pfo_table_find_identity(&self->store.table, hash, key); /* the check may have run other code */
-    const int still_there = slot != PFO_SLOT_NONE && self->store.table.entries[slot].guard == guard;
-    if (holds == 1 && still_there) {
-        pfo_store_hit(&self->store, slot);
-    } else if (holds == 0 && still_there) {
-        pfo_store_remove(&self->store, slot);
-    }
-    Py_DECREF(guard);
-    if (holds != 1) {
-        Py_CLEAR(value);
-    }
-    pfo_release_victims(&self->store);
-    return value;
-}
-
 PyDoc_STRVAR(get_doc, "get($self, /, key, default=None)\n--\n\n"
-                      "The value stored under key, which becomes the most recently used entry; default if there is "
-                      "none, or if it is a tensor\n"
-                      "that was modified in place since it was stored. NumPy arrays come back read-only.\n\n"
+                      "The value stored under key, which counts as a use of it; default if there is none, if it has "
+                      "expired, or if it is a\n"
+                      "tensor that was modified in place since it was stored. NumPy arrays come back read-only.\n\n"
                       "Raises TypeError for a key that can be neither hashed nor read.");
+
+/* 1 and a new reference, 0, or -1. */
+static int
+look_up(performance_cache *self, PyObject *object, PyObject **value)
+{
+    pfo_key_builder builder;
+    if (check_open(self) < 0 || build_key(self, &builder, object) < 0) {
+        return -1;
+    }
+    const int found = pfo_tiers_get(&self->tiers, &builder, NULL, value);
+    pfo_key_drop(&builder);
+    return found;
+}
 
 static PyObject *
 cache_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -249,26 +195,63 @@ cache_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
     static const char *const names[] = { "key", "default" };
     performance_cache *self = (performance_cache *)op;
     PyObject *found[2] = { nargs > 0 ? args[0] : NULL, NULL };
-    if ((nargs != 1 || kwnames != NULL) && parse_arguments("get", names, 2, 1, args, nargs, kwnames, found) < 0) {
+    if ((nargs != 1 || kwnames != NULL) && parse_arguments("get", names, 2, 2, 1, args, nargs, kwnames, found) < 0) {
         return NULL;
     }
-    const uint32_t slot = find(self, found[0]);
-    if (slot < PFO_SLOT_FAILED) {
-        const pfo_entry *entry = &self->store.table.entries[slot];
-        if (entry->guard == NULL) {
-            pfo_store_hit(&self->store, slot);
-            return Py_NewRef((PyObject *)entry->value);
-        }
-        PyObject *value = take_guarded(self, slot);
-        if (value != NULL) {
-            return value;
+    if (is_simple(found[0])) {
+        const uint32_t slot = pfo_tiers_find_simple(&self->tiers, found[0]);
+        if (slot != PFO_SLOT_NONE && self->tiers.store.table.entries[slot].checks == 0) {
+            pfo_store_hit(&self->tiers.store, slot);
+            return Py_NewRef((PyObject *)self->tiers.store.table.entries[slot].value);
         }
     }
-    if (PyErr_Occurred()) {
-        return NULL;
+    PyObject *value;
+    const int answer = look_up(self, found[0], &value);
+    if (answer != 0) {
+        return answer < 0 ? NULL : value;
     }
-    self->store.misses++;
     return Py_NewRef(found[1] == NULL ? Py_None : found[1]);
+}
+
+PyDoc_STRVAR(
+    get_or_compute_doc,
+    "get_or_compute($self, /, key, fn, persist=False, *, ttl=None, size=None)\n--\n\n"
+    "The value stored under key; if there is none, fn() is called without arguments, and what it returns is stored as "
+    "set() would and\n"
+    "returned as get() would. If meanwhile another call has stored a value, that one stays and is returned.\n\n"
+    "An exception of fn comes out and nothing is stored. Raises what set() raises.");
+
+static PyObject *
+cache_get_or_compute(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = { "key", "fn", "persist", "ttl", "size" };
+    performance_cache *self = (performance_cache *)op;
+    PyObject *found[5];
+    pfo_keep how = PFO_KEEP_DEFAULT;
+    how.first_wins = 1;
+    if (parse_arguments("get_or_compute", names, 5, 3, 2, args, nargs, kwnames, found) < 0 ||
+        check_persist(found[2]) < 0 || pfo_parse_ttl(found[3], PFO_TTL_DEFAULT, &how.ttl_ns) < 0 ||
+        pfo_parse_size(found[4], PFO_SIZE_MEASURE, &how.size) < 0) {
+        return NULL;
+    }
+    if (!PyCallable_Check(found[1])) {
+        PyErr_Format(PyExc_TypeError, "fn must be callable, not %.200s", Py_TYPE(found[1])->tp_name);
+        return NULL;
+    }
+    pfo_key_builder builder;
+    if (check_open(self) < 0 || build_key_to_keep(self, &builder, found[0]) < 0) {
+        return NULL;
+    }
+    PyObject *value = NULL;
+    if (pfo_tiers_get(&self->tiers, &builder, NULL, &value) == 0) {
+        PyObject *computed = PyObject_CallNoArgs(found[1]);
+        if (computed != NULL) {
+            (void)pfo_tiers_keep(&self->tiers, &builder, computed, &how, &value);
+            Py_DECREF(computed);
+        }
+    }
+    pfo_key_drop(&builder);
+    return value;
 }
 
 PyDoc_STRVAR(
@@ -280,17 +263,77 @@ static PyObject *
 cache_delete(PyObject *op, PyObject *object)
 {
     performance_cache *self = (performance_cache *)op;
-    const uint32_t slot = find(self, object);
-    if (slot == PFO_SLOT_FAILED) {
+    pfo_key_builder builder;
+    if (check_open(self) < 0 || build_key(self, &builder, object) < 0) {
         return NULL;
     }
-    if (slot == PFO_SLOT_NONE) {
-        Py_RETURN_FALSE;
-    }
-    pfo_store_remove(&self->store, slot);
-    pfo_release_victims(&self->store);
-    Py_RETURN_TRUE;
+    const int existed = pfo_tiers_delete(&self->tiers, &builder, NULL);
+    pfo_key_drop(&builder);
+    return existed < 0 ? NULL : PyBool_FromLong(existed);
 }
+
+PyDoc_STRVAR(touch_doc, "touch($self, /, key, ttl=None)\n--\n\n"
+                        "Gives the entry of key a new time to live, from now: True if there was one.\n\n"
+                        "ttl: seconds (above 0) or a datetime.timedelta; None: that of the cache, for ever if it has "
+                        "none.\n"
+                        "Raises TypeError or ValueError naming ttl, TypeError for a key that can be neither hashed nor "
+                        "read.");
+
+static PyObject *
+cache_touch(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = { "key", "ttl" };
+    performance_cache *self = (performance_cache *)op;
+    PyObject *found[2];
+    uint64_t ttl_ns;
+    pfo_key_builder builder;
+    if (parse_arguments("touch", names, 2, 2, 1, args, nargs, kwnames, found) < 0 ||
+        pfo_parse_ttl(found[1], PFO_TTL_DEFAULT, &ttl_ns) < 0 || check_open(self) < 0 ||
+        build_key(self, &builder, found[0]) < 0) {
+        return NULL;
+    }
+    const int existed = pfo_tiers_touch(&self->tiers, &builder, NULL, ttl_ns);
+    pfo_key_drop(&builder);
+    return existed < 0 ? NULL : PyBool_FromLong(existed);
+}
+
+static int
+cache_contains(PyObject *op, PyObject *object)
+{
+    performance_cache *self = (performance_cache *)op;
+    pfo_key_builder builder;
+    if (check_open(self) < 0 || build_key(self, &builder, object) < 0) {
+        return -1;
+    }
+    const int found = pfo_tiers_contains(&self->tiers, &builder, NULL);
+    pfo_key_drop(&builder);
+    return found;
+}
+
+PyDoc_STRVAR(peek_doc, "_peek($self, key, /)\n--\n\n"
+                       "(True, value) on a hit in memory, else (False, key as a ContentKey), which is then no lookup. "
+                       "Internal: async methods.");
+
+static PyObject *
+cache_peek(PyObject *op, PyObject *object)
+{
+    performance_cache *self = (performance_cache *)op;
+    pfo_key_builder builder;
+    if (check_open(self) < 0 || build_key_to_keep(self, &builder, object) < 0) {
+        return NULL;
+    }
+    PyObject *value = NULL;
+    const uint32_t slot = pfo_tiers_find(&self->tiers, &builder);
+    int answer = slot == PFO_SLOT_FAILED ? -1 : slot == PFO_SLOT_NONE ? 0 : pfo_tiers_take(&self->tiers, slot, &value);
+    if (answer == 0) {
+        value = pfo_content_key_of_builder(&builder);
+        answer = value == NULL ? -1 : 0;
+    }
+    pfo_key_drop(&builder);
+    return answer < 0 ? NULL : Py_BuildValue("(NN)", PyBool_FromLong(answer), value);
+}
+
+/* ---- the whole cache ------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(clear_doc, "clear($self, /)\n--\n\nForgets every entry and sets the counters to 0.");
 
@@ -299,10 +342,75 @@ cache_clear(PyObject *op, PyObject *unused)
 {
     (void)unused;
     performance_cache *self = (performance_cache *)op;
-    pfo_store_clear(&self->store);
-    pfo_store_reset_counters(&self->store);
-    pfo_release_victims(&self->store);
+    if (check_open(self) < 0) {
+        return NULL;
+    }
+    pfo_store_reset_counters(&self->tiers.store);
+    pfo_tiers_clear(&self->tiers, NULL);
     Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(expire_doc, "expire($self, /)\n--\n\n"
+                         "Removes every expired entry: how many. Not needed for correctness: an expired entry is never "
+                         "returned, and leaves\n"
+                         "when room is needed or when entries with a ttl are added; it only frees memory at once.");
+
+static PyObject *
+cache_expire(PyObject *op, PyObject *unused)
+{
+    (void)unused;
+    performance_cache *self = (performance_cache *)op;
+    return check_open(self) < 0 ? NULL : PyLong_FromUnsignedLongLong(pfo_tiers_expire(&self->tiers));
+}
+
+PyDoc_STRVAR(resize_doc,
+             "resize($self, /, *, max_size=..., max_bytes=...)\n--\n\n"
+             "New bounds; one that is not given stays, None is no bound. What no longer fits is evicted at once.\n\n"
+             "Entries that were stored while there was no max_bytes count with the size they were given, or 0.\n"
+             "Raises TypeError or ValueError naming max_size or max_bytes.");
+
+static PyObject *
+cache_resize(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = { "max_size", "max_bytes" };
+    performance_cache *self = (performance_cache *)op;
+    PyObject *found[2];
+    pfo_bounds bounds = self->tiers.store.bounds;
+    if (parse_arguments("resize", names, 2, 0, 0, args, nargs, kwnames, found) < 0 ||
+        (found[0] != NULL && pfo_parse_bound(found[0], names[0], &bounds.max_entries) < 0) ||
+        (found[1] != NULL && pfo_parse_bound(found[1], names[1], &bounds.max_bytes) < 0) || check_open(self) < 0 ||
+        pfo_tiers_resize(&self->tiers, &bounds) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(keys_doc, "keys($self, /)\n--\n\n"
+                       "A new list of the keys of all entries in memory, in no order. Hashable keys come back as they "
+                       "were given; for a key that\n"
+                       "is known by its content only (an array, a list, a dict, ...) there is a ContentKey, which "
+                       "stands for the same entry in\n"
+                       "get, delete and touch.");
+
+static PyObject *
+cache_keys(PyObject *op, PyObject *unused)
+{
+    (void)unused;
+    performance_cache *self = (performance_cache *)op;
+    return check_open(self) < 0 ? NULL : pfo_tiers_snapshot(&self->tiers, 0);
+}
+
+PyDoc_STRVAR(items_doc,
+             "items($self, /)\n--\n\n"
+             "A new list of (key, value) of all entries in memory, in no order, keys as keys() gives them. Counts as "
+             "no use of them.");
+
+static PyObject *
+cache_items(PyObject *op, PyObject *unused)
+{
+    (void)unused;
+    performance_cache *self = (performance_cache *)op;
+    return check_open(self) < 0 ? NULL : pfo_tiers_snapshot(&self->tiers, 1);
 }
 
 PyDoc_STRVAR(reset_stats_doc, "reset_stats($self, /)\n--\n\nSets the counters to 0; every entry stays.");
@@ -311,135 +419,157 @@ static PyObject *
 cache_reset_stats(PyObject *op, PyObject *unused)
 {
     (void)unused;
-    pfo_store_reset_counters(&((performance_cache *)op)->store);
+    pfo_store_reset_counters(&((performance_cache *)op)->tiers.store);
     Py_RETURN_NONE;
-}
-
-static int
-cache_contains(PyObject *op, PyObject *object)
-{
-    const uint32_t slot = find((performance_cache *)op, object);
-    return slot == PFO_SLOT_FAILED ? -1 : slot != PFO_SLOT_NONE;
 }
 
 static Py_ssize_t
 cache_length(PyObject *op)
 {
-    return (Py_ssize_t)((performance_cache *)op)->store.table.count;
+    return (Py_ssize_t)((performance_cache *)op)->tiers.store.table.count;
 }
 
 PyDoc_STRVAR(get_stats_doc,
              "get_stats($self, /)\n--\n\n"
              "Counters as a new dict of plain numbers: cache_hit_rate (hits per lookup, 0.0 to 1.0; 0.0 before the "
              "first lookup),\n"
-             "memory_cache_size (entries now), hits, misses, evictions, and max_size (None when unbounded).");
+             "memory_cache_size (entries now, expired ones that have not left yet included), hits, misses, evictions "
+             "(left to make\n"
+             "room), expirations (left because their time was up), rejects (larger than max_bytes, so not stored), "
+             "max_size, bytes\n"
+             "and max_bytes (None when unbounded), and memory_hits.");
 
 static PyObject *
 cache_get_stats(PyObject *op, PyObject *unused)
 {
     (void)unused;
-    const performance_cache *self = (performance_cache *)op;
-    PyObject *max_size = pfo_max_size_object(&self->store);
-    if (max_size == NULL) {
+    const pfo_store *store = &((performance_cache *)op)->tiers.store;
+    PyObject *stats = PyDict_New();
+    if (stats == NULL) {
         return NULL;
     }
-    const uint64_t lookups = self->store.hits + self->store.misses;
-    const double rate = lookups == 0 ? 0.0 : (double)self->store.hits / (double)lookups;
-    return Py_BuildValue("{s:d,s:k,s:K,s:K,s:K,s:N}", "cache_hit_rate", rate, "memory_cache_size",
-                         (unsigned long)self->store.table.count, "hits", (unsigned long long)self->store.hits, "misses",
-                         (unsigned long long)self->store.misses, "evictions", (unsigned long long)self->store.evictions,
-                         "max_size", max_size);
+    const uint64_t lookups = store->hits + store->misses;
+    const double rate = lookups == 0 ? 0.0 : (double)store->hits / (double)lookups;
+    const struct {
+        const char *name;
+        uint64_t number;
+    } numbers[] = {
+        { "memory_cache_size", store->table.count },
+        { "hits", store->hits },
+        { "misses", store->misses },
+        { "evictions", store->evictions },
+        { "expirations", store->expirations },
+        { "rejects", store->rejects },
+        { "bytes", store->bytes },
+        { "memory_hits", store->hits },
+    };
+    int failed = pfo_dict_set_steal(stats, "cache_hit_rate", PyFloat_FromDouble(rate)) < 0 ||
+                 pfo_dict_set_steal(stats, "max_size", pfo_bound_object(store->bounds.max_entries)) < 0 ||
+                 pfo_dict_set_steal(stats, "max_bytes", pfo_bound_object(store->bounds.max_bytes)) < 0;
+    for (size_t i = 0; !failed && i < sizeof numbers / sizeof numbers[0]; i++) {
+        failed = pfo_dict_set_steal(stats, numbers[i].name, PyLong_FromUnsignedLongLong(numbers[i].number)) < 0;
+    }
+    if (failed) {
+        Py_CLEAR(stats);
+    }
+    return stats;
+}
+
+PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
+                        "Forgets every entry; every later use raises ValueError, besides close() and the statistics. "
+                        "Leaving a with block does it.");
+
+static PyObject *
+cache_close(PyObject *op, PyObject *unused)
+{
+    (void)unused;
+    performance_cache *self = (performance_cache *)op;
+    if (!self->tiers.closed) {
+        pfo_tiers_close(&self->tiers);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+cache_enter(PyObject *op, PyObject *unused)
+{
+    (void)unused;
+    return check_open((performance_cache *)op) < 0 ? NULL : Py_NewRef(op);
+}
+
+static PyObject *
+cache_exit(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)args;
+    (void)nargs;
+    return cache_close(op, NULL);
 }
 
 /* ---- making one ------------------------------------------------------------------------------ */
 
-/* A str of a directory that exists or can be made later; NULL with an exception. */
-static PyObject *
-parse_cache_dir(PyObject *object)
-{
-    PyObject *path = PyOS_FSPath(object);
-    if (path == NULL || !PyUnicode_Check(path)) {
-        if (path != NULL || PyErr_ExceptionMatches(PyExc_TypeError)) {
-            PyErr_Format(PyExc_TypeError, "cache_dir must be a str, a path or None, not %.200s",
-                         Py_TYPE(object)->tp_name);
-        }
-        Py_XDECREF(path);
-        return NULL;
-    }
-    PyObject *encoded = NULL;
-    if (!PyUnicode_FSConverter(path, &encoded)) { /* ValueError for an embedded null */
-        Py_DECREF(path);
-        return NULL;
-    }
-    struct stat found;
-    const char *text = PyBytes_AS_STRING(encoded);
-    const int is_file = text[0] != '\0' && stat(text, &found) == 0 && !S_ISDIR(found.st_mode);
-    if (text[0] == '\0') {
-        PyErr_SetString(PyExc_ValueError, "cache_dir must not be empty");
-        Py_CLEAR(path);
-    } else if (is_file) {
-        PyErr_Format(PyExc_ValueError, "cache_dir %R exists and is not a directory", path);
-        Py_CLEAR(path);
-    }
-    Py_DECREF(encoded);
-    return path;
-}
-
-PyDoc_STRVAR(performance_cache_doc,
-             "PerformanceCache(max_size=1000, cache_dir=None)\n--\n\n"
-             "A cache of key-value pairs in memory, bounded by a number of entries; the least recently used one leaves "
-             "first.\n\n"
-             "max_size: entries, at least 0 (0 stores nothing); None for no bound.\n"
-             "cache_dir: a directory (str or path) for entries that are to outlive the process; remembered and not "
-             "used by this version.\n\n"
-             "Keys are typed (1, 1.0, True and '1' are four keys). Arrays, tensors and containers of them are keyed by "
-             "their content,\n"
-             "other objects by their own hash and equality. NumPy arrays are kept as read-only views and come back "
-             "read-only; the array\n"
-             "given to set() stays as it is. A tensor that was modified in place after set() is a miss.\n\n"
-             "Raises TypeError or ValueError naming max_size or cache_dir. Safe to use from several threads.");
+PyDoc_STRVAR(
+    performance_cache_doc,
+    "PerformanceCache(max_size=1000, cache_dir=None, *, max_bytes=None, ttl=None, policy='lru', on_evict=None)\n--\n\n"
+    "A cache of key-value pairs in memory, bounded by a number of entries and by bytes.\n\n"
+    "max_size: entries, at least 0 (0 stores nothing); None for no bound.\n"
+    "cache_dir: a directory (str or path) for entries that are to outlive the process; remembered and not used by this "
+    "version.\n"
+    "max_bytes: of all values together; None for no bound. A value counts for the size given to set(), else it is "
+    "measured: arrays and\n"
+    "    tensors by the memory they keep alive, text and bytes by their length, containers with their members (shared "
+    "ones once), other\n"
+    "    objects by sys.getsizeof. Keys and the cache's own structure (about 80 bytes an entry) do not count.\n"
+    "ttl: seconds (above 0, also fractions) or a datetime.timedelta after which an entry is gone, on a monotonic "
+    "clock; "
+    "None: never.\n"
+    "policy: which entry leaves when room is needed, by name; an expired one always leaves first.\n"
+    "on_evict: called as on_evict(key, value, reason) after an entry has left; reason is 'evicted' (to make room), "
+    "'expired', 'replaced'\n"
+    "    (by set), 'deleted', 'cleared' (by clear or close) or 'invalid' (a tensor modified in place). It may use the "
+    "cache; its exceptions\n"
+    "    go to sys.unraisablehook. Not called when the cache itself is destroyed.\n\n"
+    "Keys are typed (1, 1.0, True and '1' are four keys). Arrays, tensors and containers of them are keyed by "
+    "their content,\n"
+    "other objects by their own hash and equality. NumPy arrays are kept as read-only views and come back "
+    "read-only; the array\n"
+    "given to set() stays as it is. A tensor that was modified in place after set() is a miss.\n\n"
+    "Raises TypeError or ValueError naming the argument. Safe to use from several threads.");
 
 static PyObject *
 performance_cache_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static const char *const words[] = { "max_size", "cache_dir", NULL };
-    PyObject *max_size = NULL;
-    PyObject *cache_dir = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:PerformanceCache", (char **)(uintptr_t)words, &max_size,
-                                     &cache_dir)) {
+    static const char *const words[] = { "max_size", "cache_dir", "max_bytes", "ttl", "policy", "on_evict", NULL };
+    PyObject *max_size = NULL, *cache_dir = Py_None, *max_bytes = NULL, *ttl = NULL, *policy = NULL;
+    PyObject *on_evict = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO$OOOO:PerformanceCache", (char **)(uintptr_t)words, &max_size,
+                                     &cache_dir, &max_bytes, &ttl, &policy, &on_evict)) {
         return NULL;
     }
-    uint64_t max_entries = 1000;
-    if (max_size != NULL && pfo_parse_max_size(max_size, &max_entries) < 0) {
-        return NULL;
-    }
+    pfo_tiers_options options = { .bounds.max_entries = 1000, .on_evict = on_evict == Py_None ? NULL : on_evict };
     pfo_core_state *state = pfo_core_state_of_subtype(type);
-    if (state == NULL) {
+    if (state == NULL || (max_size != NULL && pfo_parse_bound(max_size, "max_size", &options.bounds.max_entries) < 0) ||
+        pfo_parse_bound(max_bytes, "max_bytes", &options.bounds.max_bytes) < 0 ||
+        pfo_parse_ttl(ttl, 0, &options.ttl_ns) < 0 || pfo_parse_policy(policy, &options.policy) < 0) {
         return NULL;
     }
-    PyObject *directory = NULL;
-    if (cache_dir != Py_None) {
-        directory = parse_cache_dir(cache_dir);
-        if (directory == NULL) {
-            return NULL;
-        }
+    if (options.on_evict != NULL && !PyCallable_Check(on_evict)) {
+        PyErr_Format(PyExc_TypeError, "on_evict must be callable or None, not %.200s", Py_TYPE(on_evict)->tp_name);
+        return NULL;
+    }
+    PyObject *directory = cache_dir == Py_None ? NULL : pfo_parse_cache_dir(cache_dir);
+    if (directory == NULL && cache_dir != Py_None) {
+        return NULL;
     }
     performance_cache *self = (performance_cache *)type->tp_alloc(type, 0);
     if (self == NULL) {
         Py_XDECREF(directory);
         return NULL;
     }
-    const pfo_bounds bounds = { .max_entries = max_entries, .max_bytes = PFO_STORE_UNBOUNDED };
-    pfo_error err = PFO_ERROR_INIT;
-    const pfo_status status = pfo_store_init(&self->store, &pfo_policy_lru, &bounds, &err);
-    if (status != PFO_OK) {
-        (void)pfo_raise(status, &err);
-        Py_XDECREF(directory);
+    self->cache_dir = directory;
+    if (pfo_tiers_init(&self->tiers, state, (PyObject *)self, &options) < 0) {
         Py_DECREF(self);
         return NULL;
     }
-    self->state = state;
-    self->cache_dir = directory;
     return (PyObject *)self;
 }
 
@@ -447,16 +577,13 @@ static int
 performance_cache_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
-    return pfo_visit_store(&((performance_cache *)op)->store, visit, arg);
+    return pfo_tiers_traverse(&((performance_cache *)op)->tiers, visit, arg);
 }
 
 static int
 performance_cache_tp_clear(PyObject *op)
 {
-    performance_cache *self = (performance_cache *)op;
-    self->store.bounds.max_entries = 0; /* what finalizers put in from here on is not kept */
-    pfo_store_clear(&self->store);
-    pfo_release_victims(&self->store);
+    pfo_tiers_abandon(&((performance_cache *)op)->tiers);
     return 0;
 }
 
@@ -469,9 +596,7 @@ performance_cache_dealloc(PyObject *op)
     if (self->weak_references != NULL) {
         PyObject_ClearWeakRefs(op);
     }
-    if (self->state != NULL) {
-        pfo_release_store(&self->store);
-    }
+    pfo_tiers_free(&self->tiers);
     Py_CLEAR(self->cache_dir);
     type->tp_free(op);
     Py_DECREF(type);
@@ -481,7 +606,7 @@ static PyObject *
 performance_cache_repr(PyObject *op)
 {
     const performance_cache *self = (performance_cache *)op;
-    PyObject *max_size = pfo_max_size_object(&self->store);
+    PyObject *max_size = pfo_bound_object(self->tiers.store.bounds.max_entries);
     if (max_size == NULL) {
         return NULL;
     }
@@ -495,7 +620,28 @@ static PyObject *
 get_max_size(PyObject *op, void *unused)
 {
     (void)unused;
-    return pfo_max_size_object(&((performance_cache *)op)->store);
+    return pfo_bound_object(((performance_cache *)op)->tiers.store.bounds.max_entries);
+}
+
+static PyObject *
+get_max_bytes(PyObject *op, void *unused)
+{
+    (void)unused;
+    return pfo_bound_object(((performance_cache *)op)->tiers.store.bounds.max_bytes);
+}
+
+static PyObject *
+get_policy(PyObject *op, void *unused)
+{
+    (void)unused;
+    return PyUnicode_FromString(((performance_cache *)op)->tiers.store.policy.ops->name);
+}
+
+static PyObject *
+get_closed(PyObject *op, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(((performance_cache *)op)->tiers.closed);
 }
 
 static PyObject *
@@ -506,13 +652,25 @@ get_cache_dir(PyObject *op, void *unused)
     return Py_NewRef(self->cache_dir == NULL ? Py_None : self->cache_dir);
 }
 
+#define FAST(function) (PyCFunction)(void (*)(void))(function)
+
 static PyMethodDef performance_cache_methods[] = {
-    { "set", (PyCFunction)(void (*)(void))cache_set, METH_FASTCALL | METH_KEYWORDS, set_doc },
-    { "get", (PyCFunction)(void (*)(void))cache_get, METH_FASTCALL | METH_KEYWORDS, get_doc },
+    { "set", FAST(cache_set), METH_FASTCALL | METH_KEYWORDS, set_doc },
+    { "get", FAST(cache_get), METH_FASTCALL | METH_KEYWORDS, get_doc },
+    { "get_or_compute", FAST(cache_get_or_compute), METH_FASTCALL | METH_KEYWORDS, get_or_compute_doc },
     { "delete", cache_delete, METH_O, delete_doc },
+    { "touch", FAST(cache_touch), METH_FASTCALL | METH_KEYWORDS, touch_doc },
     { "clear", cache_clear, METH_NOARGS, clear_doc },
+    { "expire", cache_expire, METH_NOARGS, expire_doc },
+    { "resize", FAST(cache_resize), METH_FASTCALL | METH_KEYWORDS, resize_doc },
+    { "keys", cache_keys, METH_NOARGS, keys_doc },
+    { "items", cache_items, METH_NOARGS, items_doc },
     { "reset_stats", cache_reset_stats, METH_NOARGS, reset_stats_doc },
     { "get_stats", cache_get_stats, METH_NOARGS, get_stats_doc },
+    { "close", cache_close, METH_NOARGS, close_doc },
+    { "__enter__", cache_enter, METH_NOARGS, NULL },
+    { "__exit__", FAST(cache_exit), METH_FASTCALL, NULL },
+    { "_peek", cache_peek, METH_O, peek_doc },
     { NULL, NULL, 0, NULL },
 };
 
@@ -523,7 +681,10 @@ static PyMemberDef performance_cache_members[] = {
 
 static PyGetSetDef performance_cache_getset[] = {
     { "max_size", get_max_size, NULL, "The bound in entries; None when there is none.", NULL },
+    { "max_bytes", get_max_bytes, NULL, "The bound in bytes of values; None when there is none.", NULL },
+    { "policy", get_policy, NULL, "The name of the eviction policy.", NULL },
     { "cache_dir", get_cache_dir, NULL, "The directory given, as a str; None when there is none.", NULL },
+    { "closed", get_closed, NULL, "Whether close() was called.", NULL },
     { NULL, NULL, NULL, NULL, NULL },
 };
 

@@ -7,6 +7,7 @@
  * Threads: the GIL serialises; it may change hands wherever user code runs.
  */
 #include "bindings/common/errors.h"
+#include "bindings/core/cache_options.h"
 #include "bindings/core/cache_values.h"
 #include "bindings/core/key.h"
 
@@ -296,6 +297,18 @@ build_key(const cached_function *self, pfo_key_builder *builder, const call_argu
 
 /* ---- search and insertion -------------------------------------------------------------------- */
 
+/* Releases what left the store; keeps an exception that is set. Runs user code. */
+static void
+release_victims(pfo_store *store)
+{
+    pfo_victim victim;
+    while (pfo_store_take_victim(store, &victim)) {
+        pfo_key_release(victim.key);
+        Py_DECREF((PyObject *)victim.value);
+        Py_XDECREF((PyObject *)victim.guard);
+    }
+}
+
 /* Slot, PFO_SLOT_NONE, or PFO_SLOT_FAILED with an exception. */
 static uint32_t
 find(const cached_function *self, const pfo_key_builder *builder)
@@ -324,13 +337,13 @@ take_hit(cached_function *self, uint32_t slot, int *valid)
         const int holds = pfo_value_guard_holds(self->state, guard);
         slot = pfo_table_find_identity(&self->store.table, hash, key); /* the guard's check may have run other code */
         if (holds == 0 && slot != PFO_SLOT_NONE && self->store.table.entries[slot].guard == guard) {
-            pfo_store_remove(&self->store, slot);
+            pfo_store_remove(&self->store, slot, PFO_LEAVE_INVALID);
         }
         Py_DECREF(guard);
         if (holds != 1) {
             *valid = holds != 0;
             Py_DECREF(value);
-            pfo_release_victims(&self->store);
+            release_victims(&self->store);
             return NULL;
         }
     }
@@ -349,8 +362,8 @@ drop_orphan(PyObject *owner, uint64_t hash, void *key)
     cached_function *self = (cached_function *)owner;
     const uint32_t slot = pfo_table_find_identity(&self->store.table, hash, key);
     if (slot != PFO_SLOT_NONE) {
-        pfo_store_remove(&self->store, slot);
-        pfo_release_victims(&self->store);
+        pfo_store_remove(&self->store, slot, PFO_LEAVE_INVALID);
+        release_victims(&self->store);
     }
 }
 
@@ -368,8 +381,8 @@ keep_result(cached_function *self, const pfo_key_builder *builder, PyObject *res
     int stored = 0;
     if (slot == PFO_SLOT_NONE) {
         pfo_error err = PFO_ERROR_INIT;
-        const pfo_status status =
-            pfo_store_insert(&self->store, builder->hash, key, Py_XNewRef(value), guard, 0, &stored, &err);
+        const pfo_item item = { .hash = builder->hash, .key = key, .value = Py_XNewRef(value), .guard = guard };
+        const pfo_status status = pfo_store_insert(&self->store, &item, &stored, &err);
         if (status != PFO_OK) {
             (void)pfo_raise(status, &err);
             Py_CLEAR(result);
@@ -386,7 +399,7 @@ keep_result(cached_function *self, const pfo_key_builder *builder, PyObject *res
         pfo_key_release(key);
         Py_XDECREF(guard);
     }
-    pfo_release_victims(&self->store);
+    release_victims(&self->store);
     if (result == NULL || self->copies) {
         Py_XDECREF(value);
         return result;
@@ -437,7 +450,7 @@ cached_function_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObjec
             const uint32_t slot = pfo_table_find_inline(&self->store.table, hash, argument, pfo_key_equal_simple);
             if (slot != PFO_SLOT_NONE) {
                 const pfo_entry *entry = &self->store.table.entries[slot];
-                if (entry->guard == NULL && !self->copies) {
+                if (entry->checks == 0 && !self->copies) {
                     pfo_store_hit(&self->store, slot);
                     return Py_NewRef((PyObject *)entry->value);
                 }
@@ -583,7 +596,7 @@ cached_function_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     uint64_t max_entries;
     pfo_core_state *state = pfo_core_state_of_type(type);
-    if (state == NULL || pfo_parse_max_size(max_size, &max_entries) < 0) {
+    if (state == NULL || pfo_parse_bound(max_size, "max_size", &max_entries) < 0) {
         return NULL;
     }
     cached_function *self = (cached_function *)type->tp_alloc(type, 0);
@@ -639,7 +652,7 @@ cached_function_clear(PyObject *op)
     cached_function *self = (cached_function *)op;
     self->closed = 1;
     pfo_store_clear(&self->store);
-    pfo_release_victims(&self->store);
+    release_victims(&self->store);
     Py_CLEAR(self->dict);
     return 0;
 }
@@ -655,7 +668,10 @@ cached_function_dealloc(PyObject *op)
     }
     self->closed = 1;
     if (self->state != NULL) {
-        pfo_release_store(&self->store);
+        pfo_disown_keys(&self->store);
+        pfo_store_clear(&self->store);
+        release_victims(&self->store);
+        pfo_store_free(&self->store);
     }
     Py_CLEAR(self->dict);
     Py_CLEAR(self->function);
@@ -681,7 +697,7 @@ cache_info(PyObject *op, PyObject *unused)
 {
     (void)unused;
     const cached_function *self = (cached_function *)op;
-    PyObject *max_size = pfo_max_size_object(&self->store);
+    PyObject *max_size = pfo_bound_object(self->store.bounds.max_entries);
     if (max_size == NULL) {
         return NULL;
     }
@@ -699,7 +715,7 @@ cache_clear(PyObject *op, PyObject *unused)
     cached_function *self = (cached_function *)op;
     pfo_store_clear(&self->store);
     pfo_store_reset_counters(&self->store);
-    pfo_release_victims(&self->store);
+    release_victims(&self->store);
     Py_RETURN_NONE;
 }
 

@@ -11,6 +11,7 @@
 /* X(field, public): the heap type is kept in state->field; public types become module attributes. */
 #define PFO_CORE_TYPES(X)                                                                                              \
     X(cached_function, 1)                                                                                              \
+    X(content_key, 1)                                                                                                  \
     X(instance_note, 0)                                                                                                \
     X(performance_cache, 1)                                                                                            \
     X(profiler_type, 1)                                                                                                \
@@ -32,7 +33,8 @@
     X(torch_module)                                                                                                    \
     X(keys_reduce)                                                                                                     \
     X(values_prepare)                                                                                                  \
-    X(values_copy)
+    X(values_copy)                                                                                                     \
+    X(sizes_measure)
 
 /* X(name): functions of pfo_<name>_functions become functions of the module. */
 #define PFO_CORE_FUNCTIONS(X)                                                                                          \

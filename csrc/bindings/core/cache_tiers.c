@@ -1,0 +1,436 @@
+/* cache_tiers.c: see cache_tiers.h.
+ *
+ * Invariants: user code only runs while the store is consistent [re-entrancy]; what left the store is released last, one by one, and what
+ * runs meanwhile may release the rest.
+ * References: the store owns a kept key, a value and a guard for each entry.
+ */
+#include "bindings/core/cache_tiers.h"
+
+#include "bindings/common/errors.h"
+
+int
+pfo_tiers_init(pfo_tiers *tiers, pfo_core_state *state, PyObject *owner, const pfo_tiers_options *options)
+{
+    pfo_error err = PFO_ERROR_INIT;
+    const pfo_status status = pfo_store_init(&tiers->store, options->policy, &options->bounds, &err);
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
+        return -1;
+    }
+    tiers->state = state;
+    tiers->owner = owner;
+    tiers->on_evict = Py_XNewRef(options->on_evict);
+    tiers->ttl_ns = options->ttl_ns;
+    tiers->measures = options->bounds.max_bytes != PFO_STORE_UNBOUNDED;
+    tiers->closed = 0;
+    return 0;
+}
+
+int
+pfo_tiers_traverse(const pfo_tiers *tiers, visitproc visit, void *arg)
+{
+    if (tiers->state == NULL) {
+        return 0; /* not initialised */
+    }
+    Py_VISIT(tiers->on_evict);
+    return pfo_visit_store(&tiers->store, visit, arg);
+}
+
+void
+pfo_tiers_abandon(pfo_tiers *tiers)
+{
+    tiers->closed = 1;
+    Py_CLEAR(tiers->on_evict);
+    pfo_store_clear(&tiers->store);
+    pfo_tiers_release(tiers);
+}
+
+void
+pfo_tiers_free(pfo_tiers *tiers)
+{
+    if (tiers->state == NULL) {
+        return;
+    }
+    tiers->closed = 1;
+    Py_CLEAR(tiers->on_evict);
+    pfo_disown_keys(&tiers->store);
+    pfo_store_clear(&tiers->store);
+    pfo_tiers_release(tiers);
+    pfo_store_free(&tiers->store);
+}
+
+/* ---- what leaves ----------------------------------------------------------------------------- */
+
+static void
+report(const pfo_tiers *tiers, const pfo_victim *victim)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *on_evict = Py_NewRef(tiers->on_evict);
+    PyObject *key = pfo_key_object(tiers->state, victim->key, victim->hash);
+    if (key == NULL && PyErr_ExceptionMatches(PyExc_ReferenceError)) {
+        PyErr_Clear();
+        key = Py_NewRef(Py_None); /* the instance that it was for has died */
+    }
+    PyObject *reason = PyUnicode_FromString(pfo_leave_reason_text(victim->reason));
+    PyObject *answer = key == NULL || reason == NULL
+                           ? NULL
+                           : PyObject_CallFunctionObjArgs(on_evict, key, (PyObject *)victim->value, reason, NULL);
+    if (answer == NULL) {
+        PyErr_WriteUnraisable(on_evict);
+    }
+    Py_XDECREF(answer);
+    Py_XDECREF(reason);
+    Py_XDECREF(key);
+    Py_DECREF(on_evict);
+    PyErr_Restore(type, value, traceback);
+}
+
+void
+pfo_tiers_release(pfo_tiers *tiers)
+{
+    pfo_victim victim;
+    while (pfo_store_take_victim(&tiers->store, &victim)) {
+        if (tiers->on_evict != NULL) {
+            report(tiers, &victim);
+        }
+        pfo_key_release(victim.key);
+        Py_DECREF((PyObject *)victim.value);
+        Py_XDECREF((PyObject *)victim.guard);
+    }
+}
+
+static void
+remove_slot(pfo_tiers *tiers, uint32_t slot, pfo_leave_reason reason)
+{
+    pfo_store_remove(&tiers->store, slot, reason);
+    pfo_tiers_release(tiers);
+}
+
+/* The instance in a key has died [instances]. */
+static void
+drop_orphan(PyObject *owner, uint64_t hash, void *key)
+{
+    pfo_tiers *tiers = pfo_tiers_of(owner);
+    const uint32_t slot = pfo_table_find_identity(&tiers->store.table, hash, key);
+    if (slot != PFO_SLOT_NONE) {
+        remove_slot(tiers, slot, PFO_LEAVE_INVALID);
+    }
+}
+
+/* ---- finding and taking ---------------------------------------------------------------------- */
+
+uint32_t
+pfo_tiers_find(const pfo_tiers *tiers, const pfo_key_builder *builder)
+{
+    int exhausted;
+    const uint32_t slot = pfo_table_find(&tiers->store.table, builder->hash, builder, pfo_key_equal, NULL, &exhausted);
+    if (slot == PFO_SLOT_FAILED && exhausted) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the cache changed during every comparison of a key (does __eq__ use this cache?)");
+    }
+    return slot;
+}
+
+/* Whether the guard of a live slot holds; the check may run code, so *slot is found anew (PFO_SLOT_NONE if the entry is gone). */
+static int
+guard_holds(const pfo_tiers *tiers, uint32_t *slot)
+{
+    const pfo_entry *entry = &tiers->store.table.entries[*slot];
+    PyObject *guard = Py_NewRef((PyObject *)entry->guard);
+    void *key = entry->key;
+    const uint64_t hash = entry->hash;
+    const int holds = pfo_value_guard_holds(tiers->state, guard);
+    *slot = pfo_table_find_identity(&tiers->store.table, hash, key);
+    if (*slot != PFO_SLOT_NONE && tiers->store.table.entries[*slot].guard != guard) {
+        *slot = PFO_SLOT_NONE;
+    }
+    Py_DECREF(guard);
+    return holds;
+}
+
+int
+pfo_tiers_take(pfo_tiers *tiers, uint32_t slot, PyObject **value)
+{
+    const pfo_entry *entry = &tiers->store.table.entries[slot];
+    *value = NULL;
+    if (!pfo_tiers_is_good(tiers, slot)) {
+        remove_slot(tiers, slot, PFO_LEAVE_EXPIRED);
+        return 0;
+    }
+    PyObject *found = Py_NewRef((PyObject *)entry->value);
+    if ((entry->checks & PFO_CHECK_GUARD) != 0) {
+        const int holds = guard_holds(tiers, &slot);
+        if (holds != 1) {
+            Py_DECREF(found);
+            if (holds == 0 && slot != PFO_SLOT_NONE) {
+                remove_slot(tiers, slot, PFO_LEAVE_INVALID);
+            }
+            return holds;
+        }
+    }
+    if (slot != PFO_SLOT_NONE) {
+        pfo_store_hit(&tiers->store, slot);
+    } else {
+        tiers->store.hits++;
+    }
+    *value = found;
+    return 1;
+}
+
+int
+pfo_tiers_get(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_key, PyObject **value)
+{
+    (void)disk_key;
+    *value = NULL;
+    const uint32_t slot = pfo_tiers_find(tiers, builder);
+    if (slot == PFO_SLOT_FAILED) {
+        return -1;
+    }
+    const int found = slot == PFO_SLOT_NONE ? 0 : pfo_tiers_take(tiers, slot, value);
+    tiers->store.misses += found == 0;
+    return found;
+}
+
+int
+pfo_tiers_contains(pfo_tiers *tiers, const pfo_key_builder *builder, const pfo_digest *disk_key)
+{
+    (void)disk_key;
+    const uint32_t slot = pfo_tiers_find(tiers, builder);
+    if (slot == PFO_SLOT_FAILED) {
+        return -1;
+    }
+    return slot != PFO_SLOT_NONE && pfo_tiers_is_good(tiers, slot);
+}
+
+/* ---- keeping --------------------------------------------------------------------------------- */
+
+static int
+measure(const pfo_tiers *tiers, PyObject *value, uint64_t size, size_t *bytes)
+{
+    if (size != PFO_SIZE_MEASURE) {
+        *bytes = (size_t)size;
+        return 0;
+    }
+    *bytes = 0;
+    return tiers->measures ? pfo_value_bytes(tiers->state, value, bytes) : 0;
+}
+
+/* Puts an item, all of whose references it takes over, where a search just found slot. */
+static int
+put_at(pfo_tiers *tiers, uint32_t slot, const pfo_item *item)
+{
+    pfo_error err = PFO_ERROR_INIT;
+    int stored = 0;
+    const pfo_status status = slot == PFO_SLOT_NONE ? pfo_store_insert(&tiers->store, item, &stored, &err)
+                                                    : pfo_store_replace(&tiers->store, slot, item, &stored, &err);
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
+    }
+    pfo_tiers_release(tiers);
+    if (!stored) {
+        pfo_key_release(item->key);
+        Py_DECREF((PyObject *)item->value);
+        Py_XDECREF((PyObject *)item->guard);
+    }
+    return status == PFO_OK ? 0 : -1;
+}
+
+/* A new reference to the value that is there already and stays, if first_wins and it is good; else NULL. */
+static PyObject *
+first_value(const pfo_tiers *tiers, uint32_t slot, const pfo_keep *how)
+{
+    if (!how->first_wins || slot == PFO_SLOT_NONE || !pfo_tiers_is_good(tiers, slot) ||
+        (tiers->store.table.entries[slot].checks & PFO_CHECK_GUARD) != 0) {
+        return NULL;
+    }
+    return Py_NewRef((PyObject *)tiers->store.table.entries[slot].value);
+}
+
+int
+pfo_tiers_keep(pfo_tiers *tiers, const pfo_key_builder *builder, PyObject *value, const pfo_keep *how, PyObject **kept)
+{
+    PyObject *guard;
+    PyObject *prepared = pfo_value_prepare(tiers->state, value, how->is_private, &guard);
+    if (kept != NULL) {
+        *kept = NULL;
+    }
+    if (prepared == NULL) {
+        return -1;
+    }
+    size_t bytes = 0;
+    int failed = measure(tiers, prepared, how->size, &bytes);
+    void *key = failed ? NULL : pfo_key_keep(builder, tiers->owner, drop_orphan);
+    const uint32_t slot = key == NULL ? PFO_SLOT_FAILED : pfo_tiers_find(tiers, builder);
+    PyObject *first = slot == PFO_SLOT_FAILED ? NULL : first_value(tiers, slot, how);
+    if (slot == PFO_SLOT_FAILED || tiers->closed || first != NULL) {
+        failed = slot == PFO_SLOT_FAILED ? -1 : 0;
+        pfo_key_release(key);
+        Py_XDECREF(guard);
+    } else {
+        const pfo_item item = {
+            .hash = builder->hash,
+            .key = key,
+            .value = Py_NewRef(prepared),
+            .guard = guard,
+            .bytes = bytes,
+            .ttl_ns = how->ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : how->ttl_ns,
+        };
+        failed = put_at(tiers, slot, &item);
+    }
+    if (kept != NULL && !failed) {
+        *kept = Py_NewRef(first != NULL ? first : prepared);
+    }
+    Py_XDECREF(first);
+    Py_DECREF(prepared);
+    return failed;
+}
+
+/* ---- the rest -------------------------------------------------------------------------------- */
+
+int
+pfo_tiers_delete(pfo_tiers *tiers, const pfo_key_builder *builder, const pfo_digest *disk_key)
+{
+    (void)disk_key;
+    const uint32_t slot = pfo_tiers_find(tiers, builder);
+    if (slot == PFO_SLOT_FAILED) {
+        return -1;
+    }
+    if (slot == PFO_SLOT_NONE) {
+        return 0;
+    }
+    const int existed = pfo_tiers_is_good(tiers, slot);
+    remove_slot(tiers, slot, existed ? PFO_LEAVE_DELETED : PFO_LEAVE_EXPIRED);
+    return existed;
+}
+
+int
+pfo_tiers_touch(pfo_tiers *tiers, const pfo_key_builder *builder, const pfo_digest *disk_key, uint64_t ttl_ns)
+{
+    (void)disk_key;
+    const uint32_t slot = pfo_tiers_find(tiers, builder);
+    if (slot == PFO_SLOT_FAILED) {
+        return -1;
+    }
+    if (slot == PFO_SLOT_NONE) {
+        return 0;
+    }
+    if (!pfo_tiers_is_good(tiers, slot)) {
+        remove_slot(tiers, slot, PFO_LEAVE_EXPIRED);
+        return 0;
+    }
+    pfo_error err = PFO_ERROR_INIT;
+    const pfo_status status =
+        pfo_store_touch(&tiers->store, slot, ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : ttl_ns, &err);
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
+        return -1;
+    }
+    return 1;
+}
+
+void
+pfo_tiers_clear(pfo_tiers *tiers, const PyObject *owner)
+{
+    if (owner == NULL) {
+        pfo_store_clear(&tiers->store);
+    } else {
+        for (uint32_t slot = 0; slot < tiers->store.table.used_slots; slot++) {
+            const pfo_entry *entry = &tiers->store.table.entries[slot];
+            if (entry->live && pfo_key_is_owned(entry->key, owner)) {
+                pfo_store_remove(&tiers->store, slot, PFO_LEAVE_CLEARED);
+            }
+        }
+    }
+    pfo_tiers_release(tiers);
+}
+
+uint64_t
+pfo_tiers_expire(pfo_tiers *tiers)
+{
+    const uint64_t removed = pfo_store_expire(&tiers->store);
+    pfo_tiers_release(tiers);
+    return removed;
+}
+
+int
+pfo_tiers_resize(pfo_tiers *tiers, const pfo_bounds *bounds)
+{
+    pfo_error err = PFO_ERROR_INIT;
+    const pfo_status status = pfo_store_resize(&tiers->store, bounds, &err);
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
+        return -1;
+    }
+    tiers->measures = bounds->max_bytes != PFO_STORE_UNBOUNDED;
+    pfo_tiers_release(tiers);
+    return 0;
+}
+
+void
+pfo_tiers_close(pfo_tiers *tiers)
+{
+    tiers->closed = 1;
+    pfo_store_clear(&tiers->store);
+    pfo_tiers_release(tiers);
+}
+
+/* ---- snapshots ------------------------------------------------------------------------------- */
+
+typedef struct held_entry {
+    void *key;
+    PyObject *value;
+    uint64_t hash;
+} held_entry;
+
+/* References to every good entry; runs no code. NULL with an exception without memory. */
+static held_entry *
+hold_entries(const pfo_tiers *tiers, Py_ssize_t *count)
+{
+    *count = 0;
+    held_entry *held = PyMem_New(held_entry, tiers->store.table.count + 1);
+    if (held == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (uint32_t slot = 0; slot < tiers->store.table.used_slots; slot++) {
+        const pfo_entry *entry = &tiers->store.table.entries[slot];
+        if (entry->live && pfo_tiers_is_good(tiers, slot)) {
+            held[(*count)++] = (held_entry){
+                .key = pfo_key_hold(entry->key),
+                .value = Py_NewRef((PyObject *)entry->value),
+                .hash = entry->hash,
+            };
+        }
+    }
+    return held;
+}
+
+PyObject *
+pfo_tiers_snapshot(pfo_tiers *tiers, int with_values)
+{
+    Py_ssize_t count;
+    held_entry *held = hold_entries(tiers, &count);
+    PyObject *list = held == NULL ? NULL : PyList_New(0);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = list == NULL ? NULL : pfo_key_object(tiers->state, held[i].key, held[i].hash);
+        if (item != NULL && with_values) {
+            PyObject *pair = PyTuple_Pack(2, item, held[i].value);
+            Py_SETREF(item, pair);
+        }
+        if (item != NULL) {
+            if (PyList_Append(list, item) < 0) {
+                Py_CLEAR(list);
+            }
+            Py_DECREF(item);
+        } else if (list != NULL && PyErr_ExceptionMatches(PyExc_ReferenceError)) {
+            PyErr_Clear(); /* an instance that died just now: its entry has left */
+        } else {
+            Py_CLEAR(list);
+        }
+        pfo_key_release(held[i].key);
+        Py_DECREF(held[i].value);
+    }
+    PyMem_Free(held);
+    return list;
+}
