@@ -12,12 +12,12 @@ from typing import Any
 
 def _buffer_of(value: Any) -> tuple[Any, int] | None:
     """The memory that an array or tensor keeps alive, as (what identifies it, bytes); None for other objects."""
-    numpy = sys.modules.get("numpy")
+    numpy: Any = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, getattr(numpy, "ndarray", ())):
         while isinstance(value.base, numpy.ndarray):
             value = value.base
         return id(value), value.nbytes
-    torch = sys.modules.get("torch")
+    torch: Any = sys.modules.get("torch")
     if torch is not None and isinstance(value, getattr(torch, "Tensor", ())):
         try:
             storage = value.untyped_storage()
@@ -62,7 +62,7 @@ def measure(value: Any) -> int:
         seen.add(identity)
         if buffer is not None:
             total += buffer[1]
-            numpy = sys.modules.get("numpy")
+            numpy: Any = sys.modules.get("numpy")
             if numpy is not None and isinstance(item, numpy.ndarray) and item.dtype.hasobject:
                 waiting.extend(item.ravel().tolist())
         elif isinstance(item, (bytes, bytearray)):

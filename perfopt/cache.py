@@ -23,7 +23,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
 from perfopt import _core
-from perfopt._core import PerformanceCache, fingerprint
+from perfopt._core import fingerprint
+from perfopt._performance_cache import PerformanceCache
 
 __all__ = ["CacheInfo", "PerformanceCache", "cache_result", "fingerprint"]
 

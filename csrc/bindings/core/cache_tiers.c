@@ -179,9 +179,9 @@ pfo_tiers_take(pfo_tiers *tiers, uint32_t slot, PyObject **value)
 }
 
 int
-pfo_tiers_get(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_key, PyObject **value)
+pfo_tiers_get(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, PyObject **value)
 {
-    (void)disk_key;
+    (void)disk_prefix;
     *value = NULL;
     const uint32_t slot = pfo_tiers_find(tiers, builder);
     if (slot == PFO_SLOT_FAILED) {
@@ -193,9 +193,9 @@ pfo_tiers_get(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk
 }
 
 int
-pfo_tiers_contains(pfo_tiers *tiers, const pfo_key_builder *builder, const pfo_digest *disk_key)
+pfo_tiers_contains(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix)
 {
-    (void)disk_key;
+    (void)disk_prefix;
     const uint32_t slot = pfo_tiers_find(tiers, builder);
     if (slot == PFO_SLOT_FAILED) {
         return -1;
@@ -248,7 +248,7 @@ first_value(const pfo_tiers *tiers, uint32_t slot, const pfo_keep *how)
 }
 
 int
-pfo_tiers_keep(pfo_tiers *tiers, const pfo_key_builder *builder, PyObject *value, const pfo_keep *how, PyObject **kept)
+pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how, PyObject **kept)
 {
     PyObject *guard;
     PyObject *prepared = pfo_value_prepare(tiers->state, value, how->is_private, &guard);
@@ -289,9 +289,9 @@ pfo_tiers_keep(pfo_tiers *tiers, const pfo_key_builder *builder, PyObject *value
 /* ---- the rest -------------------------------------------------------------------------------- */
 
 int
-pfo_tiers_delete(pfo_tiers *tiers, const pfo_key_builder *builder, const pfo_digest *disk_key)
+pfo_tiers_delete(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix)
 {
-    (void)disk_key;
+    (void)disk_prefix;
     const uint32_t slot = pfo_tiers_find(tiers, builder);
     if (slot == PFO_SLOT_FAILED) {
         return -1;
@@ -305,9 +305,9 @@ pfo_tiers_delete(pfo_tiers *tiers, const pfo_key_builder *builder, const pfo_dig
 }
 
 int
-pfo_tiers_touch(pfo_tiers *tiers, const pfo_key_builder *builder, const pfo_digest *disk_key, uint64_t ttl_ns)
+pfo_tiers_touch(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, uint64_t ttl_ns)
 {
-    (void)disk_key;
+    (void)disk_prefix;
     const uint32_t slot = pfo_tiers_find(tiers, builder);
     if (slot == PFO_SLOT_FAILED) {
         return -1;

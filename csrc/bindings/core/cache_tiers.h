@@ -5,8 +5,9 @@
  *
  * Keys: a builder (key.h), finished. In a cache that several functions share, each function adds pfo_key_add_owner() first, so that their
  * keys never meet; a function with a cache of its own, and PerformanceCache.set(), add none.
- * Disk: an entry is on disk under a digest (pfo_key_persistent() with a prefix of the caller's choice); every function here that takes
- * a disk_key takes NULL for "memory only", and ignores it while there is no disk tier.
+ * Disk: an entry is on disk under the digest of a prefix, which says whose key it is (of a function: its name and version), and the key's
+ * content (pfo_key_persistent()); it is only computed where memory does not answer. A disk_prefix of NULL means "memory only", and it
+ * is ignored where there is no disk tier.
  * Values: what is kept is what later callers get: read-only views of arrays, guards on the versions of tensors (cache_values.h).
  *
  * User code [re-entrancy]: __eq__ and __hash__ of keys, __del__ of keys and values, on_evict, pickles and the collector may run, and
@@ -92,10 +93,10 @@ int pfo_tiers_take(pfo_tiers *tiers, uint32_t slot, PyObject **value);
 
 /* The whole way of a lookup: memory, then disk (what is found there moves up to memory). 1 and a new reference; 0; -1. Counts one hit
  * or one miss. */
-int pfo_tiers_get(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_key, PyObject **value);
+int pfo_tiers_get(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, PyObject **value);
 
 /* Whether there is a good entry in memory or on disk; counts nothing. */
-int pfo_tiers_contains(pfo_tiers *tiers, const pfo_key_builder *builder, const pfo_digest *disk_key);
+int pfo_tiers_contains(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix);
 
 /* ---- keeping ---- */
 
@@ -113,16 +114,16 @@ typedef struct pfo_keep {
 
 /* Keeps value in memory under the builder's key, or does not, if the bounds say so or the cache is closed. *kept (kept may be NULL): a new
  * reference to what a caller of the function is to get: the value as it is kept, or with first_wins the one that was there first. */
-int pfo_tiers_keep(pfo_tiers *tiers, const pfo_key_builder *builder, PyObject *value, const pfo_keep *how,
+int pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how,
                    PyObject **kept);
 
 /* ---- the rest ---- */
 
 /* 1 when there was an entry, 0, -1. */
-int pfo_tiers_delete(pfo_tiers *tiers, const pfo_key_builder *builder, const pfo_digest *disk_key);
+int pfo_tiers_delete(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix);
 
 /* A new time to live (PFO_TTL_DEFAULT: the cache's own). 1 when there was a good entry, 0, -1. */
-int pfo_tiers_touch(pfo_tiers *tiers, const pfo_key_builder *builder, const pfo_digest *disk_key, uint64_t ttl_ns);
+int pfo_tiers_touch(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, uint64_t ttl_ns);
 
 /* Removes every entry in memory whose key has this owner part; owner NULL: every entry. Counters stay. */
 void pfo_tiers_clear(pfo_tiers *tiers, const PyObject *owner);

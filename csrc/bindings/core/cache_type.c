@@ -130,6 +130,16 @@ check_persist(PyObject *object)
     return persist == 0 ? 0 : -1;
 }
 
+/* persist, ttl and size, the last three of `found`. */
+static int
+parse_keep(PyObject *const *found, pfo_keep *how)
+{
+    return check_persist(found[0]) < 0 || pfo_parse_ttl(found[1], PFO_TTL_DEFAULT, &how->ttl_ns) < 0 ||
+                   pfo_parse_size(found[2], PFO_SIZE_MEASURE, &how->size) < 0
+               ? -1
+               : 0;
+}
+
 PyDoc_STRVAR(
     set_doc,
     "set($self, /, key, value, persist=False, *, ttl=None, size=None)\n--\n\n"
@@ -152,9 +162,8 @@ cache_set(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
     PyObject *found[5] = { nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL, NULL, NULL, NULL };
     pfo_keep how = PFO_KEEP_DEFAULT;
     if (nargs != 2 || kwnames != NULL) {
-        if (parse_arguments("set", names, 5, 3, 2, args, nargs, kwnames, found) < 0 || check_persist(found[2]) < 0 ||
-            pfo_parse_ttl(found[3], PFO_TTL_DEFAULT, &how.ttl_ns) < 0 ||
-            pfo_parse_size(found[4], PFO_SIZE_MEASURE, &how.size) < 0) {
+        if (parse_arguments("set", names, 5, 3, 2, args, nargs, kwnames, found) < 0 ||
+            parse_keep(found + 2, &how) < 0) {
             return NULL;
         }
     }
@@ -230,8 +239,7 @@ cache_get_or_compute(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     pfo_keep how = PFO_KEEP_DEFAULT;
     how.first_wins = 1;
     if (parse_arguments("get_or_compute", names, 5, 3, 2, args, nargs, kwnames, found) < 0 ||
-        check_persist(found[2]) < 0 || pfo_parse_ttl(found[3], PFO_TTL_DEFAULT, &how.ttl_ns) < 0 ||
-        pfo_parse_size(found[4], PFO_SIZE_MEASURE, &how.size) < 0) {
+        parse_keep(found + 2, &how) < 0) {
         return NULL;
     }
     if (!PyCallable_Check(found[1])) {
@@ -250,6 +258,31 @@ cache_get_or_compute(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
             Py_DECREF(computed);
         }
     }
+    pfo_key_drop(&builder);
+    return value;
+}
+
+PyDoc_STRVAR(keep_doc,
+             "_keep($self, /, key, value, persist=False, *, ttl=None, size=None)\n--\n\n"
+             "Stores a computed value as get_or_compute() does, and returns what it returns; also of a closed "
+             "cache. Internal: async\n"
+             "methods.");
+
+static PyObject *
+cache_keep(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = { "key", "value", "persist", "ttl", "size" };
+    performance_cache *self = (performance_cache *)op;
+    PyObject *found[5];
+    pfo_keep how = PFO_KEEP_DEFAULT;
+    how.first_wins = 1;
+    pfo_key_builder builder;
+    if (parse_arguments("_keep", names, 5, 3, 2, args, nargs, kwnames, found) < 0 || parse_keep(found + 2, &how) < 0 ||
+        build_key_to_keep(self, &builder, found[0]) < 0) {
+        return NULL;
+    }
+    PyObject *value;
+    (void)pfo_tiers_keep(&self->tiers, &builder, found[1], &how, &value);
     pfo_key_drop(&builder);
     return value;
 }
@@ -670,6 +703,7 @@ static PyMethodDef performance_cache_methods[] = {
     { "close", cache_close, METH_NOARGS, close_doc },
     { "__enter__", cache_enter, METH_NOARGS, NULL },
     { "__exit__", FAST(cache_exit), METH_FASTCALL, NULL },
+    { "_keep", FAST(cache_keep), METH_FASTCALL | METH_KEYWORDS, keep_doc },
     { "_peek", cache_peek, METH_O, peek_doc },
     { NULL, NULL, 0, NULL },
 };
