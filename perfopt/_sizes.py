@@ -10,15 +10,19 @@ import sys
 from typing import Any
 
 
+def _is_instance(value: Any, module: str, name: str) -> bool:
+    """Whether value is of that class of a library, which is not imported for it."""
+    cls = getattr(sys.modules.get(module), name, None)
+    return cls is not None and isinstance(value, cls)
+
+
 def _buffer_of(value: Any) -> tuple[Any, int] | None:
     """The memory that an array or tensor keeps alive, as (what identifies it, bytes); None for other objects."""
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, getattr(numpy, "ndarray", ())):
-        while isinstance(value.base, numpy.ndarray):
+    if _is_instance(value, "numpy", "ndarray"):
+        while _is_instance(value.base, "numpy", "ndarray"):
             value = value.base
         return id(value), value.nbytes
-    torch: Any = sys.modules.get("torch")
-    if torch is not None and isinstance(value, getattr(torch, "Tensor", ())):
+    if _is_instance(value, "torch", "Tensor"):
         try:
             storage = value.untyped_storage()
             return ("storage", storage.data_ptr() or id(value)), storage.nbytes()
@@ -62,8 +66,7 @@ def measure(value: Any) -> int:
         seen.add(identity)
         if buffer is not None:
             total += buffer[1]
-            numpy: Any = sys.modules.get("numpy")
-            if numpy is not None and isinstance(item, numpy.ndarray) and item.dtype.hasobject:
+            if _is_instance(item, "numpy", "ndarray") and item.dtype.hasobject:
                 waiting.extend(item.ravel().tolist())
         elif isinstance(item, (bytes, bytearray)):
             total += len(item)
