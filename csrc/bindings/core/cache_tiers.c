@@ -8,6 +8,8 @@
 
 #include "bindings/common/errors.h"
 
+#include <time.h>
+
 int
 pfo_tiers_init(pfo_tiers *tiers, pfo_core_state *state, PyObject *owner, const pfo_tiers_options *options)
 {
@@ -15,6 +17,10 @@ pfo_tiers_init(pfo_tiers *tiers, pfo_core_state *state, PyObject *owner, const p
     const pfo_status status = pfo_store_init(&tiers->store, options->policy, &options->bounds, &err);
     if (status != PFO_OK) {
         (void)pfo_raise(status, &err);
+        return -1;
+    }
+    if (options->disk != NULL && pfo_disk_tier_open(state, options->disk, &tiers->disk) < 0) {
+        pfo_store_free(&tiers->store);
         return -1;
     }
     tiers->state = state;
@@ -33,7 +39,21 @@ pfo_tiers_traverse(const pfo_tiers *tiers, visitproc visit, void *arg)
         return 0; /* not initialised */
     }
     Py_VISIT(tiers->on_evict);
+    if (tiers->disk != NULL) {
+        const int stop = pfo_disk_tier_traverse(tiers->disk, visit, arg);
+        if (stop != 0) {
+            return stop;
+        }
+    }
     return pfo_visit_store(&tiers->store, visit, arg);
+}
+
+static void
+close_disk(pfo_tiers *tiers)
+{
+    pfo_disk_tier *disk = tiers->disk;
+    tiers->disk = NULL;
+    pfo_disk_tier_close(disk);
 }
 
 void
@@ -41,6 +61,7 @@ pfo_tiers_abandon(pfo_tiers *tiers)
 {
     tiers->closed = 1;
     Py_CLEAR(tiers->on_evict);
+    close_disk(tiers);
     pfo_store_clear(&tiers->store);
     pfo_tiers_release(tiers);
 }
@@ -53,6 +74,7 @@ pfo_tiers_free(pfo_tiers *tiers)
     }
     tiers->closed = 1;
     Py_CLEAR(tiers->on_evict);
+    close_disk(tiers);
     pfo_disown_keys(&tiers->store);
     pfo_store_clear(&tiers->store);
     pfo_tiers_release(tiers);
@@ -178,16 +200,87 @@ pfo_tiers_take(pfo_tiers *tiers, uint32_t slot, PyObject **value)
     return 1;
 }
 
+/* The key on disk: 0; 1 when there is no disk, or nothing of this key can be there; -1. */
+static int
+disk_key(const pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, pfo_digest *key)
+{
+    if (tiers->disk == NULL || disk_prefix == NULL) {
+        return 1;
+    }
+    const int answer = pfo_key_persistent(builder, disk_prefix, key);
+    return answer == 0 && tiers->disk == NULL ? 1 : answer; /* reading a part may have run code that closed the cache */
+}
+
+static uint64_t *
+stripe_of(pfo_tiers *tiers, const pfo_key_builder *builder)
+{
+    return &tiers->changes[pfo_table_mix(builder->hash) % PFO_TIERS_STRIPES];
+}
+
+static uint64_t
+wall_clock_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* The end of a time to live on the wall clock, as the disk keeps it; 0: never. */
+static uint64_t
+wall_clock_end(uint64_t ttl_ns)
+{
+    const uint64_t now_ns = wall_clock_ns();
+    return ttl_ns == 0 ? 0 : ttl_ns > UINT64_MAX - now_ns ? UINT64_MAX : now_ns + ttl_ns;
+}
+
+/* The value on disk, which moves up to memory unless the key was changed meanwhile [stripes]. 1, 0, -1. */
+static int
+get_from_disk(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, PyObject **value)
+{
+    pfo_digest key;
+    const int answer = disk_key(tiers, builder, disk_prefix, &key);
+    if (answer != 0) {
+        return answer < 0 ? -1 : 0;
+    }
+    const uint64_t changes = *stripe_of(tiers, builder);
+    PyObject *found;
+    uint64_t end_ns;
+    if (pfo_disk_tier_get(tiers->disk, &key, &found, &end_ns) < 0) {
+        return -1;
+    }
+    if (found == NULL) {
+        return 0;
+    }
+    const uint64_t now_ns = end_ns == 0 ? 0 : wall_clock_ns();
+    if (end_ns != 0 && end_ns <= now_ns) {
+        Py_DECREF(found);
+        return 0;
+    }
+    const pfo_keep how = {
+        .ttl_ns = end_ns == 0 ? 0 : end_ns - now_ns,
+        .size = PFO_SIZE_MEASURE,
+        .first_wins = 1,
+        .only_if_changes = 1,
+        .changes = changes,
+    };
+    const int failed = pfo_tiers_keep(tiers, builder, found, &how, value);
+    Py_DECREF(found);
+    return failed ? -1 : 1;
+}
+
 int
 pfo_tiers_get(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, PyObject **value)
 {
-    (void)disk_prefix;
     *value = NULL;
     const uint32_t slot = pfo_tiers_find(tiers, builder);
     if (slot == PFO_SLOT_FAILED) {
         return -1;
     }
-    const int found = slot == PFO_SLOT_NONE ? 0 : pfo_tiers_take(tiers, slot, value);
+    int found = slot == PFO_SLOT_NONE ? 0 : pfo_tiers_take(tiers, slot, value);
+    if (found == 0 && tiers->disk != NULL) {
+        found = get_from_disk(tiers, builder, disk_prefix, value);
+        tiers->disk_hits += found == 1;
+    }
     tiers->store.misses += found == 0;
     return found;
 }
@@ -195,12 +288,26 @@ pfo_tiers_get(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk
 int
 pfo_tiers_contains(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix)
 {
-    (void)disk_prefix;
     const uint32_t slot = pfo_tiers_find(tiers, builder);
     if (slot == PFO_SLOT_FAILED) {
         return -1;
     }
-    return slot != PFO_SLOT_NONE && pfo_tiers_is_good(tiers, slot);
+    if (slot != PFO_SLOT_NONE && pfo_tiers_is_good(tiers, slot)) {
+        return 1;
+    }
+    pfo_digest key;
+    const int answer = disk_key(tiers, builder, disk_prefix, &key);
+    if (answer != 0) {
+        return answer < 0 ? -1 : 0;
+    }
+    PyObject *found;
+    uint64_t end_ns;
+    if (pfo_disk_tier_get(tiers->disk, &key, &found, &end_ns) < 0) {
+        return -1;
+    }
+    const int good = found != NULL;
+    Py_XDECREF(found);
+    return good;
 }
 
 /* ---- keeping --------------------------------------------------------------------------------- */
@@ -247,42 +354,106 @@ first_value(const pfo_tiers *tiers, uint32_t slot, const pfo_keep *how)
     return Py_NewRef((PyObject *)tiers->store.table.entries[slot].value);
 }
 
+static int
+raise_not_storable(PyTypeObject *culprit)
+{
+    PyErr_Format(
+        PyExc_TypeError,
+        "value: a %.200s object cannot be stored on disk in a safe format; store what it is made of (numbers, "
+        "text, bytes, containers, arrays, tensors), or give allow_pickle= a secret key for authenticated pickles",
+        culprit->tp_name);
+    Py_DECREF(culprit);
+    return -1;
+}
+
+/* What keep() has to do on disk. 0, or -1 with an exception. */
+static int
+keep_on_disk(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how, uint64_t ttl_ns)
+{
+    pfo_digest key;
+    const int answer = disk_key(tiers, builder, how->disk_prefix, &key);
+    if (answer != 0) {
+        if (answer < 0) {
+            return -1;
+        }
+        if (how->disk == PFO_KEEP_DISK_WRITE && builder->culprit != NULL) {
+            PyErr_Format(PyExc_TypeError,
+                         "key: a %.200s object has no content that can be read, so it is no key of an entry on disk",
+                         builder->culprit->tp_name);
+            return -1;
+        }
+        return 0;
+    }
+    if (how->disk == PFO_KEEP_DISK_FORGET) {
+        int existed;
+        return pfo_disk_tier_delete(tiers->disk, &key, &existed);
+    }
+    int stored;
+    PyTypeObject *culprit;
+    const int put = pfo_disk_tier_put(tiers->disk, &key, how->label, value, wall_clock_end(ttl_ns), &stored, &culprit);
+    return put == 1 ? raise_not_storable(culprit) : put;
+}
+
+/* Puts prepared and guard (which it takes over) into memory. *first: a new reference to the value that stays instead, or NULL. */
+static int
+keep_in_memory(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, PyObject *guard, const pfo_keep *how,
+               uint64_t ttl_ns, uint64_t expected_changes, PyObject **first)
+{
+    size_t bytes = 0;
+    void *key =
+        measure(tiers, prepared, how->size, &bytes) < 0 ? NULL : pfo_key_keep(builder, tiers->owner, drop_orphan);
+    const uint32_t slot = key == NULL ? PFO_SLOT_FAILED : pfo_tiers_find(tiers, builder);
+    *first = slot == PFO_SLOT_FAILED ? NULL : first_value(tiers, slot, how);
+    const int touches_disk = how->disk != PFO_KEEP_DISK_AS_IT_IS || how->only_if_changes;
+    const int overtaken =
+        tiers->disk != NULL && touches_disk && *stripe_of(tiers, builder) != expected_changes; /* [stripes] */
+    if (slot == PFO_SLOT_FAILED || tiers->closed || *first != NULL || overtaken) {
+        if (overtaken && !how->first_wins && slot != PFO_SLOT_NONE && slot != PFO_SLOT_FAILED) {
+            remove_slot(tiers, slot, PFO_LEAVE_REPLACED);
+        }
+        pfo_key_release(key);
+        Py_XDECREF(guard);
+        return slot == PFO_SLOT_FAILED ? -1 : 0;
+    }
+    const pfo_item item = {
+        .hash = builder->hash,
+        .key = key,
+        .value = Py_NewRef(prepared),
+        .guard = guard,
+        .bytes = bytes,
+        .ttl_ns = ttl_ns,
+    };
+    return put_at(tiers, slot, &item);
+}
+
 int
 pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how, PyObject **kept)
 {
-    PyObject *guard;
-    PyObject *prepared = pfo_value_prepare(tiers->state, value, how->is_private, &guard);
     if (kept != NULL) {
         *kept = NULL;
     }
-    if (prepared == NULL) {
-        return -1;
+    const uint64_t ttl_ns = how->ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : how->ttl_ns;
+    uint64_t *changes = stripe_of(tiers, builder);
+    const uint64_t mine = how->only_if_changes ? how->changes : ++*changes;
+    PyObject *guard;
+    PyObject *first = NULL;
+    PyObject *prepared = pfo_value_prepare(tiers->state, value, how->is_private, &guard);
+    int failed = -1;
+    if (prepared != NULL) {
+        if (how->disk != PFO_KEEP_DISK_AS_IT_IS && keep_on_disk(tiers, builder, value, how, ttl_ns) < 0) {
+            Py_XDECREF(guard);
+        } else {
+            failed = keep_in_memory(tiers, builder, prepared, guard, how, ttl_ns, mine, &first);
+        }
     }
-    size_t bytes = 0;
-    int failed = measure(tiers, prepared, how->size, &bytes);
-    void *key = failed ? NULL : pfo_key_keep(builder, tiers->owner, drop_orphan);
-    const uint32_t slot = key == NULL ? PFO_SLOT_FAILED : pfo_tiers_find(tiers, builder);
-    PyObject *first = slot == PFO_SLOT_FAILED ? NULL : first_value(tiers, slot, how);
-    if (slot == PFO_SLOT_FAILED || tiers->closed || first != NULL) {
-        failed = slot == PFO_SLOT_FAILED ? -1 : 0;
-        pfo_key_release(key);
-        Py_XDECREF(guard);
-    } else {
-        const pfo_item item = {
-            .hash = builder->hash,
-            .key = key,
-            .value = Py_NewRef(prepared),
-            .guard = guard,
-            .bytes = bytes,
-            .ttl_ns = how->ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : how->ttl_ns,
-        };
-        failed = put_at(tiers, slot, &item);
+    if (!how->only_if_changes) {
+        ++*changes;
     }
     if (kept != NULL && !failed) {
         *kept = Py_NewRef(first != NULL ? first : prepared);
     }
     Py_XDECREF(first);
-    Py_DECREF(prepared);
+    Py_XDECREF(prepared);
     return failed;
 }
 
@@ -291,23 +462,30 @@ pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, cons
 int
 pfo_tiers_delete(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix)
 {
-    (void)disk_prefix;
+    pfo_digest key;
+    int on_disk = 0;
+    const int answer = disk_key(tiers, builder, disk_prefix, &key);
+    ++*stripe_of(tiers, builder);
+    if (answer < 0 || (answer == 0 && pfo_disk_tier_delete(tiers->disk, &key, &on_disk) < 0)) {
+        return -1;
+    }
+    ++*stripe_of(tiers, builder);
     const uint32_t slot = pfo_tiers_find(tiers, builder);
     if (slot == PFO_SLOT_FAILED) {
         return -1;
     }
     if (slot == PFO_SLOT_NONE) {
-        return 0;
+        return on_disk;
     }
     const int existed = pfo_tiers_is_good(tiers, slot);
     remove_slot(tiers, slot, existed ? PFO_LEAVE_DELETED : PFO_LEAVE_EXPIRED);
-    return existed;
+    return existed || on_disk;
 }
 
-int
-pfo_tiers_touch(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, uint64_t ttl_ns)
+/* 1 when there was a good entry in memory, 0, -1. */
+static int
+touch_in_memory(pfo_tiers *tiers, const pfo_key_builder *builder, uint64_t ttl_ns)
 {
-    (void)disk_prefix;
     const uint32_t slot = pfo_tiers_find(tiers, builder);
     if (slot == PFO_SLOT_FAILED) {
         return -1;
@@ -320,8 +498,7 @@ pfo_tiers_touch(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *di
         return 0;
     }
     pfo_error err = PFO_ERROR_INIT;
-    const pfo_status status =
-        pfo_store_touch(&tiers->store, slot, ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : ttl_ns, &err);
+    const pfo_status status = pfo_store_touch(&tiers->store, slot, ttl_ns, &err);
     if (status != PFO_OK) {
         (void)pfo_raise(status, &err);
         return -1;
@@ -329,28 +506,70 @@ pfo_tiers_touch(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *di
     return 1;
 }
 
-void
-pfo_tiers_clear(pfo_tiers *tiers, const PyObject *owner)
+int
+pfo_tiers_touch(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, uint64_t ttl_ns)
 {
-    if (owner == NULL) {
-        pfo_store_clear(&tiers->store);
-    } else {
-        for (uint32_t slot = 0; slot < tiers->store.table.used_slots; slot++) {
-            const pfo_entry *entry = &tiers->store.table.entries[slot];
-            if (entry->live && pfo_key_is_owned(entry->key, owner)) {
-                pfo_store_remove(&tiers->store, slot, PFO_LEAVE_CLEARED);
-            }
+    const uint64_t new_ttl_ns = ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : ttl_ns;
+    pfo_digest key;
+    int on_disk = 0;
+    const int answer = disk_key(tiers, builder, disk_prefix, &key);
+    if (answer < 0 ||
+        (answer == 0 && pfo_disk_tier_touch(tiers->disk, &key, wall_clock_end(new_ttl_ns), &on_disk) < 0)) {
+        return -1;
+    }
+    const int in_memory = touch_in_memory(tiers, builder, new_ttl_ns);
+    return in_memory < 0 ? -1 : in_memory || on_disk;
+}
+
+void
+pfo_tiers_clear_owner(pfo_tiers *tiers, const PyObject *owner)
+{
+    for (uint32_t slot = 0; slot < tiers->store.table.used_slots; slot++) {
+        const pfo_entry *entry = &tiers->store.table.entries[slot];
+        if (entry->live && pfo_key_is_owned(entry->key, owner)) {
+            pfo_store_remove(&tiers->store, slot, PFO_LEAVE_CLEARED);
         }
     }
     pfo_tiers_release(tiers);
 }
 
-uint64_t
-pfo_tiers_expire(pfo_tiers *tiers)
+int
+pfo_tiers_clear(pfo_tiers *tiers)
 {
-    const uint64_t removed = pfo_store_expire(&tiers->store);
+    for (int i = 0; i < PFO_TIERS_STRIPES; i++) {
+        tiers->changes[i]++;
+    }
+    const int failed = tiers->disk == NULL ? 0 : pfo_disk_tier_clear(tiers->disk);
+    for (int i = 0; i < PFO_TIERS_STRIPES; i++) {
+        tiers->changes[i]++;
+    }
+    pfo_tiers_reset_counters(tiers);
+    pfo_store_clear(&tiers->store);
     pfo_tiers_release(tiers);
-    return removed;
+    return failed;
+}
+
+void
+pfo_tiers_reset_counters(pfo_tiers *tiers)
+{
+    pfo_store_reset_counters(&tiers->store);
+    tiers->disk_hits = 0;
+    if (tiers->disk != NULL) {
+        pfo_disk_tier_reset_counters(tiers->disk);
+    }
+}
+
+int
+pfo_tiers_expire(pfo_tiers *tiers, uint64_t *removed)
+{
+    *removed = pfo_store_expire(&tiers->store);
+    pfo_tiers_release(tiers);
+    uint64_t on_disk = 0;
+    if (tiers->disk != NULL && pfo_disk_tier_expire(tiers->disk, &on_disk) < 0) {
+        return -1;
+    }
+    *removed += on_disk;
+    return 0;
 }
 
 int
@@ -371,6 +590,7 @@ void
 pfo_tiers_close(pfo_tiers *tiers)
 {
     tiers->closed = 1;
+    close_disk(tiers);
     pfo_store_clear(&tiers->store);
     pfo_tiers_release(tiers);
 }

@@ -21,16 +21,24 @@
 #define PFO_BINDINGS_CACHE_TIERS_H
 
 #include "bindings/core/cache_values.h"
+#include "bindings/core/disk_tier.h"
 #include "bindings/core/key.h"
+
+enum { PFO_TIERS_STRIPES = 64 };
 
 typedef struct pfo_tiers {
     pfo_store store; /* read by the hot paths; changed only through the functions here and pfo_store_hit() */
     pfo_core_state *state;
-    PyObject *owner;    /* borrowed: the PerformanceCache that this is part of */
-    PyObject *on_evict; /* NULL, or called with key, value and reason */
-    uint64_t ttl_ns;    /* of entries that bring none; 0: for ever */
-    int measures;       /* bounded by bytes: values without a size are measured */
-    int closed;         /* keeps and finds nothing any more */
+    PyObject *owner;     /* borrowed: the PerformanceCache that this is part of */
+    PyObject *on_evict;  /* NULL, or called with key, value and reason */
+    pfo_disk_tier *disk; /* NULL: memory only */
+    uint64_t ttl_ns;     /* of entries that bring none; 0: for ever */
+    uint64_t disk_hits;
+    int measures; /* bounded by bytes: values without a size are measured */
+    int closed;   /* keeps and finds nothing any more */
+    /* Moved at the begin and the end of every change of a key whose hash falls on the stripe. Disk work lets other threads in; who finds
+     * the number moved after it leaves memory without the key, so that the two tiers cannot come to differ. [stripes] */
+    uint64_t changes[PFO_TIERS_STRIPES];
 } pfo_tiers;
 
 typedef struct pfo_performance_cache {
@@ -50,8 +58,9 @@ pfo_tiers_of(PyObject *cache)
 typedef struct pfo_tiers_options {
     const pfo_policy_ops *policy;
     pfo_bounds bounds;
-    uint64_t ttl_ns;    /* 0: for ever */
-    PyObject *on_evict; /* borrowed; NULL: none */
+    uint64_t ttl_ns;                   /* 0: for ever */
+    PyObject *on_evict;                /* borrowed; NULL: none */
+    const pfo_disk_tier_options *disk; /* NULL: memory only */
 } pfo_tiers_options;
 
 int pfo_tiers_init(pfo_tiers *tiers, pfo_core_state *state, PyObject *owner, const pfo_tiers_options *options);
@@ -100,6 +109,13 @@ int pfo_tiers_contains(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_dig
 
 /* ---- keeping ---- */
 
+/* What becomes of the entry on disk. */
+typedef enum pfo_keep_disk {
+    PFO_KEEP_DISK_AS_IT_IS, /* of a function, whose value on disk is as good */
+    PFO_KEEP_DISK_FORGET,   /* another value than the one given must not come back */
+    PFO_KEEP_DISK_WRITE,
+} pfo_keep_disk;
+
 #define PFO_TTL_DEFAULT UINT64_MAX  /* the cache's own */
 #define PFO_SIZE_MEASURE UINT64_MAX /* measured if the cache is bounded by bytes, else 0 */
 
@@ -108,14 +124,20 @@ typedef struct pfo_keep {
     uint64_t size;   /* PFO_SIZE_MEASURE or bytes */
     int first_wins;  /* a good entry that is there already stays; else it is replaced */
     int is_private;  /* keep a copy that shares nothing with the value given */
+    pfo_keep_disk disk;
+    const pfo_digest *disk_prefix; /* needed unless DISK_AS_IT_IS */
+    PyObject *label;               /* what the entry is, for people who list the directory: str or NULL */
+    int only_if_changes; /* this is no change of its own, and happens only while the stripe's number is `changes` */
+    uint64_t changes;
 } pfo_keep;
 
 #define PFO_KEEP_DEFAULT { .ttl_ns = PFO_TTL_DEFAULT, .size = PFO_SIZE_MEASURE }
 
-/* Keeps value in memory under the builder's key, or does not, if the bounds say so or the cache is closed. *kept (kept may be NULL): a new
- * reference to what a caller of the function is to get: the value as it is kept, or with first_wins the one that was there first. */
-int pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how,
-                   PyObject **kept);
+/* Keeps value in memory under the builder's key, or does not, if the bounds say so or the cache is closed; and on disk as how->disk says.
+ * *kept (kept may be NULL): a new reference to what a caller of the function is to get: the value as it is kept, or with first_wins the
+ * one that was there first. TypeError, and nothing changed, when key or value cannot be written in a safe format; OSError when the old
+ * entry on disk cannot be removed. A disk that cannot be written to is no error (disk_tier.h). */
+int pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how, PyObject **kept);
 
 /* ---- the rest ---- */
 
@@ -125,11 +147,16 @@ int pfo_tiers_delete(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_diges
 /* A new time to live (PFO_TTL_DEFAULT: the cache's own). 1 when there was a good entry, 0, -1. */
 int pfo_tiers_touch(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, uint64_t ttl_ns);
 
-/* Removes every entry in memory whose key has this owner part; owner NULL: every entry. Counters stay. */
-void pfo_tiers_clear(pfo_tiers *tiers, const PyObject *owner);
+/* Removes every entry in memory whose key has this owner part. Counters stay. */
+void pfo_tiers_clear_owner(pfo_tiers *tiers, const PyObject *owner);
 
-/* Removes what is due; how many. */
-uint64_t pfo_tiers_expire(pfo_tiers *tiers);
+/* Removes every entry, also on disk, and sets the counters to 0. -1 with an exception when the disk fails; memory is then empty. */
+int pfo_tiers_clear(pfo_tiers *tiers);
+
+void pfo_tiers_reset_counters(pfo_tiers *tiers);
+
+/* Removes what is due in both tiers; *removed: how many. */
+int pfo_tiers_expire(pfo_tiers *tiers, uint64_t *removed);
 
 int pfo_tiers_resize(pfo_tiers *tiers, const pfo_bounds *bounds);
 

@@ -13,6 +13,10 @@
 
 typedef pfo_performance_cache performance_cache;
 
+/* Whose keys these are on disk: those of every PerformanceCache on the directory. */
+static const pfo_digest disk_prefix = { { 'P', 'e', 'r', 'f', 'o', 'r', 'm', 'a', 'n', 'c', 'e', 'C', 'a', 'c', 'h',
+                                          'e' } };
+
 /* ---- keys ------------------------------------------------------------------------------------ */
 
 static int
@@ -118,26 +122,48 @@ parse_arguments(const char *function, const char *const *names, Py_ssize_t count
 
 /* ---- set, get, get_or_compute, delete, touch ------------------------------------------------- */
 
+/* persist, ttl and size, the last three of `found`. how->disk is set for a plain set(): what is on disk must not outlive it. */
 static int
-check_persist(PyObject *object)
+parse_keep(const performance_cache *self, PyObject *const *found, pfo_keep *how)
 {
-    const int persist = object == NULL ? 0 : PyObject_IsTrue(object);
-    if (persist > 0) {
-        PyErr_SetString(PyExc_NotImplementedError,
-                        "persist=True needs the disk tier, which this version does not have; "
-                        "entries are kept in memory only");
+    const int persist = found[0] == NULL ? 0 : PyObject_IsTrue(found[0]);
+    if (persist < 0 || pfo_parse_ttl(found[1], PFO_TTL_DEFAULT, &how->ttl_ns) < 0 ||
+        pfo_parse_size(found[2], PFO_SIZE_MEASURE, &how->size) < 0) {
+        return -1;
     }
-    return persist == 0 ? 0 : -1;
+    if (persist && self->cache_dir == NULL) {
+        PyErr_SetString(PyExc_ValueError, "persist=True needs a directory: give the cache a cache_dir");
+        return -1;
+    }
+    if (persist) {
+        how->disk = PFO_KEEP_DISK_WRITE;
+    }
+    how->disk_prefix = &disk_prefix;
+    return 0;
 }
 
-/* persist, ttl and size, the last three of `found`. */
-static int
-parse_keep(PyObject *const *found, pfo_keep *how)
+/* What an entry on disk is called in listings: a str or int key itself, of another its type. New reference. */
+static PyObject *
+label_of(PyObject *key)
 {
-    return check_persist(found[0]) < 0 || pfo_parse_ttl(found[1], PFO_TTL_DEFAULT, &how->ttl_ns) < 0 ||
-                   pfo_parse_size(found[2], PFO_SIZE_MEASURE, &how->size) < 0
-               ? -1
-               : 0;
+    return is_simple(key) ? PyObject_Str(key) : PyUnicode_FromFormat("<%s>", Py_TYPE(key)->tp_name);
+}
+
+/* Keeps value under key as set() and get_or_compute() do. builder: finished; kept: NULL or where the kept value goes. */
+static int
+keep(performance_cache *self, pfo_key_builder *builder, PyObject *key, PyObject *value, pfo_keep *how, PyObject **kept)
+{
+    PyObject *label = NULL;
+    if (how->disk == PFO_KEEP_DISK_WRITE) {
+        label = label_of(key);
+        if (label == NULL) {
+            return -1;
+        }
+        how->label = label;
+    }
+    const int failed = pfo_tiers_keep(&self->tiers, builder, value, how, kept);
+    Py_XDECREF(label);
+    return failed;
 }
 
 PyDoc_STRVAR(
@@ -147,12 +173,16 @@ PyDoc_STRVAR(
     "entries first.\n\n"
     "key: any hashable object, or one whose content can be read (arrays, tensors, lists, dicts, ...: by content).\n"
     "value: anything; NumPy arrays in it are kept as read-only views, tensors with their version counter.\n"
-    "persist: only False for now.\n"
+    "persist: also write it to cache_dir, where it outlives the process. False removes what was there under key.\n"
     "ttl: seconds (above 0) or a datetime.timedelta after which the entry is gone; None: that of the cache.\n"
     "size: bytes that the value counts for; None: measured where there is a max_bytes. A value above max_bytes is not "
     "stored.\n\n"
-    "Raises TypeError for a key that can be neither hashed nor read, TypeError or ValueError naming ttl or size, and\n"
-    "NotImplementedError for persist=True.");
+    "Raises TypeError for a key that can be neither hashed nor read, TypeError or ValueError naming ttl or size; with\n"
+    "persist=True ValueError without a cache_dir, and TypeError, naming the type, for a key without content that could "
+    "be "
+    "read, and for\n"
+    "a value that cannot be written in a safe format. A disk that is full or fails is no error: it is counted\n"
+    "(write_failures) and warned of once, and the entry is kept in memory.");
 
 static PyObject *
 cache_set(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -161,9 +191,11 @@ cache_set(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
     performance_cache *self = (performance_cache *)op;
     PyObject *found[5] = { nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL, NULL, NULL, NULL };
     pfo_keep how = PFO_KEEP_DEFAULT;
+    how.disk = PFO_KEEP_DISK_FORGET;
+    how.disk_prefix = &disk_prefix;
     if (nargs != 2 || kwnames != NULL) {
         if (parse_arguments("set", names, 5, 3, 2, args, nargs, kwnames, found) < 0 ||
-            parse_keep(found + 2, &how) < 0) {
+            parse_keep(self, found + 2, &how) < 0) {
             return NULL;
         }
     }
@@ -171,7 +203,7 @@ cache_set(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
     if (check_open(self) < 0 || build_key_to_keep(self, &builder, found[0]) < 0) {
         return NULL;
     }
-    const int failed = pfo_tiers_keep(&self->tiers, &builder, found[1], &how, NULL);
+    const int failed = keep(self, &builder, found[0], found[1], &how, NULL);
     pfo_key_drop(&builder);
     if (failed) {
         return NULL;
@@ -193,7 +225,7 @@ look_up(performance_cache *self, PyObject *object, PyObject **value)
     if (check_open(self) < 0 || build_key(self, &builder, object) < 0) {
         return -1;
     }
-    const int found = pfo_tiers_get(&self->tiers, &builder, NULL, value);
+    const int found = pfo_tiers_get(&self->tiers, &builder, &disk_prefix, value);
     pfo_key_drop(&builder);
     return found;
 }
@@ -239,7 +271,7 @@ cache_get_or_compute(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     pfo_keep how = PFO_KEEP_DEFAULT;
     how.first_wins = 1;
     if (parse_arguments("get_or_compute", names, 5, 3, 2, args, nargs, kwnames, found) < 0 ||
-        parse_keep(found + 2, &how) < 0) {
+        parse_keep(self, found + 2, &how) < 0) {
         return NULL;
     }
     if (!PyCallable_Check(found[1])) {
@@ -251,10 +283,10 @@ cache_get_or_compute(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
         return NULL;
     }
     PyObject *value = NULL;
-    if (pfo_tiers_get(&self->tiers, &builder, NULL, &value) == 0) {
+    if (pfo_tiers_get(&self->tiers, &builder, &disk_prefix, &value) == 0) {
         PyObject *computed = PyObject_CallNoArgs(found[1]);
         if (computed != NULL) {
-            (void)pfo_tiers_keep(&self->tiers, &builder, computed, &how, &value);
+            (void)keep(self, &builder, found[0], computed, &how, &value);
             Py_DECREF(computed);
         }
     }
@@ -277,12 +309,12 @@ cache_keep(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
     pfo_keep how = PFO_KEEP_DEFAULT;
     how.first_wins = 1;
     pfo_key_builder builder;
-    if (parse_arguments("_keep", names, 5, 3, 2, args, nargs, kwnames, found) < 0 || parse_keep(found + 2, &how) < 0 ||
-        build_key_to_keep(self, &builder, found[0]) < 0) {
+    if (parse_arguments("_keep", names, 5, 3, 2, args, nargs, kwnames, found) < 0 ||
+        parse_keep(self, found + 2, &how) < 0 || build_key_to_keep(self, &builder, found[0]) < 0) {
         return NULL;
     }
-    PyObject *value;
-    (void)pfo_tiers_keep(&self->tiers, &builder, found[1], &how, &value);
+    PyObject *value = NULL;
+    (void)keep(self, &builder, found[0], found[1], &how, &value);
     pfo_key_drop(&builder);
     return value;
 }
@@ -300,7 +332,7 @@ cache_delete(PyObject *op, PyObject *object)
     if (check_open(self) < 0 || build_key(self, &builder, object) < 0) {
         return NULL;
     }
-    const int existed = pfo_tiers_delete(&self->tiers, &builder, NULL);
+    const int existed = pfo_tiers_delete(&self->tiers, &builder, &disk_prefix);
     pfo_key_drop(&builder);
     return existed < 0 ? NULL : PyBool_FromLong(existed);
 }
@@ -325,7 +357,7 @@ cache_touch(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
         build_key(self, &builder, found[0]) < 0) {
         return NULL;
     }
-    const int existed = pfo_tiers_touch(&self->tiers, &builder, NULL, ttl_ns);
+    const int existed = pfo_tiers_touch(&self->tiers, &builder, &disk_prefix, ttl_ns);
     pfo_key_drop(&builder);
     return existed < 0 ? NULL : PyBool_FromLong(existed);
 }
@@ -338,7 +370,7 @@ cache_contains(PyObject *op, PyObject *object)
     if (check_open(self) < 0 || build_key(self, &builder, object) < 0) {
         return -1;
     }
-    const int found = pfo_tiers_contains(&self->tiers, &builder, NULL);
+    const int found = pfo_tiers_contains(&self->tiers, &builder, &disk_prefix);
     pfo_key_drop(&builder);
     return found;
 }
@@ -368,7 +400,9 @@ cache_peek(PyObject *op, PyObject *object)
 
 /* ---- the whole cache ------------------------------------------------------------------------- */
 
-PyDoc_STRVAR(clear_doc, "clear($self, /)\n--\n\nForgets every entry and sets the counters to 0.");
+PyDoc_STRVAR(clear_doc,
+             "clear($self, /)\n--\n\nForgets every entry, also those on disk, and sets the counters to 0.\n\n"
+             "Raises OSError when the directory cannot be cleared.");
 
 static PyObject *
 cache_clear(PyObject *op, PyObject *unused)
@@ -378,8 +412,9 @@ cache_clear(PyObject *op, PyObject *unused)
     if (check_open(self) < 0) {
         return NULL;
     }
-    pfo_store_reset_counters(&self->tiers.store);
-    pfo_tiers_clear(&self->tiers, NULL);
+    if (pfo_tiers_clear(&self->tiers) < 0) {
+        return NULL;
+    }
     Py_RETURN_NONE;
 }
 
@@ -393,7 +428,11 @@ cache_expire(PyObject *op, PyObject *unused)
 {
     (void)unused;
     performance_cache *self = (performance_cache *)op;
-    return check_open(self) < 0 ? NULL : PyLong_FromUnsignedLongLong(pfo_tiers_expire(&self->tiers));
+    uint64_t removed;
+    if (check_open(self) < 0 || pfo_tiers_expire(&self->tiers, &removed) < 0) {
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(removed);
 }
 
 PyDoc_STRVAR(resize_doc,
@@ -452,7 +491,7 @@ static PyObject *
 cache_reset_stats(PyObject *op, PyObject *unused)
 {
     (void)unused;
-    pfo_store_reset_counters(&((performance_cache *)op)->tiers.store);
+    pfo_tiers_reset_counters(&((performance_cache *)op)->tiers);
     Py_RETURN_NONE;
 }
 
@@ -462,39 +501,54 @@ cache_length(PyObject *op)
     return (Py_ssize_t)((performance_cache *)op)->tiers.store.table.count;
 }
 
-PyDoc_STRVAR(get_stats_doc,
-             "get_stats($self, /)\n--\n\n"
-             "Counters as a new dict of plain numbers: cache_hit_rate (hits per lookup, 0.0 to 1.0; 0.0 before the "
-             "first lookup),\n"
-             "memory_cache_size (entries now, expired ones that have not left yet included), hits, misses, evictions "
-             "(left to make\n"
-             "room), expirations (left because their time was up), rejects (larger than max_bytes, so not stored), "
-             "max_size, bytes\n"
-             "and max_bytes (None when unbounded), and memory_hits.");
+PyDoc_STRVAR(
+    get_stats_doc,
+    "get_stats($self, /)\n--\n\n"
+    "Counters as a new dict of plain numbers. Lookups: cache_hit_rate (hits per lookup, 0.0 to 1.0; 0.0 before "
+    "the first lookup),\n"
+    "hits, misses, memory_hits, disk_hits. Memory: memory_cache_size (entries now, expired ones that have not "
+    "left yet included),\n"
+    "max_size, bytes, max_bytes (None when unbounded), evictions (left to make room), expirations (left because "
+    "their time was up),\n"
+    "rejects (larger than max_bytes, so not stored). Disk, 0 without a cache_dir: disk_entries, disk_bytes, "
+    "disk_evictions,\n"
+    "corrupt_entries (found damaged, treated as a miss), write_failures.");
 
 static PyObject *
 cache_get_stats(PyObject *op, PyObject *unused)
 {
     (void)unused;
-    const pfo_store *store = &((performance_cache *)op)->tiers.store;
+    const pfo_tiers *tiers = &((performance_cache *)op)->tiers;
+    const pfo_store *store = &tiers->store;
+    pfo_disk_stats disk = { .entries = 0 };
+    if (tiers->disk != NULL) {
+        pfo_disk_tier_get_stats(tiers->disk, &disk);
+    }
     PyObject *stats = PyDict_New();
     if (stats == NULL) {
         return NULL;
     }
-    const uint64_t lookups = store->hits + store->misses;
-    const double rate = lookups == 0 ? 0.0 : (double)store->hits / (double)lookups;
+    const uint64_t hits = store->hits + tiers->disk_hits;
+    const uint64_t lookups = hits + store->misses;
+    const double rate = lookups == 0 ? 0.0 : (double)hits / (double)lookups;
     const struct {
         const char *name;
         uint64_t number;
     } numbers[] = {
         { "memory_cache_size", store->table.count },
-        { "hits", store->hits },
+        { "hits", hits },
         { "misses", store->misses },
+        { "memory_hits", store->hits },
+        { "disk_hits", tiers->disk_hits },
         { "evictions", store->evictions },
         { "expirations", store->expirations },
         { "rejects", store->rejects },
         { "bytes", store->bytes },
-        { "memory_hits", store->hits },
+        { "disk_entries", disk.entries },
+        { "disk_bytes", disk.bytes },
+        { "disk_evictions", disk.evictions },
+        { "corrupt_entries", disk.corrupt },
+        { "write_failures", disk.write_failures },
     };
     int failed = pfo_dict_set_steal(stats, "cache_hit_rate", PyFloat_FromDouble(rate)) < 0 ||
                  pfo_dict_set_steal(stats, "max_size", pfo_bound_object(store->bounds.max_entries)) < 0 ||
@@ -508,8 +562,54 @@ cache_get_stats(PyObject *op, PyObject *unused)
     return stats;
 }
 
+PyDoc_STRVAR(flush_doc,
+             "flush($self, /)\n--\n\n"
+             "Returns when everything that this cache wrote would survive a power cut. Nothing to do without "
+             "a cache_dir.\n\n"
+             "Raises OSError when the disk fails.");
+
+static PyObject *
+cache_flush(PyObject *op, PyObject *unused)
+{
+    (void)unused;
+    performance_cache *self = (performance_cache *)op;
+    if (check_open(self) < 0 || (self->tiers.disk != NULL && pfo_disk_tier_flush(self->tiers.disk) < 0)) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(verify_doc,
+             "verify($self, /, repair=False)\n--\n\n"
+             "Reads and checks every entry on disk and looks for files that belong to none: a new dict of counts "
+             "(checked, damaged, orphans,\n"
+             "orphan_bytes, repaired, index_rebuilt).\n\n"
+             "repair: remove what is damaged or belongs to nothing.\n"
+             "Raises ValueError without a cache_dir, OSError when the disk fails.");
+
+static PyObject *
+cache_verify(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = { "repair" };
+    performance_cache *self = (performance_cache *)op;
+    PyObject *found[1];
+    if (parse_arguments("verify", names, 1, 1, 0, args, nargs, kwnames, found) < 0 || check_open(self) < 0) {
+        return NULL;
+    }
+    const int repair = found[0] == NULL ? 0 : PyObject_IsTrue(found[0]);
+    if (repair < 0) {
+        return NULL;
+    }
+    if (self->tiers.disk == NULL) {
+        PyErr_SetString(PyExc_ValueError, "verify() checks entries on disk: this cache has no cache_dir");
+        return NULL;
+    }
+    return pfo_disk_tier_verify(self->tiers.disk, repair);
+}
+
 PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
-                        "Forgets every entry; every later use raises ValueError, besides close() and the statistics. "
+                        "Forgets the entries in memory, keeps those on disk; every later use raises ValueError, "
+                        "besides close() and the statistics. "
                         "Leaving a with block does it.");
 
 static PyObject *
@@ -542,20 +642,36 @@ cache_exit(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 
 PyDoc_STRVAR(
     performance_cache_doc,
-    "PerformanceCache(max_size=1000, cache_dir=None, *, max_bytes=None, ttl=None, policy='lru', on_evict=None)\n--\n\n"
-    "A cache of key-value pairs in memory, bounded by a number of entries and by bytes.\n\n"
+    "PerformanceCache(max_size=1000, cache_dir=None, *, max_bytes=None, max_disk_bytes=10737418240, ttl=None, "
+    "policy='lru', "
+    "compression='auto', durability='process', allow_pickle=None, on_evict=None)\n--\n\n"
+    "A cache of key-value pairs: in memory, bounded by a number of entries and by bytes, and under it, where a "
+    "cache_dir "
+    "is given, on disk.\n\n"
     "max_size: entries, at least 0 (0 stores nothing); None for no bound.\n"
-    "cache_dir: a directory (str or path) for entries that are to outlive the process; remembered and not used by this "
-    "version.\n"
+    "cache_dir: a directory (str or path) for the entries that are set with persist=True, made (mode 0700) if it is "
+    "missing. Caches in any\n"
+    "    number of processes may use one directory at once. A lookup that memory does not answer goes to it, and what "
+    "is "
+    "found moves up.\n"
     "max_bytes: of all values together; None for no bound. A value counts for the size given to set(), else it is "
     "measured: arrays and\n"
     "    tensors by the memory they keep alive, text and bytes by their length, containers with their members (shared "
     "ones once), other\n"
     "    objects by sys.getsizeof. Keys and the cache's own structure (about 80 bytes an entry) do not count.\n"
+    "max_disk_bytes: of everything in cache_dir; None for no bound.\n"
     "ttl: seconds (above 0, also fractions) or a datetime.timedelta after which an entry is gone, on a monotonic "
     "clock; "
     "None: never.\n"
     "policy: which entry leaves when room is needed, by name; an expired one always leaves first.\n"
+    "compression: 'auto' (where a sample shows that it pays), 'zstd' (always) or 'none', on disk.\n"
+    "durability: 'process': what set() wrote survives the death of the process, and after a power cut entries may be "
+    "missing, never\n"
+    "    wrong; 'power': it survives a power cut, at the price of a flush for each set().\n"
+    "allow_pickle: None or False: a value that has no safe format is refused, and nothing is ever unpickled. A secret "
+    "key "
+    "(bytes, at\n"
+    "    least 16): such a value is pickled, and a pickle is only read when it carries a valid HMAC under this key.\n"
     "on_evict: called as on_evict(key, value, reason) after an entry has left; reason is 'evicted' (to make room), "
     "'expired', 'replaced'\n"
     "    (by set), 'deleted', 'cleared' (by clear or close) or 'invalid' (a tensor modified in place). It may use the "
@@ -568,30 +684,63 @@ PyDoc_STRVAR(
     "given to set() stays as it is. A tensor that was modified in place after set() is a miss.\n\n"
     "Raises TypeError or ValueError naming the argument. Safe to use from several threads.");
 
+/* What the constructor was given, as numbers; objects are borrowed. */
+typedef struct cache_arguments {
+    PyObject *cache_dir;
+    pfo_tiers_options tiers;
+    pfo_disk_tier_options disk;
+} cache_arguments;
+
+static int
+parse_constructor(PyObject *args, PyObject *kwargs, cache_arguments *parsed)
+{
+    static const char *const words[] = { "max_size",    "cache_dir",  "max_bytes",    "max_disk_bytes", "ttl", "policy",
+                                         "compression", "durability", "allow_pickle", "on_evict",       NULL };
+    static const char *const compressions[] = { "auto", "zstd", "none", NULL };
+    static const char *const durabilities[] = { "process", "power", NULL };
+    PyObject *max_size = NULL, *max_bytes = NULL, *max_disk_bytes = NULL, *ttl = NULL, *policy = NULL;
+    PyObject *compression = NULL, *durability = NULL, *allow_pickle = NULL, *on_evict = Py_None;
+    *parsed = (cache_arguments){ .cache_dir = Py_None };
+    parsed->tiers.bounds.max_entries = 1000;
+    parsed->disk.max_disk_bytes = UINT64_C(10) << 30;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO$OOOOOOOO:PerformanceCache", (char **)(uintptr_t)words,
+                                     &max_size, &parsed->cache_dir, &max_bytes, &max_disk_bytes, &ttl, &policy,
+                                     &compression, &durability, &allow_pickle, &on_evict) ||
+        (max_size != NULL && pfo_parse_bound(max_size, "max_size", &parsed->tiers.bounds.max_entries) < 0) ||
+        pfo_parse_bound(max_bytes, "max_bytes", &parsed->tiers.bounds.max_bytes) < 0 ||
+        (max_disk_bytes != NULL &&
+         pfo_parse_bound(max_disk_bytes, "max_disk_bytes", &parsed->disk.max_disk_bytes) < 0) ||
+        pfo_parse_ttl(ttl, 0, &parsed->tiers.ttl_ns) < 0 || pfo_parse_policy(policy, &parsed->tiers.policy) < 0 ||
+        pfo_parse_choice(compression, "compression", compressions, &parsed->disk.compression) < 0 ||
+        pfo_parse_choice(durability, "durability", durabilities, &parsed->disk.durability) < 0 ||
+        pfo_parse_allow_pickle(allow_pickle, &parsed->disk.pickle_key) < 0) {
+        return -1;
+    }
+    if (on_evict != Py_None && !PyCallable_Check(on_evict)) {
+        PyErr_Format(PyExc_TypeError, "on_evict must be callable or None, not %.200s", Py_TYPE(on_evict)->tp_name);
+        return -1;
+    }
+    parsed->tiers.on_evict = on_evict == Py_None ? NULL : on_evict;
+    parsed->disk.policy = parsed->tiers.policy->name;
+    return 0;
+}
+
 static PyObject *
 performance_cache_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static const char *const words[] = { "max_size", "cache_dir", "max_bytes", "ttl", "policy", "on_evict", NULL };
-    PyObject *max_size = NULL, *cache_dir = Py_None, *max_bytes = NULL, *ttl = NULL, *policy = NULL;
-    PyObject *on_evict = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO$OOOO:PerformanceCache", (char **)(uintptr_t)words, &max_size,
-                                     &cache_dir, &max_bytes, &ttl, &policy, &on_evict)) {
-        return NULL;
-    }
-    pfo_tiers_options options = { .bounds.max_entries = 1000, .on_evict = on_evict == Py_None ? NULL : on_evict };
+    cache_arguments parsed;
     pfo_core_state *state = pfo_core_state_of_subtype(type);
-    if (state == NULL || (max_size != NULL && pfo_parse_bound(max_size, "max_size", &options.bounds.max_entries) < 0) ||
-        pfo_parse_bound(max_bytes, "max_bytes", &options.bounds.max_bytes) < 0 ||
-        pfo_parse_ttl(ttl, 0, &options.ttl_ns) < 0 || pfo_parse_policy(policy, &options.policy) < 0) {
+    if (state == NULL || parse_constructor(args, kwargs, &parsed) < 0) {
         return NULL;
     }
-    if (options.on_evict != NULL && !PyCallable_Check(on_evict)) {
-        PyErr_Format(PyExc_TypeError, "on_evict must be callable or None, not %.200s", Py_TYPE(on_evict)->tp_name);
-        return NULL;
-    }
-    PyObject *directory = cache_dir == Py_None ? NULL : pfo_parse_cache_dir(cache_dir);
-    if (directory == NULL && cache_dir != Py_None) {
-        return NULL;
+    PyObject *directory = NULL;
+    if (parsed.cache_dir != Py_None) {
+        directory = pfo_parse_cache_dir(parsed.cache_dir);
+        if (directory == NULL) {
+            return NULL;
+        }
+        parsed.disk.cache_dir = directory;
+        parsed.tiers.disk = &parsed.disk;
     }
     performance_cache *self = (performance_cache *)type->tp_alloc(type, 0);
     if (self == NULL) {
@@ -599,7 +748,7 @@ performance_cache_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     self->cache_dir = directory;
-    if (pfo_tiers_init(&self->tiers, state, (PyObject *)self, &options) < 0) {
+    if (pfo_tiers_init(&self->tiers, state, (PyObject *)self, &parsed.tiers) < 0) {
         Py_DECREF(self);
         return NULL;
     }
@@ -700,6 +849,8 @@ static PyMethodDef performance_cache_methods[] = {
     { "items", cache_items, METH_NOARGS, items_doc },
     { "reset_stats", cache_reset_stats, METH_NOARGS, reset_stats_doc },
     { "get_stats", cache_get_stats, METH_NOARGS, get_stats_doc },
+    { "flush", cache_flush, METH_NOARGS, flush_doc },
+    { "verify", FAST(cache_verify), METH_FASTCALL | METH_KEYWORDS, verify_doc },
     { "close", cache_close, METH_NOARGS, close_doc },
     { "__enter__", cache_enter, METH_NOARGS, NULL },
     { "__exit__", FAST(cache_exit), METH_FASTCALL, NULL },
