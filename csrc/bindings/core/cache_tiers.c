@@ -359,7 +359,7 @@ raise_not_storable(PyTypeObject *culprit)
 {
     PyErr_Format(
         PyExc_TypeError,
-        "value: a %.200s object cannot be stored on disk in a safe format; store what it is made of (numbers, "
+        "value: an object of type %.200s cannot be stored on disk in a safe format; store what it is made of (numbers, "
         "text, bytes, containers, arrays, tensors), or give allow_pickle= a secret key for authenticated pickles",
         culprit->tp_name);
     Py_DECREF(culprit);
@@ -378,7 +378,7 @@ keep_on_disk(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const 
         }
         if (how->disk == PFO_KEEP_DISK_WRITE && builder->culprit != NULL) {
             PyErr_Format(PyExc_TypeError,
-                         "key: a %.200s object has no content that can be read, so it is no key of an entry on disk",
+                         "key: an object of type %.200s has no content that can be read, so it is no key of an entry on disk",
                          builder->culprit->tp_name);
             return -1;
         }
