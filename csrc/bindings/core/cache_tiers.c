@@ -327,7 +327,9 @@ measure(const pfo_tiers *tiers, PyObject *value, uint64_t size, size_t *bytes)
 static int
 put_at(pfo_tiers *tiers, uint32_t slot, const pfo_item *item)
 {
-    pfo_error err = PFO_ERROR_INIT;
+    pfo_error err;
+    err.code = PFO_OK; /* the whole of it would cost more than the insertion */
+    err.text[0] = '\0';
     int stored = 0;
     const pfo_status status = slot == PFO_SLOT_NONE ? pfo_store_insert(&tiers->store, item, &stored, &err)
                                                     : pfo_store_replace(&tiers->store, slot, item, &stored, &err);
@@ -341,6 +343,28 @@ put_at(pfo_tiers *tiers, uint32_t slot, const pfo_item *item)
         Py_XDECREF((PyObject *)item->guard);
     }
     return status == PFO_OK ? 0 : -1;
+}
+
+int
+pfo_tiers_set_simple(pfo_tiers *tiers, PyObject *object, PyObject *value)
+{
+    PyObject *guard;
+    PyObject *prepared = pfo_value_prepare(tiers->state, value, 0, &guard);
+    size_t bytes = 0;
+    if (prepared == NULL || measure(tiers, prepared, PFO_SIZE_MEASURE, &bytes) < 0) {
+        Py_XDECREF(prepared);
+        Py_XDECREF(guard);
+        return -1;
+    }
+    const pfo_item item = {
+        .hash = (uint64_t)Py_TYPE(object)->tp_hash(object),
+        .key = Py_NewRef(object),
+        .value = prepared,
+        .guard = guard,
+        .bytes = bytes,
+        .ttl_ns = tiers->ttl_ns,
+    };
+    return put_at(tiers, pfo_table_find_inline(&tiers->store.table, item.hash, object, pfo_key_equal_simple), &item);
 }
 
 /* A new reference to the value that is there already and stays, if first_wins and it is good; else NULL. */
@@ -377,9 +401,10 @@ keep_on_disk(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const 
             return -1;
         }
         if (how->disk == PFO_KEEP_DISK_WRITE && builder->culprit != NULL) {
-            PyErr_Format(PyExc_TypeError,
-                         "key: an object of type %.200s has no content that can be read, so it is no key of an entry on disk",
-                         builder->culprit->tp_name);
+            PyErr_Format(
+                PyExc_TypeError,
+                "key: an object of type %.200s has no content that can be read, so it is no key of an entry on disk",
+                builder->culprit->tp_name);
             return -1;
         }
         return 0;

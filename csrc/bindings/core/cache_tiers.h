@@ -83,6 +83,9 @@ pfo_tiers_find_simple(const pfo_tiers *tiers, PyObject *object)
     return pfo_table_find_inline(&tiers->store.table, hash, object, pfo_key_equal_simple);
 }
 
+/* Keeps value under an exact int or str. pre: open, memory only. */
+int pfo_tiers_set_simple(pfo_tiers *tiers, PyObject *object, PyObject *value);
+
 /* ---- finding and taking ---- */
 
 /* The slot in memory, PFO_SLOT_NONE, or PFO_SLOT_FAILED. What it names may be due: pfo_tiers_take() or pfo_tiers_is_good() tell. */

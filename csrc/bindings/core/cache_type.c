@@ -198,6 +198,11 @@ cache_set(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
             parse_keep(self, found + 2, &how) < 0) {
             return NULL;
         }
+    } else if (is_simple(found[0]) && self->tiers.disk == NULL && !self->tiers.closed) {
+        if (pfo_tiers_set_simple(&self->tiers, found[0], found[1]) < 0) {
+            return NULL;
+        }
+        Py_RETURN_NONE;
     }
     pfo_key_builder builder;
     if (check_open(self) < 0 || build_key_to_keep(self, &builder, found[0]) < 0) {
@@ -241,7 +246,12 @@ cache_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
     }
     if (is_simple(found[0])) {
         const uint32_t slot = pfo_tiers_find_simple(&self->tiers, found[0]);
-        if (slot != PFO_SLOT_NONE && self->tiers.store.table.entries[slot].checks == 0) {
+        if (slot == PFO_SLOT_NONE) {
+            if (self->tiers.disk == NULL && !self->tiers.closed) {
+                self->tiers.store.misses++;
+                return Py_NewRef(found[1] == NULL ? Py_None : found[1]);
+            }
+        } else if (self->tiers.store.table.entries[slot].checks == 0) {
             pfo_store_hit(&self->tiers.store, slot);
             return Py_NewRef((PyObject *)self->tiers.store.table.entries[slot].value);
         }
