@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import threading
 import weakref
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -20,8 +21,32 @@ __all__ = ["PerformanceCache"]
 
 _MISSING = object()
 
-# The keys whose values the current task is computing: a function that asks for its own key shall not wait for itself.
-_computing: contextvars.ContextVar[tuple[tuple[int, Any], ...]] = contextvars.ContextVar("_computing", default=())
+
+class _Flight:
+    """One computation of one key on one event loop, and the flights that it waits for itself at this moment."""
+
+    __slots__ = ("task", "waits_for")
+
+    def __init__(self) -> None:
+        self.waits_for: list[_Flight] = []
+        self.task: asyncio.Task[Any]
+
+    def leads_to(self, other: _Flight) -> bool:
+        """Whether this flight is that one, or waits for it over any number of others."""
+        seen: set[_Flight] = set()
+        ahead = [self]
+        while ahead:
+            flight = ahead.pop()
+            if flight is other:
+                return True
+            if flight not in seen:
+                seen.add(flight)
+                ahead.extend(flight.waits_for)
+        return False
+
+
+_innermost: contextvars.ContextVar[_Flight | None] = contextvars.ContextVar("perfopt.cache.flight", default=None)
+_lock = threading.Lock()  # of every cache's _flights, which loops of several threads share
 
 
 async def _call(fn: Callable[[], Any]) -> Any:
@@ -38,7 +63,7 @@ class PerformanceCache(_core.PerformanceCache):
     __doc__ = _core.PerformanceCache.__doc__
 
     # Running computations by event loop and key; made when first needed.
-    _flights: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, asyncio.Task[Any]]]
+    _flights: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, _Flight]]
 
     async def aget(self, key: Any, default: Any = None) -> Any:
         """``get()`` without blocking the event loop: what is in memory comes at once, the disk is read in a thread."""
@@ -77,49 +102,59 @@ class PerformanceCache(_core.PerformanceCache):
 
         fn: a coroutine function, or a plain one, which runs in a thread. It runs once for all tasks of this event loop that
         wait for the key at the same time. Cancelling one of them leaves the others and the computation alone; the exception of
-        fn goes to all of them and nothing is stored. A fn that asks for its own key computes it anew instead of waiting for
-        itself.
+        fn goes to all of them and nothing is stored. Who would wait for itself, over any number of keys, computes
+        anew instead.
         """
         found, token = self._peek(key)
         if found:
             return token
-        flight = (id(self), token)
-        if flight in _computing.get():
-            return await self._compute(token, fn, persist, ttl, size)
-        loop = asyncio.get_running_loop()
-        if not hasattr(self, "_flights"):
-            self._flights = weakref.WeakKeyDictionary()
-        flights = self._flights.setdefault(loop, {})
-        task = flights.get(token)
-        if task is None:
-            task = loop.create_task(self._compute(token, fn, persist, ttl, size))
-            flights[token] = task
+        flights = self._flights_of(asyncio.get_running_loop())
+        flight = flights.get(token)
+        inside = _innermost.get()
+        if flight is None:
+            flight = flights[token] = _Flight()
+            flight.task = asyncio.create_task(self._compute(flight, token, fn, persist, ttl, size))
+            flight.task.add_done_callback(lambda task: self._land(flights, token, task))
+        elif inside is not None and flight.leads_to(inside):
+            return await self._compute(inside, token, fn, persist, ttl, size)  # waiting would be for ever
+        if inside is None:
+            return await asyncio.shield(flight.task)
+        inside.waits_for.append(flight)
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            inside.waits_for.remove(flight)
 
-            def land(task: asyncio.Task[Any]) -> None:
-                del flights[token]
-                if not task.cancelled():
-                    task.exception()  # seen, also when every waiter was cancelled
+    def _flights_of(self, loop: asyncio.AbstractEventLoop) -> dict[Any, _Flight]:
+        with _lock:
+            if not hasattr(self, "_flights"):
+                self._flights = weakref.WeakKeyDictionary()
+            return self._flights.setdefault(loop, {})
 
-            task.add_done_callback(land)
-        return await asyncio.shield(task)
+    @staticmethod
+    def _land(flights: dict[Any, _Flight], token: Any, task: asyncio.Task[Any]) -> None:
+        del flights[token]
+        if not task.cancelled():
+            task.exception()  # seen, also when every waiter was cancelled
 
     async def _compute(
         self,
+        flight: _Flight,
         token: Any,
         fn: Callable[[], Any],
         persist: bool,
         ttl: float | timedelta | None,
         size: int | None,
     ) -> Any:
-        """The value on disk, else that of fn, kept. Runs as a task of its own, or inside the one that computes the same key."""
+        """The value on disk, else that of fn, kept; what fn asks for counts as asked by this flight."""
         value = await self.aget(token, _MISSING)
         if value is not _MISSING:
             return value
-        mark = _computing.set((*_computing.get(), (id(self), token)))
+        mark = _innermost.set(flight)
         try:
             value = await _call(fn)
         finally:
-            _computing.reset(mark)
+            _innermost.reset(mark)
         if self.cache_dir is None:
             return self._keep(token, value, persist, ttl=ttl, size=size)
         return await asyncio.to_thread(self._keep, token, value, persist, ttl=ttl, size=size)
