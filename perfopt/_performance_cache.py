@@ -6,16 +6,18 @@ The async methods never block the event loop with the disk or with a plain funct
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import inspect
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perfopt import _core
+
+if TYPE_CHECKING:  # whoever calls an async method has it loaded already; nobody else shall wait for it
+    import asyncio
+    from datetime import timedelta
 
 __all__ = ["PerformanceCache"]
 
@@ -51,6 +53,8 @@ _lock = threading.Lock()  # of every cache's _flights, which loops of several th
 
 async def _call(fn: Callable[[], Any]) -> Any:
     """``fn()``, awaited if it is asynchronous; a plain function runs in a thread."""
+    import asyncio
+
     call = getattr(type(fn), "__call__", fn)  # noqa: B004
     if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call):
         return await fn()
@@ -67,6 +71,8 @@ class PerformanceCache(_core.PerformanceCache):
 
     async def aget(self, key: Any, default: Any = None) -> Any:
         """``get()`` without blocking the event loop: what is in memory comes at once, the disk is read in a thread."""
+        import asyncio
+
         found, value = self._peek(key)
         if found:
             return value
@@ -84,6 +90,8 @@ class PerformanceCache(_core.PerformanceCache):
         size: int | None = None,
     ) -> None:
         """``set()`` without blocking the event loop: a cache with a directory works in a thread."""
+        import asyncio
+
         if self.cache_dir is None:
             self.set(key, value, persist, ttl=ttl, size=size)
         else:
@@ -105,6 +113,8 @@ class PerformanceCache(_core.PerformanceCache):
         fn goes to all of them and nothing is stored. Who would wait for itself, over any number of keys, computes
         anew instead.
         """
+        import asyncio
+
         found, token = self._peek(key)
         if found:
             return token
@@ -147,6 +157,8 @@ class PerformanceCache(_core.PerformanceCache):
         size: int | None,
     ) -> Any:
         """The value on disk, else that of fn, kept; what fn asks for counts as asked by this flight."""
+        import asyncio
+
         value = await self.aget(token, _MISSING)
         if value is not _MISSING:
             return value
