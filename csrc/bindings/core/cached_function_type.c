@@ -570,18 +570,14 @@ set_identity(cached_function *self, PyObject *identity)
     if (identity == Py_None) {
         return 0;
     }
-    const char *bytes;
-    Py_ssize_t length;
-    PyObject *label;
-    if (!PyArg_ParseTuple(identity, "Uy#;identity must be None or a str and 16 bytes", &label, &bytes, &length)) {
-        return -1;
-    }
-    if (length != (Py_ssize_t)sizeof self->identity) {
-        PyErr_Format(PyExc_ValueError, "identity must be None or a str and %zu bytes, not %R", sizeof self->identity,
+    PyObject *label, *digest;
+    if (!PyTuple_Check(identity) || !PyArg_ParseTuple(identity, "US", &label, &digest) ||
+        PyBytes_GET_SIZE(digest) != (Py_ssize_t)sizeof self->identity) {
+        PyErr_Format(PyExc_TypeError, "identity must be None or a str and %zu bytes, not %R", sizeof self->identity,
                      identity);
         return -1;
     }
-    memcpy(&self->identity, bytes, sizeof self->identity);
+    memcpy(&self->identity, PyBytes_AS_STRING(digest), sizeof self->identity);
     self->label = Py_NewRef(label);
     self->persists = 1;
     self->signature.by_content = 1;

@@ -50,7 +50,6 @@ PyObject *pfo_signature_name(const pfo_signature *self);
  * raises its own TypeError; -1 exception. */
 int pfo_call_key_build(const pfo_signature *self, pfo_key_builder *builder, const pfo_call *call);
 
-int pfo_call_key_build(const pfo_signature *self, pfo_key_builder *builder, const pfo_call *call);
-
 /* Sets TypeError for a call whose key cannot be found again by another process: it names the argument without content and the ways out. */
 void pfo_call_raise_not_persistent(const pfo_signature *self, pfo_core_state *state, const pfo_call *call);
+#endif
