@@ -7,6 +7,7 @@
 #include "bindings/core/cache_tiers.h"
 
 #include "bindings/common/errors.h"
+#include "bindings/core/cache_ledger.h"
 
 #include <time.h>
 
@@ -113,6 +114,7 @@ pfo_tiers_release(pfo_tiers *tiers)
 {
     pfo_victim victim;
     while (pfo_store_take_victim(&tiers->store, &victim)) {
+        pfo_cache_ledger_enter(tiers->state, pfo_key_owner(victim.key), victim.reason);
         if (tiers->on_evict != NULL) {
             report(tiers, &victim);
         }
@@ -263,7 +265,7 @@ get_from_disk(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk
         .only_if_changes = 1,
         .changes = changes,
     };
-    const int failed = pfo_tiers_keep(tiers, builder, found, &how, value);
+    const int failed = pfo_tiers_keep(tiers, builder, found, &how, value) < 0;
     Py_DECREF(found);
     return failed ? -1 : 1;
 }
@@ -323,7 +325,7 @@ measure(const pfo_tiers *tiers, PyObject *value, uint64_t size, size_t *bytes)
     return tiers->measures ? pfo_value_bytes(tiers->state, value, bytes) : 0;
 }
 
-/* Puts an item, all of whose references it takes over, where a search just found slot. */
+/* Puts an item, all of whose references it takes over, where a search just found slot: 1, 0 when it does not fit, -1. */
 static int
 put_at(pfo_tiers *tiers, uint32_t slot, const pfo_item *item)
 {
@@ -342,7 +344,7 @@ put_at(pfo_tiers *tiers, uint32_t slot, const pfo_item *item)
         Py_DECREF((PyObject *)item->value);
         Py_XDECREF((PyObject *)item->guard);
     }
-    return status == PFO_OK ? 0 : -1;
+    return status == PFO_OK ? stored : -1;
 }
 
 int
@@ -416,10 +418,14 @@ keep_on_disk(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const 
     int stored;
     PyTypeObject *culprit;
     const int put = pfo_disk_tier_put(tiers->disk, &key, how->label, value, wall_clock_end(ttl_ns), &stored, &culprit);
+    if (put == 1 && how->culprit != NULL) {
+        *how->culprit = culprit;
+        return 0;
+    }
     return put == 1 ? raise_not_storable(culprit) : put;
 }
 
-/* Puts prepared and guard (which it takes over) into memory. *first: a new reference to the value that stays instead, or NULL. */
+/* Puts prepared and guard (which it takes over) into memory: 1, 0, -1. *first: a new reference to the value that stays instead, or NULL. */
 static int
 keep_in_memory(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, PyObject *guard, const pfo_keep *how,
                uint64_t ttl_ns, uint64_t expected_changes, PyObject **first)
@@ -438,7 +444,7 @@ keep_in_memory(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, P
         }
         pfo_key_release(key);
         Py_XDECREF(guard);
-        return slot == PFO_SLOT_FAILED ? -1 : 0;
+        return slot == PFO_SLOT_FAILED ? -1 : *first != NULL;
     }
     const pfo_item item = {
         .hash = builder->hash,
@@ -463,23 +469,23 @@ pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, cons
     PyObject *guard;
     PyObject *first = NULL;
     PyObject *prepared = pfo_value_prepare(tiers->state, value, how->is_private, &guard);
-    int failed = -1;
+    int answer = -1;
     if (prepared != NULL) {
         if (how->disk != PFO_KEEP_DISK_AS_IT_IS && keep_on_disk(tiers, builder, value, how, ttl_ns) < 0) {
             Py_XDECREF(guard);
         } else {
-            failed = keep_in_memory(tiers, builder, prepared, guard, how, ttl_ns, mine, &first);
+            answer = keep_in_memory(tiers, builder, prepared, guard, how, ttl_ns, mine, &first);
         }
     }
     if (!how->only_if_changes) {
         ++*changes;
     }
-    if (kept != NULL && !failed) {
+    if (kept != NULL && answer >= 0) {
         *kept = Py_NewRef(first != NULL ? first : prepared);
     }
     Py_XDECREF(first);
     Py_XDECREF(prepared);
-    return failed;
+    return answer;
 }
 
 /* ---- the rest -------------------------------------------------------------------------------- */
@@ -556,6 +562,34 @@ pfo_tiers_clear_owner(pfo_tiers *tiers, const PyObject *owner)
         }
     }
     pfo_tiers_release(tiers);
+}
+
+/* One entry of the directory, as pfo_disk_tier_list() describes it. */
+static int
+delete_if_labelled(pfo_disk_tier *disk, PyObject *entry, PyObject *label)
+{
+    PyObject *its_label = PyDict_GetItemString(entry, "label");
+    PyObject *its_key = PyDict_GetItemString(entry, "key");
+    if (its_label == NULL || its_key == NULL || !PyUnicode_Check(its_label) || !PyBytes_Check(its_key) ||
+        PyUnicode_Compare(its_label, label) != 0) {
+        return 0;
+    }
+    pfo_digest key;
+    int existed;
+    memcpy(key.bytes, PyBytes_AS_STRING(its_key), sizeof key.bytes);
+    return pfo_disk_tier_delete(disk, &key, &existed);
+}
+
+int
+pfo_tiers_clear_label(pfo_tiers *tiers, PyObject *label)
+{
+    PyObject *entries = tiers->disk == NULL ? PyList_New(0) : pfo_disk_tier_list(tiers->disk);
+    int failed = entries == NULL ? -1 : 0;
+    for (Py_ssize_t i = 0; !failed && i < PyList_GET_SIZE(entries) && tiers->disk != NULL; i++) {
+        failed = delete_if_labelled(tiers->disk, PyList_GET_ITEM(entries, i), label);
+    }
+    Py_XDECREF(entries);
+    return failed;
 }
 
 int

@@ -130,14 +130,16 @@ typedef struct pfo_keep {
     pfo_keep_disk disk;
     const pfo_digest *disk_prefix; /* needed unless DISK_AS_IT_IS */
     PyObject *label;               /* what the entry is, for people who list the directory: str or NULL */
+    PyTypeObject *
+        *culprit; /* not NULL: a value that no safe format holds is no error; its type, a new reference, or NULL */
     int only_if_changes; /* this is no change of its own, and happens only while the stripe's number is `changes` */
     uint64_t changes;
 } pfo_keep;
 
 #define PFO_KEEP_DEFAULT { .ttl_ns = PFO_TTL_DEFAULT, .size = PFO_SIZE_MEASURE }
 
-/* Keeps value in memory under the builder's key, or does not, if the bounds say so or the cache is closed; and on disk as how->disk says.
- * *kept (kept may be NULL): a new reference to what a caller of the function is to get: the value as it is kept, or with first_wins the
+/* Keeps value in memory under the builder's key, or does not, if the bounds say so or the cache is closed: 1, 0, or -1; and on disk as
+ * how->disk says. *kept (kept may be NULL): a new reference to what a caller of the function is to get: the value as it is kept, or with first_wins the
  * one that was there first. TypeError, and nothing changed, when key or value cannot be written in a safe format; OSError when the old
  * entry on disk cannot be removed. A disk that cannot be written to is no error (disk_tier.h). */
 int pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how, PyObject **kept);
@@ -152,6 +154,9 @@ int pfo_tiers_touch(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest
 
 /* Removes every entry in memory whose key has this owner part. Counters stay. */
 void pfo_tiers_clear_owner(pfo_tiers *tiers, const PyObject *owner);
+
+/* Removes every entry on disk that was kept with this label. -1 with an exception when the disk fails. */
+int pfo_tiers_clear_label(pfo_tiers *tiers, PyObject *label);
 
 /* Removes every entry, also on disk, and sets the counters to 0. -1 with an exception when the disk fails; memory is then empty. */
 int pfo_tiers_clear(pfo_tiers *tiers);

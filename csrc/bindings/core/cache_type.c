@@ -161,9 +161,9 @@ keep(performance_cache *self, pfo_key_builder *builder, PyObject *key, PyObject 
         }
         how->label = label;
     }
-    const int failed = pfo_tiers_keep(&self->tiers, builder, value, how, kept);
+    const int answer = pfo_tiers_keep(&self->tiers, builder, value, how, kept);
     Py_XDECREF(label);
-    return failed;
+    return answer < 0 ? -1 : 0;
 }
 
 PyDoc_STRVAR(

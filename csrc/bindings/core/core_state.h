@@ -13,6 +13,8 @@
     X(cached_function, 1)                                                                                              \
     X(content_key, 1)                                                                                                  \
     X(instance_note, 0)                                                                                                \
+    X(cache_ledger, 0)                                                                                                 \
+    X(pending_call, 0)                                                                                                 \
     X(disk_map, 0)                                                                                                     \
     X(disk_store, 1)                                                                                                   \
     X(performance_cache, 1)                                                                                            \

@@ -6,6 +6,8 @@
  */
 #include "bindings/core/key.h"
 
+#include "base/clock.h"
+
 #include "bindings/common/errors.h"
 #include "bindings/core/content_key.h"
 #include "bindings/core/instance_note.h"
@@ -35,6 +37,7 @@ pfo_key_start(pfo_key_builder *builder, pfo_core_state *state, int holds_weakly)
     builder->count = 0;
     builder->capacity = PFO_KEY_INLINE_PARTS;
     builder->hash = 0;
+    builder->content_ticks = 0;
     builder->holds_weakly = holds_weakly;
 }
 
@@ -239,7 +242,9 @@ add_content(pfo_key_builder *builder, PyObject *object, int depth)
 {
     pfo_content content = { .state = builder->state, .types = PyList_New(0) };
     pfo_digest digest;
+    const int64_t begun = pfo_ticks();
     int answer = content.types == NULL ? -1 : pfo_content_digest(&content, object, depth, &digest);
+    builder->content_ticks += pfo_ticks() - begun;
     if (answer == 0) {
         answer = add_digest(builder, &digest);
     } else if (answer > 0) {
@@ -332,7 +337,14 @@ pfo_key_finish(pfo_key_builder *builder)
     builder->hash = hash;
 }
 
-/* pre: kind, detail, low and high agree. */
+static int
+same_figures(const pfo_key_part *left, const pfo_key_part *right)
+{
+    return left->kind == right->kind && left->detail == right->detail && left->low == right->low &&
+           left->high == right->high;
+}
+
+/* pre: same_figures(); the right one is of a kept key. */
 static int
 same_object(const pfo_key_part *sought, const pfo_key_part *kept)
 {
@@ -399,13 +411,47 @@ pfo_key_equal(void *context, const void *sought, const void *kept)
     for (Py_ssize_t i = 0; i < key->count && same == 1; i++) {
         const pfo_key_part *left = &builder->parts[i];
         const pfo_key_part *right = &key->parts[i];
-        same = left->kind == right->kind && left->detail == right->detail && left->low == right->low &&
-                       left->high == right->high
-                   ? same_object(left, right)
-                   : 0;
+        same = same_figures(left, right) ? same_object(left, right) : 0;
     }
     release_call_key(key);
     return same;
+}
+
+int
+pfo_key_same(const pfo_key_builder *left, const pfo_key_builder *right)
+{
+    int same = left->hash == right->hash && left->count == right->count;
+    for (Py_ssize_t i = 0; i < left->count && same == 1; i++) {
+        const pfo_key_part *one = &left->parts[i];
+        const pfo_key_part *other = &right->parts[i];
+        if (!same_figures(one, other)) {
+            same = 0;
+        } else if (one->kind == PFO_PART_INSTANCE) { /* both are held strongly here */
+            same = one->object == other->object;
+        } else {
+            same = same_object(one, other);
+        }
+    }
+    return same;
+}
+
+int
+pfo_key_copy(pfo_key_builder *copy, const pfo_key_builder *builder)
+{
+    pfo_key_start(copy, builder->state, builder->holds_weakly);
+    while (copy->capacity < builder->count) {
+        if (grow(copy) < 0) {
+            pfo_key_drop(copy);
+            return -1;
+        }
+    }
+    for (Py_ssize_t i = 0; i < builder->count; i++) {
+        copy->parts[i] = builder->parts[i];
+        Py_XINCREF(copy->parts[i].object);
+    }
+    copy->count = builder->count;
+    copy->hash = builder->hash;
+    return 0;
 }
 
 void *
@@ -492,15 +538,21 @@ pfo_key_disown(void *kept)
 
 /* ---- what the user sees of a key ------------------------------------------------------------- */
 
+PyObject *
+pfo_key_owner(const void *kept)
+{
+    if (kept == NULL || !PFO_KEY_IS_CALL(kept)) {
+        return NULL;
+    }
+    const pfo_call_key *key = call_key_of(kept);
+    const int has_owner = key->count > 0 && key->parts[0].kind == PFO_PART_SAME && key->parts[0].detail == SAME_OWNER;
+    return has_owner ? key->parts[0].object : NULL;
+}
+
 int
 pfo_key_is_owned(const void *kept, const PyObject *owner)
 {
-    if (kept == NULL || !PFO_KEY_IS_CALL(kept)) {
-        return 0;
-    }
-    const pfo_call_key *key = call_key_of(kept);
-    return key->count > 0 && key->parts[0].kind == PFO_PART_SAME && key->parts[0].detail == SAME_OWNER &&
-           key->parts[0].object == owner;
+    return owner != NULL && pfo_key_owner(kept) == owner;
 }
 
 int

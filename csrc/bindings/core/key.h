@@ -45,9 +45,10 @@ typedef struct pfo_key_builder {
     pfo_key_part *parts;
     Py_ssize_t count;
     Py_ssize_t capacity;
-    PyObject *original; /* borrowed: what a kept key shall give back to the user as its key, or NULL */
-    uint64_t hash;      /* after pfo_key_finish() */
-    int holds_weakly;   /* [instances] */
+    PyObject *original;    /* borrowed: what a kept key shall give back to the user as its key, or NULL */
+    uint64_t hash;         /* after pfo_key_finish() */
+    int64_t content_ticks; /* time spent on reading content */
+    int holds_weakly;      /* [instances] */
     pfo_key_part inline_parts[PFO_KEY_INLINE_PARTS];
 } pfo_key_builder;
 
@@ -91,12 +92,21 @@ typedef void (*pfo_key_orphaned)(PyObject *owner, uint64_t hash, void *key);
  * before it goes. Creating weak references may run the collector, so any table may have changed afterwards. */
 void *pfo_key_keep(const pfo_key_builder *builder, PyObject *owner, pfo_key_orphaned orphaned);
 
+/* Starts a builder as a copy of a finished one; it is dropped like any other. Runs no code. -1 with an exception. */
+int pfo_key_copy(pfo_key_builder *copy, const pfo_key_builder *builder);
+
+/* 1 equal, 0 different, -1 exception: two finished builders. Runs user code. */
+int pfo_key_same(const pfo_key_builder *left, const pfo_key_builder *right);
+
 void pfo_key_release(void *kept); /* NULL is allowed; may run user code */
 void *pfo_key_hold(void *kept);   /* one more reference, to be released */
 
 /* What the user knows the key as: the object given, where it says all (hashable keys), else a ContentKey. New reference, or NULL with an
  * exception. */
 PyObject *pfo_key_object(pfo_core_state *state, void *kept, uint64_t hash);
+
+/* The owner part that a kept key begins with [prefix], borrowed, or NULL. */
+PyObject *pfo_key_owner(const void *kept);
 
 /* 1 for a kept key whose first part is this owner [prefix]. */
 int pfo_key_is_owned(const void *kept, const PyObject *owner);
