@@ -584,6 +584,41 @@ def test_get_or_compute() -> None:
     assert PerformanceCache(0).get_or_compute("a", lambda: 7) == 7
 
 
+def test_a_thousand_threads_compute_once() -> None:
+    cache = PerformanceCache()
+    calls = []
+    values = []
+
+    def make() -> Any:
+        calls.append(1)
+        time.sleep(0.05)
+        return [len(calls)]
+
+    threads = [threading.Thread(target=lambda: values.append(cache.get_or_compute("k", make))) for _ in range(1000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert calls == [1]
+    assert len(values) == 1000
+    assert all(value is values[0] for value in values)
+
+
+def test_a_key_deleted_while_it_is_computed_stays_deleted() -> None:
+    cache = PerformanceCache()
+
+    def changes_its_mind(forget: Any) -> Any:
+        forget()
+        return "stale"
+
+    for forget in (lambda: cache.delete("k"), cache.clear):
+        assert cache.get_or_compute("k", lambda forget=forget: changes_its_mind(forget)) == "stale"
+        assert "k" not in cache
+    assert cache.get_or_compute("k", lambda: changes_its_mind(cache.close)) == "stale"
+    only = [PerformanceCache()]
+    assert only[0].get_or_compute("k", lambda: (only.clear(), 5)[1]) == 5
+
+
 # ---- on_evict ----
 
 

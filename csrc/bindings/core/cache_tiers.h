@@ -22,6 +22,7 @@
 
 #include "bindings/core/cache_values.h"
 #include "bindings/core/disk_tier.h"
+#include "bindings/core/flight.h"
 #include "bindings/core/key.h"
 
 enum { PFO_TIERS_STRIPES = 64 };
@@ -44,6 +45,7 @@ typedef struct pfo_tiers {
 typedef struct pfo_performance_cache {
     PyObject_HEAD
     pfo_tiers tiers;
+    pfo_flights flights; /* of get_or_compute() */
     PyObject *cache_dir; /* str or NULL */
     PyObject *weak_references;
 } pfo_performance_cache;

@@ -264,13 +264,122 @@ cache_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
     return Py_NewRef(found[1] == NULL ? Py_None : found[1]);
 }
 
+/* ---- get_or_compute -------------------------------------------------------------------------- */
+
+/* A call of get_or_compute() on its way. */
+typedef struct computation {
+    PyObject *key;
+    PyObject *fn;
+    pfo_keep *how;
+} computation;
+
+/* A lookup that goes on counts once. The counters may have been reset since it began. */
+static void
+uncount_miss(performance_cache *self)
+{
+    self->tiers.store.misses -= self->tiers.store.misses > 0;
+}
+
+/* Keeps what fn returned, unless the key was deleted meanwhile, and tells those who wait. flight: NULL when nobody does. */
+static PyObject *
+compute(performance_cache *self, pfo_key_builder *builder, const computation *call, pfo_flight *flight)
+{
+    PyObject *value = NULL;
+    PyObject *guard = NULL;
+    PyObject *computed = PyObject_CallNoArgs(call->fn);
+    if (computed != NULL && flight != NULL && pfo_flight_is_stale(flight)) {
+        value = pfo_value_prepare(self->tiers.state, computed, 0, &guard);
+    } else if (computed != NULL && keep(self, builder, call->key, computed, call->how, &value) == 0 && flight != NULL) {
+        PyObject *kept = value; /* prepared already: this is for the guard */
+        value = pfo_value_prepare(self->tiers.state, kept, 0, &guard);
+        Py_DECREF(kept);
+    }
+    Py_XDECREF(computed);
+    if (flight != NULL && value != NULL) {
+        pfo_flight_land(flight, value, guard);
+    } else if (flight != NULL) {
+        pfo_flight_fail(flight);
+    }
+    Py_XDECREF(guard);
+    return value;
+}
+
+/* The computation is this thread's, unless another flight of the key has landed since the lookup at `mutations`. */
+static PyObject *
+compute_in_flight(performance_cache *self, pfo_key_builder *builder, const computation *call, pfo_flight *flight,
+                  uint64_t mutations)
+{
+    if (self->tiers.store.table.mutations != mutations) {
+        PyObject *value = NULL;
+        const uint32_t slot = pfo_tiers_find(&self->tiers, builder);
+        const int found = slot == PFO_SLOT_FAILED ? -1
+                          : slot == PFO_SLOT_NONE ? 0
+                                                  : pfo_tiers_take(&self->tiers, slot, &value);
+        if (found != 0) {
+            uncount_miss(self);
+            pfo_flight_give_up(flight);
+            return value;
+        }
+    }
+    return compute(self, builder, call, flight);
+}
+
+/* What another thread computed, or NULL: an exception is set, or a tensor in it was modified and all begins anew. */
+static PyObject *
+take_landed(const performance_cache *self, const pfo_boarded *boarded)
+{
+    const int holds = boarded->guard == NULL ? 1 : pfo_value_guard_holds(self->tiers.state, boarded->guard);
+    Py_XDECREF(boarded->guard);
+    if (holds != 1) {
+        Py_DECREF(boarded->value);
+        return NULL;
+    }
+    return boarded->value;
+}
+
+static PyObject *
+find_or_compute(performance_cache *self, pfo_key_builder *builder, const computation *call)
+{
+    for (;;) {
+        PyObject *value = NULL;
+        if (pfo_tiers_get(&self->tiers, builder, &disk_prefix, &value) != 0) {
+            return value;
+        }
+        const uint64_t mutations = self->tiers.store.table.mutations;
+        pfo_boarded boarded;
+        switch (pfo_flight_board(&self->flights, builder, &boarded)) {
+        case PFO_FLIGHT_MINE:
+            return compute_in_flight(self, builder, call, boarded.flight, mutations);
+        case PFO_FLIGHT_ALONE:
+            return compute(self, builder, call, NULL);
+        case PFO_FLIGHT_LANDED:
+            value = take_landed(self, &boarded);
+            if (value != NULL || PyErr_Occurred()) {
+                return value;
+            }
+            break;
+        case PFO_FLIGHT_AGAIN:
+            break;
+        case PFO_FLIGHT_FAILED:
+            return NULL;
+        }
+        uncount_miss(self); /* the next lookup counts anew */
+    }
+}
+
 PyDoc_STRVAR(
     get_or_compute_doc,
     "get_or_compute($self, /, key, fn, persist=False, *, ttl=None, size=None)\n--\n\n"
     "The value stored under key; if there is none, fn() is called without arguments, and what it returns is stored as "
     "set() would and\n"
     "returned as get() would. If meanwhile another call has stored a value, that one stays and is returned.\n\n"
-    "An exception of fn comes out and nothing is stored. Raises what set() raises.");
+    "Of all threads that miss one key at once, one calls its fn and the others wait for the outcome, also an "
+    "exception; "
+    "a fn that asks\n"
+    "for its own key, over any number of keys and threads, computes it anew. If the key is deleted or the cache "
+    "cleared "
+    "meanwhile, the\n"
+    "value is returned and not stored. Raises what set() and fn raise; nothing is stored then.");
 
 static PyObject *
 cache_get_or_compute(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -292,15 +401,11 @@ cache_get_or_compute(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     if (check_open(self) < 0 || build_key_to_keep(self, &builder, found[0]) < 0) {
         return NULL;
     }
-    PyObject *value = NULL;
-    if (pfo_tiers_get(&self->tiers, &builder, &disk_prefix, &value) == 0) {
-        PyObject *computed = PyObject_CallNoArgs(found[1]);
-        if (computed != NULL) {
-            (void)keep(self, &builder, found[0], computed, &how, &value);
-            Py_DECREF(computed);
-        }
-    }
+    const computation call = { .key = found[0], .fn = found[1], .how = &how };
+    Py_INCREF(op); /* fn may drop the last reference to the cache that it is for */
+    PyObject *value = find_or_compute(self, &builder, &call);
     pfo_key_drop(&builder);
+    Py_DECREF(op);
     return value;
 }
 
@@ -342,7 +447,8 @@ cache_delete(PyObject *op, PyObject *object)
     if (check_open(self) < 0 || build_key(self, &builder, object) < 0) {
         return NULL;
     }
-    const int existed = pfo_tiers_delete(&self->tiers, &builder, &disk_prefix);
+    const int existed =
+        pfo_flight_detach(&self->flights, &builder) < 0 ? -1 : pfo_tiers_delete(&self->tiers, &builder, &disk_prefix);
     pfo_key_drop(&builder);
     return existed < 0 ? NULL : PyBool_FromLong(existed);
 }
@@ -422,6 +528,7 @@ cache_clear(PyObject *op, PyObject *unused)
     if (check_open(self) < 0) {
         return NULL;
     }
+    pfo_flight_detach_all(&self->flights);
     if (pfo_tiers_clear(&self->tiers) < 0) {
         return NULL;
     }
@@ -628,6 +735,7 @@ cache_close(PyObject *op, PyObject *unused)
     (void)unused;
     performance_cache *self = (performance_cache *)op;
     if (!self->tiers.closed) {
+        pfo_flight_detach_all(&self->flights);
         pfo_tiers_close(&self->tiers);
     }
     Py_RETURN_NONE;
@@ -758,6 +866,7 @@ performance_cache_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     self->cache_dir = directory;
+    pfo_flights_init(&self->flights);
     if (pfo_tiers_init(&self->tiers, state, (PyObject *)self, &parsed.tiers) < 0) {
         Py_DECREF(self);
         return NULL;
@@ -789,6 +898,7 @@ performance_cache_dealloc(PyObject *op)
         PyObject_ClearWeakRefs(op);
     }
     pfo_tiers_free(&self->tiers);
+    pfo_flights_free(&self->flights);
     Py_CLEAR(self->cache_dir);
     type->tp_free(op);
     Py_DECREF(type);
