@@ -1,59 +1,53 @@
-"""What the C engines ask Python about objects: their content, and how a value is kept in a cache.
+"""What the C engines ask Python about objects: their content.
 
 ``reduce`` describes an object as a tuple of simpler ones, which ``perfopt._core`` encodes (csrc/cache/fingerprint.h, tag ``R``).
 Descriptions are part of the fingerprint format: changing one changes digests, and the golden file shows it.
-Neither NumPy nor torch is imported here; an object of theirs can only exist once its library is loaded.
+No library is imported here; an object of one can only exist once it is loaded.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import enum
 import pathlib
 import sys
 import types
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-Reduction = tuple[Any, ...]
-_SCALAR_BASES = (int, float, complex, str, bytes, bytearray)
-_CONTAINER_BASES = (tuple, list, dict, set, frozenset)
+from perfopt._keys_arrays import reduce_numpy, reduce_sparse, reduce_torch
+from perfopt._keys_base import CONTAINER_BASES, SCALAR_BASES, Reduction, class_name, instance_state, loaded
+from perfopt._keys_tables import reduce_arrow, reduce_pandas
 
+# ---- subclasses of built-in types ----------------------------------------------------------------------------------------------
 
-def _class_name(cls: type) -> tuple[str, str]:
-    return cls.__module__, cls.__qualname__
-
-
-def _instance_state(value: object) -> dict[str, Any]:
-    """What an instance holds in its ``__dict__`` and in the ``__slots__`` of its classes."""
-    state = dict(getattr(value, "__dict__", ()))
-    for cls in type(value).__mro__:
-        slots = vars(cls).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name.startswith("__") and not name.endswith("__"):
-                name = f"_{cls.__name__.lstrip('_')}{name}"
-            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                state[name] = getattr(value, name)
-    return state
+# The built-in part as the built-in type itself sees it: a subclass may override what it likes, its memory stays its content.
+_PLAIN: dict[type, Callable[[Any], Any]] = {
+    int: int.__index__,
+    float: float.__float__,
+    complex: complex.__pos__,
+    str: str.__str__,
+    bytes: lambda value: bytes(memoryview(value)),
+    bytearray: lambda value: bytearray(memoryview(value)),
+    tuple: lambda value: tuple(tuple.__iter__(value)),
+    list: lambda value: list(list.__iter__(value)),
+    dict: lambda value: dict(dict.items(value)),
+    set: lambda value: set(set.__iter__(value)),
+    frozenset: lambda value: frozenset(frozenset.__iter__(value)),
+}
 
 
 def _reduce_subclass(value: Any, bases: tuple[type, ...]) -> Reduction:
-    """An instance of a user's subclass of a built-in: class, own attributes, and the built-in part."""
+    """An instance of a subclass of a built-in: class, own attributes, and the built-in part."""
     base = next(base for base in bases if isinstance(value, base))
-    parts: list[Any] = [_class_name(type(value)), _instance_state(value)]
+    parts: list[Any] = [class_name(type(value)), instance_state(value)]
     if isinstance(value, OrderedDict):
-        parts.append(tuple(value.items()))
-    elif base is int:
-        parts.append(int.__index__(value))
-    elif base is str:
-        parts.append(str.__str__(value))
+        parts.append(tuple(OrderedDict.items(value)))
     else:
-        parts.append(base(value))
+        parts.append(_PLAIN[base](value))
     if isinstance(value, defaultdict):
-        factory = value.default_factory
-        parts.append(None if factory is None else (getattr(factory, "__module__", ""), factory.__qualname__))
+        parts.append(value.default_factory)
     return type(value), base.__name__ + " subclass", *parts
 
 
@@ -61,298 +55,218 @@ def _reduce_dataclass(value: Any) -> Reduction:
     fields = tuple(
         (field.name, getattr(value, field.name)) for field in dataclasses.fields(value) if hasattr(value, field.name)
     )
-    return type(value), "dataclass", _class_name(type(value)), fields
+    return type(value), "dataclass", class_name(type(value)), fields
 
 
-# ---- NumPy ---------------------------------------------------------------------------------------------------------------------
+# ---- what an import finds by name ----------------------------------------------------------------------------------------------
 
 
-def _describe_dtype(numpy: Any, dtype: Any) -> Any:
-    if dtype.subdtype is not None:
-        base, shape = dtype.subdtype
-        return "subarray", _describe_dtype(numpy, base), tuple(shape)
-    if dtype.names is None:
-        # Types that extend NumPy (bfloat16, float8 ...) are hardly told apart by dtype.str; they have names.
-        return f"{dtype.str} {dtype.name}" if dtype.isbuiltin == 2 else dtype.str
-    fields = []
-    for name in dtype.names:
-        of, offset, *title = dtype.fields[name]
-        fields.append((name, _describe_dtype(numpy, of), offset, *title))
-    return "struct", dtype.itemsize, tuple(fields)
+def _found(module: str, qualname: str) -> Any:
+    found = sys.modules.get(module)
+    for name in qualname.split("."):
+        found = getattr(found, name, None)
+    return found
 
 
-def _array_parts(numpy: Any, array: Any) -> tuple[Any, ...]:
-    """Content of a base-class array as (how it is read, ...)."""
-    dtype = array.dtype
-    if dtype.names is not None:  # field by field: the bytes between them are arbitrary
-        return (
-            "struct",
-            _describe_dtype(numpy, dtype),
-            array.shape,
-            tuple(_array_content(array[name]) for name in dtype.names),
-        )
-    if dtype.isbuiltin == 2:
-        raw = numpy.ascontiguousarray(array).reshape(-1).view("u1")
-        return "extension", _describe_dtype(numpy, dtype), array.shape, raw
-    if dtype.kind in "Mm":
-        return "time", dtype.str, array.view(dtype.str[0] + "i8")
-    if dtype.kind == "V":
-        return "void", dtype.str, array.shape, [item.tobytes() for item in array.reshape(-1)]
-    if dtype.kind in "OT":
-        return "objects", "O" if dtype.kind == "O" else "T", array.shape, array.reshape(-1).tolist()
-    if dtype.char in "gG":
-        numbers = 2 if dtype.char == "G" else 1
-        item = dtype.itemsize // numbers
-        width = (
-            10 if numpy.finfo(numpy.longdouble).nmant == 63 else item
-        )  # the other bytes are padding and may hold anything
-        raw = numpy.ascontiguousarray(array).view("u1").reshape((*array.shape, numbers, item))
-        return "extended", dtype.str, array.shape, raw[..., :width] if dtype.isnative else raw[..., item - width :]
-    if array.itemsize == 0:
-        return "empty items", dtype.str, array.shape
-    return "plain", array.view(numpy.ndarray)
-
-
-def _array_content(array: Any) -> tuple[Any, ...]:
-    return _array_parts(sys.modules["numpy"], array)
-
-
-def _reduce_numpy(numpy: Any, value: Any) -> Reduction | None:
-    if isinstance(value, numpy.generic):
-        if isinstance(value, numpy.void) or value.dtype.char in "gGO":
-            return None, "numpy scalar", value.dtype.str, _array_content(numpy.asarray(value))
-        return None, "numpy scalar", _describe_dtype(numpy, value.dtype), value.tobytes()
-    if isinstance(value, numpy.dtype):
-        return None, "numpy dtype", _describe_dtype(numpy, value)
-    if not isinstance(value, numpy.ndarray):
-        return None
-    if isinstance(value, numpy.ma.MaskedArray):
-        parts = (
-            _array_content(value.data),
-            numpy.ma.getmaskarray(value),
-            _array_content(numpy.asarray(value.fill_value)),
-        )
-        return type(value), "masked array", _class_name(type(value)), *parts
-    base = numpy.asarray(value)
-    if type(value) in (numpy.ndarray, numpy.memmap):
-        return None, "array", *_array_content(base)
-    return type(value), "array subclass", _class_name(type(value)), _instance_state(value), _array_content(base)
-
-
-# ---- torch ---------------------------------------------------------------------------------------------------------------------
-
-
-def _tensor_bytes(torch: Any, tensor: Any) -> Any:
-    """A CPU tensor's elements as a NumPy array of integers over the same memory; NumPy has no bfloat16 or float8."""
-    if tensor.dtype.is_complex:
-        return _tensor_bytes(torch, torch.view_as_real(tensor))
-    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return tensor.view(integers[tensor.element_size()]).numpy()
-
-
-def _tensor_content(torch: Any, tensor: Any) -> tuple[Any, ...]:
-    facts = (str(tensor.dtype), tensor.device.type, tensor.requires_grad)
-    tensor = tensor.detach()
-    if tensor.layout is torch.sparse_coo:
-        tensor = tensor.coalesce()
-        parts: tuple[Any, ...] = (tensor.indices(), tensor.values())
-    elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        parts = (tensor.crow_indices(), tensor.col_indices(), tensor.values())
-    elif tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
-        parts = (tensor.ccol_indices(), tensor.row_indices(), tensor.values())
-    else:
-        plain = tensor.resolve_conj().resolve_neg().cpu()
-        return *facts, tuple(tensor.shape), _tensor_bytes(torch, plain)
-    return *facts, tuple(tensor.shape), str(tensor.layout), tuple(_tensor_content(torch, part) for part in parts)
-
-
-def _reduce_tensor(torch: Any, tensor: Any) -> Reduction | None:
-    if tensor.is_quantized or tensor.is_nested or tensor.device.type == "meta" or str(tensor.layout) == "torch._mkldnn":
-        return None
-    if torch.nn.parameter.is_lazy(tensor):
-        return None  # a lazy module's parameter before its first call
-    if type(tensor) in (torch.Tensor, torch.nn.Parameter):
-        return None, "tensor", *_tensor_content(torch, tensor)
-    if (
-        hasattr(type(tensor), "__torch_dispatch__")
-        and type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+def _reduce_named(value: Any) -> Reduction | str | None:
+    """Classes and functions, by the name under which another process finds them; why not, if there is none."""
+    kind = "class" if isinstance(value, type) else "function"
+    module, qualname = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if isinstance(value, types.MethodType):
+        return None, "method", value.__func__, value.__self__
+    if isinstance(value, types.BuiltinFunctionType) and not isinstance(
+        value.__self__, (type, types.ModuleType, type(None))
     ):
-        return None  # its memory, if it has any, is not its content
-    base = tensor.detach().as_subclass(torch.Tensor).requires_grad_(tensor.requires_grad)
-    parts = (_class_name(type(tensor)), _instance_state(tensor), _tensor_content(torch, base))
-    return type(tensor), "tensor subclass", *parts
+        return None, "built-in method", value.__name__, value.__self__
+    owner = getattr(value, "__objclass__", None) or getattr(value, "__self__", None)
+    if module is None and isinstance(owner, type):
+        module = owner.__module__
+    if not isinstance(module, str) or not isinstance(qualname, str):
+        return None
+    if isinstance(value, types.BuiltinFunctionType):
+        return None, kind, module, qualname  # made anew at each look; what is written in C has one meaning in a process
+    if _found(module, qualname) is value:
+        if module != "__main__":
+            return value, kind, module, qualname
+        return f"a {kind} counts by its name, and in __main__ that means something else in every program: move it to a module"
+    if "<" in qualname:
+        return f"a {kind} counts by its name, and a lambda, or a {kind} made inside a function, has none: define it in a module"
+    return f"a {kind} counts by its name, and {module}.{qualname} is another object or none"
 
 
-def _plain_setting(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_plain_setting(item) for item in value)
-    return value is None or isinstance(
-        value, (bool, int, float, complex, str, types.FunctionType, types.BuiltinFunctionType)
-    )
+# ---- the standard library ------------------------------------------------------------------------------------------------------
 
 
-def _setting(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return tuple(_setting(item) for item in value)
-    if isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
-        return "function", value.__module__, value.__qualname__
-    return value
+def _zone_key(value: Any) -> tuple[Any, ...] | str:
+    return "a time zone read from a file has no key" if value.key is None else (value.key,)
 
 
-def _reduce_module(module: Any) -> Reduction:
-    """Class, mode and plain settings (a stride, a dropout rate) of every submodule, and the state: parameters and buffers."""
-    parts = []
-    for name, part in module.named_modules(remove_duplicate=False):
-        settings = {
-            key: _setting(value)
-            for key, value in vars(part).items()
-            if not key.startswith("_") and _plain_setting(value)
-        }
-        parts.append((name, _class_name(type(part)), part.training, settings))
-    state = {**dict(module.named_buffers(remove_duplicate=False)), **module.state_dict(keep_vars=True)}
-    return type(module), "module", tuple(parts), state
+def _random_state(value: Any) -> tuple[Any, ...] | str:
+    try:
+        state: tuple[Any, ...] = value.getstate()
+    except NotImplementedError:  # random.SystemRandom
+        return "it draws from the system and has no state"
+    return state
 
 
-def _reduce_torch(torch: Any, value: Any) -> Reduction | None:
-    if isinstance(value, torch.Tensor):
-        return _reduce_tensor(torch, value)
-    if isinstance(value, torch.nn.Module):
-        return _reduce_module(value)
-    if isinstance(value, (torch.dtype, torch.device)):
-        return None, "torch " + type(value).__name__, str(value)
+def _datetime_parts(value: Any) -> tuple[Any, ...]:
+    date = (value.year, value.month, value.day)
+    return (*date, value.hour, value.minute, value.second, value.microsecond, value.fold, value.tzinfo)
+
+
+def _decimal_parts(value: Any) -> tuple[Any, ...]:
+    sign, digits, exponent = sys.modules["decimal"].Decimal.as_tuple(value)
+    return sign, bytes(digits), exponent
+
+
+# Class -> its content as a tuple, or why it has none. By name: a module that is not loaded has no instances. The first class
+# in the method resolution order that is here counts (a datetime is a date too).
+_STANDARD: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str]] = {
+    ("collections", "ChainMap"): lambda value: (list(value.maps),),
+    ("collections", "deque"): lambda value: (list(_found("collections", "deque").__iter__(value)), value.maxlen),
+    ("datetime", "date"): lambda value: (value.year, value.month, value.day),
+    ("datetime", "datetime"): _datetime_parts,
+    ("datetime", "time"): lambda value: (
+        *(value.hour, value.minute, value.second, value.microsecond, value.fold, value.tzinfo),
+    ),
+    ("datetime", "timedelta"): lambda value: (value.days, value.seconds, value.microseconds),
+    ("datetime", "timezone"): lambda value: (value.utcoffset(None), value.tzname(None)),
+    ("decimal", "Decimal"): _decimal_parts,
+    ("fractions", "Fraction"): lambda value: (value.numerator, value.denominator),
+    ("functools", "partial"): lambda value: (value.func, value.args, dict(value.keywords)),
+    ("ipaddress", "IPv4Address"): lambda value: (value.packed,),
+    ("ipaddress", "IPv6Address"): lambda value: (value.packed, value.scope_id),
+    ("ipaddress", "IPv4Interface"): lambda value: (value.packed, value.network.prefixlen),
+    ("ipaddress", "IPv6Interface"): lambda value: (value.packed, value.scope_id, value.network.prefixlen),
+    ("ipaddress", "IPv4Network"): lambda value: (value.network_address.packed, value.prefixlen),
+    ("ipaddress", "IPv6Network"): lambda value: (value.network_address.packed, value.prefixlen),
+    ("random", "Random"): _random_state,
+    ("re", "Pattern"): lambda value: (value.pattern, value.flags),
+    ("types", "MappingProxyType"): lambda value: (value.copy(),),
+    ("types", "SimpleNamespace"): lambda value: (dict(vars(value)),),
+    ("uuid", "UUID"): lambda value: (value.int,),
+    ("zoneinfo", "ZoneInfo"): _zone_key,
+}
+_ALIASES: dict[type, tuple[str, str]] = {
+    types.MappingProxyType: ("types", "MappingProxyType"),
+    types.SimpleNamespace: ("types", "SimpleNamespace"),
+}
+
+
+def _standard_name(cls: type) -> tuple[str, str] | None:
+    """The name in _STANDARD of a class that really is the one of that name."""
+    name = _ALIASES.get(cls) or (cls.__module__, cls.__qualname__)
+    if not isinstance(name[0], str) or name not in _STANDARD:
+        return None
+    return name if _found(*name) is cls else None
+
+
+# The classes of _STANDARD that were met: millions of dates in a list shall not be looked up by name.
+_MET: dict[type, tuple[str, Callable[[Any], tuple[Any, ...] | str]]] = {}
+
+
+def _reduce_standard(value: Any) -> Reduction | str | None:
+    for base in type(value).__mro__:
+        name = _standard_name(base)
+        if name is None:
+            continue
+        parts = _STANDARD[name](value)
+        if isinstance(parts, str):
+            return parts
+        if base is type(value):
+            _MET[base] = name[1], _STANDARD[name]
+            return None, name[1], *parts
+        return type(value), name[1] + " subclass", class_name(type(value)), instance_state(value, base), *parts
     return None
 
 
-def _loaded(name: str, attribute: str) -> Any:
-    """A module that is imported and finished, or None."""
-    module = sys.modules.get(name)
-    return module if hasattr(module, attribute) else None
+def _reduce_pytz(pytz: Any, value: Any) -> Reduction | None:
+    """Zones by their name; of one that a datetime was localized to, also which of its offsets."""
+    if isinstance(value, pytz.tzinfo.DstTzInfo):
+        return None, "pytz zone", value.zone, value._utcoffset, value._dst, value._tzname
+    if isinstance(value, pytz.tzinfo.BaseTzInfo):
+        return None, "pytz zone", value.zone, value.utcoffset(None)
+    return None
+
+
+def _reduce_path(value: pathlib.PurePath) -> Reduction:
+    kind = type(value)
+    base = next(cls for cls in kind.__mro__ if cls.__module__.partition(".")[0] == "pathlib")
+    if base is kind:
+        return None, "path", kind.__name__, str(value)
+    return kind, "path subclass", class_name(kind), instance_state(value, base), base.__name__, str(value)
+
+
+def _reduce_exporter(value: Any) -> Reduction | None:
+    """Memory of a class made in Python whose instance has attributes; without any, C reads the memory alone."""
+    state = instance_state(value)
+    if not state:
+        return None
+    try:
+        memory = memoryview(value)
+    except TypeError:
+        return None
+    return type(value), "buffer subclass", class_name(type(value)), state, memory
+
+
+# ---- all together --------------------------------------------------------------------------------------------------------------
+
+_LIBRARIES: tuple[tuple[str, str, Callable[[Any, Any], Reduction | str | None]], ...] = (
+    ("numpy", "ma", reduce_numpy),
+    ("torch", "nn", reduce_torch),
+    ("pandas", "api", reduce_pandas),
+    ("pyarrow", "Table", reduce_arrow),
+    ("scipy.sparse", "issparse", reduce_sparse),
+    ("pytz", "FixedOffset", _reduce_pytz),
+)
+
+
+def _reduce_known(value: Any) -> Reduction | str | None:
+    """An object of a library or of a subclass of a built-in; None if it is neither."""
+    for name, attribute, found in _LIBRARIES:
+        library = loaded(name, attribute)
+        reduction = None if library is None else found(library, value)
+        if reduction is not None:
+            return reduction
+    if isinstance(value, SCALAR_BASES):
+        return _reduce_subclass(value, SCALAR_BASES)
+    if isinstance(value, CONTAINER_BASES):
+        return _reduce_subclass(value, CONTAINER_BASES)
+    return _reduce_standard(value)
 
 
 def reduce(value: Any) -> Any:
-    """(class or None, text, part, ...): an object in terms of simpler ones; NotImplemented if its content is not known.
+    """(class or None, text, part, ...): an object in terms of simpler ones. Without content: NotImplemented, or a str saying why.
 
-    The class is what a key in this process adds by identity, so that two classes of one name stay two.
+    The class (for a class or a function: itself) is what a key in this process adds by identity, so that two classes of one
+    name stay two.
     """
+    met = _MET.get(type(value))
+    if met is not None:
+        parts = met[1](value)
+        return parts if isinstance(parts, str) else (None, met[0], *parts)
+    if value.__class__ is not type(
+        value
+    ):  # a mock, a proxy, something lazy: what it is asked for need not be what it is
+        return f"it says that its class is {value.__class__.__qualname__}: give the object behind it"
     if isinstance(value, enum.Enum):
         name = value.name if value.name is not None else value.value  # Python 3.10 has no name for a union of flags
-        return type(value), "enum", _class_name(type(value)), name
+        return type(value), "enum", class_name(type(value)), name
     if isinstance(value, pathlib.PurePath):
-        return None, "path", type(value).__name__, str(value)
+        return _reduce_path(value)
     if isinstance(value, (slice, range)):
         return None, type(value).__name__, value.start, value.stop, value.step
-    reduction = _reduce_known(value)
+    reduction = None if isinstance(value, type) else _reduce_known(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         described = _reduce_dataclass(value)
         if reduction is None:
             return described
-        if (
-            reduction is not NotImplemented
+        if not isinstance(
+            reduction, str
         ):  # a dataclass that is also a dict, a module, ...: its fields are not all of it
             return *described, reduction[1:]
+    if reduction is None:
+        reduction = _reduce_named(value)
+    if reduction is None:
+        reduction = _reduce_exporter(value)
     return NotImplemented if reduction is None else reduction
-
-
-def _reduce_known(value: Any) -> Any:
-    """An object of NumPy, of torch, or of a subclass of a built-in; None if it is neither."""
-    for name, attribute, found in (("numpy", "ma", _reduce_numpy), ("torch", "nn", _reduce_torch)):
-        library = _loaded(name, attribute)
-        reduction = None if library is None else found(library, value)
-        if reduction is not None:
-            return reduction
-        if library is not None and name == "torch" and isinstance(value, (library.Tensor, library.nn.Module)):
-            return NotImplemented
-    if isinstance(value, _SCALAR_BASES):
-        return _reduce_subclass(value, _SCALAR_BASES)
-    if isinstance(value, _CONTAINER_BASES):
-        return _reduce_subclass(value, _CONTAINER_BASES)
-    return None
-
-
-# ---- values --------------------------------------------------------------------------------------------------------------------
-
-
-def _members(value: Any) -> Iterable[Any]:
-    """What is inside a container that is no exact tuple, list or dict, or inside a dataclass; nothing for other objects."""
-    if isinstance(value, dict):
-        return dict.values(value)
-    if isinstance(value, list):
-        return list.__iter__(value)
-    if isinstance(value, tuple):
-        return tuple.__iter__(value)
-    if isinstance(value, (set, frozenset)):
-        return set(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
-    return ()
-
-
-def _walk(value: Any, leaf: Callable[[Any], Any], seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
-    """The value with leaf() of every array and tensor in it; itself if nothing changed.
-
-    Exact tuples, lists and dicts, ordered and default dicts and named tuples are rebuilt where something in them changed;
-    other containers and dataclasses are only looked through. ``seen`` is for members that are shared or contain themselves.
-    """
-    seen = {} if seen is None else seen
-    kind = type(value)
-    if not isinstance(value, _CONTAINER_BASES) and not hasattr(kind, "__dataclass_fields__"):
-        return leaf(value)
-    if id(value) in seen:
-        return seen[id(value)][1]
-    seen[id(value)] = (value, value)
-    result = value
-    if kind in (dict, OrderedDict, defaultdict):
-        changed = {key: new for key, old in value.items() if (new := _walk(old, leaf, seen)) is not old}
-        if changed:
-            result = copy.copy(value)
-            result.update(changed)
-    elif kind in (tuple, list) or (isinstance(value, tuple) and hasattr(kind, "_make")):
-        items = [_walk(item, leaf, seen) for item in value]
-        if any(new is not old for new, old in zip(items, value, strict=True)):
-            result = items if kind is list else tuple(items) if kind is tuple else kind._make(items)
-    else:
-        for member in _members(value):
-            _walk(member, leaf, seen)
-        result = leaf(value)
-    seen[id(value)] = (value, result)
-    return result
-
-
-def prepare_value(value: Any, private: bool) -> tuple[Any, tuple[Any, ...] | None]:
-    """The value as a cache keeps it, and (tensor, version, ...) for the tensors in it, or None.
-
-    Arrays become read-only views; the caller's array stays writable. ``private`` copies first.
-    """
-    numpy = _loaded("numpy", "ndarray")
-    torch = _loaded("torch", "Tensor")
-    guard: list[Any] = []
-    if private:
-        value = copy_value(value)
-
-    def leaf(item: Any) -> Any:
-        if numpy is not None and isinstance(item, numpy.ndarray):
-            if item.flags.writeable:
-                item = item.view()
-                item.flags.writeable = False
-        elif torch is not None and isinstance(item, torch.Tensor) and not item.is_inference():
-            guard.extend((item, item._version))
-        return item
-
-    return _walk(value, leaf), tuple(guard) or None
-
-
-def copy_value(value: Any) -> Any:
-    """A copy that shares nothing that can be changed; arrays in it are writable, tensors keep their graph."""
-    torch = _loaded("torch", "Tensor")
-    numpy = _loaded("numpy", "ndarray")
-    copies: dict[int, Any] = {}
-
-    def leaf(item: Any) -> Any:
-        if torch is not None and isinstance(item, torch.Tensor):
-            copies[id(item)] = item.clone()
-        elif numpy is not None and type(item) is numpy.ndarray and not item.dtype.hasobject:
-            copies[id(item)] = item.copy(order="K")
-        return item
-
-    _walk(value, leaf)
-    return copy.deepcopy(value, copies)

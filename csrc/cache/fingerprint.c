@@ -44,8 +44,14 @@ put(pfo_encoder *encoder, const void *bytes, size_t length)
     encoder->ops->stream_update(encoder->stream, bytes, length);
 }
 
-static void
-put_number(pfo_encoder *encoder, uint64_t number)
+void
+pfo_encode_raw(pfo_encoder *encoder, const void *bytes, size_t length)
+{
+    put(encoder, bytes, length);
+}
+
+void
+pfo_encode_number(pfo_encoder *encoder, uint64_t number)
 {
     unsigned char bytes[8];
     write_little_endian(bytes, number);
@@ -94,8 +100,8 @@ void
 pfo_encode_int64(pfo_encoder *encoder, int64_t number)
 {
     pfo_encode_tag(encoder, 'i');
-    put_number(encoder, 8);
-    put_number(encoder, (uint64_t)number);
+    pfo_encode_number(encoder, 8);
+    pfo_encode_number(encoder, (uint64_t)number);
 }
 
 void
@@ -116,22 +122,22 @@ void
 pfo_encode_double(pfo_encoder *encoder, double number)
 {
     pfo_encode_tag(encoder, 'f');
-    put_number(encoder, double_bits(number));
+    pfo_encode_number(encoder, double_bits(number));
 }
 
 void
 pfo_encode_complex(pfo_encoder *encoder, double real, double imaginary)
 {
     pfo_encode_tag(encoder, 'c');
-    put_number(encoder, double_bits(real));
-    put_number(encoder, double_bits(imaginary));
+    pfo_encode_number(encoder, double_bits(real));
+    pfo_encode_number(encoder, double_bits(imaginary));
 }
 
 void
 pfo_encode_count(pfo_encoder *encoder, char tag, uint64_t count)
 {
     pfo_encode_tag(encoder, tag);
-    put_number(encoder, count);
+    pfo_encode_number(encoder, count);
 }
 
 static int
@@ -283,6 +289,23 @@ hash_chunks(void *context, int64_t begin, int64_t end)
     pfo_free_aligned(staging);
 }
 
+static void
+run_on_pool(chunk_job *job, size_t chunks, int threads)
+{
+    const int64_t grain = PFO_FINGERPRINT_PARALLEL / 4 / PFO_FINGERPRINT_CHUNK;
+    pfo_pool_run(job->bytes < PFO_FINGERPRINT_PARALLEL ? 1 : threads, (int64_t)chunks, grain, hash_chunks, job);
+}
+
+void
+pfo_fingerprint_chunks(const pfo_xxh_ops *ops, const void *data, size_t chunks, int threads, pfo_digest *digests)
+{
+    const size_t bytes = chunks * PFO_FINGERPRINT_CHUNK;
+    const run_plan plan = { .data = data, .run_bytes = bytes };
+    chunk_job job = { .ops = ops, .plan = &plan, .bytes = bytes, .digests = digests };
+    atomic_init(&job.out_of_memory, 0); /* nothing is staged, so nothing can fail */
+    run_on_pool(&job, chunks, threads);
+}
+
 /* Digest of more than 0 bytes of runs [chunks]. */
 static pfo_status
 digest_runs(const pfo_xxh_ops *ops, const run_plan *plan, size_t bytes, int threads, pfo_digest *digest)
@@ -296,8 +319,7 @@ digest_runs(const pfo_xxh_ops *ops, const run_plan *plan, size_t bytes, int thre
             return PFO_NO_MEMORY;
         }
     }
-    const int64_t grain = PFO_FINGERPRINT_PARALLEL / 4 / PFO_FINGERPRINT_CHUNK;
-    pfo_pool_run(bytes < PFO_FINGERPRINT_PARALLEL ? 1 : threads, (int64_t)chunks, grain, hash_chunks, &job);
+    run_on_pool(&job, chunks, threads);
     const pfo_status status = atomic_load(&job.out_of_memory) ? PFO_NO_MEMORY : PFO_OK;
     if (chunks > 1) {
         if (status == PFO_OK) {
@@ -389,11 +411,11 @@ pfo_encode_array(pfo_encoder *encoder, const pfo_array_view *view, int threads)
     const run_plan data = plan_runs(view);
     pfo_encode_count(encoder, 'A', view->kind_length);
     put_data(encoder, &kind, view->kind_length, 1);
-    put_number(encoder, view->dtype_length);
+    pfo_encode_number(encoder, view->dtype_length);
     put_data(encoder, &dtype, view->dtype_length, 1);
-    put_number(encoder, (uint64_t)view->dimensions);
+    pfo_encode_number(encoder, (uint64_t)view->dimensions);
     for (int d = 0; d < view->dimensions; d++) {
-        put_number(encoder, (uint64_t)view->shape[d]);
+        pfo_encode_number(encoder, (uint64_t)view->shape[d]);
     }
     put_data(encoder, &data, bytes, threads);
 }

@@ -17,6 +17,7 @@
  *     '<' set        count, then the 16-byte digest of the stream of each element, in ascending order          '>' frozenset likewise
  *     'R' reduced    count n, then n parts: an object described by other objects, the first of them a text naming the description
  *     'A' array      payload: container kind; payload: dtype; dimensions (8 bytes); 8 bytes per dimension; data
+ *     'V' Arrow schema, 'W' Arrow data                                                       (fingerprint_arrow.h)
  *   count    := 8 bytes
  *   payload  := length (8 bytes), data
  *   data     := up to 256 bytes: those bytes; up to CHUNK: their 16-byte digest; more: the 16-byte digest of the concatenated 16-byte
@@ -88,6 +89,10 @@ void pfo_encode_count(pfo_encoder *encoder, char tag, uint64_t count);          
 /* Sorts the digests in place and writes them after pfo_encode_count(). */
 void pfo_encode_unordered(pfo_encoder *encoder, pfo_digest *digests, size_t count);
 
+/* The building blocks of compound parts (fingerprint_pieces.h, fingerprint_arrow.h): bytes, and an 8-byte number, as they are. */
+void pfo_encode_raw(pfo_encoder *encoder, const void *bytes, size_t length);
+void pfo_encode_number(pfo_encoder *encoder, uint64_t number);
+
 /* threads <= 0: the pool's default. Failures (NO_MEMORY, BAD_ARGUMENT for more than 64 dimensions, OVERFLOW) stay in
  * encoder->status. */
 void pfo_encode_array(pfo_encoder *encoder, const pfo_array_view *view, int threads);
@@ -98,5 +103,8 @@ pfo_status pfo_array_view_bytes(const pfo_array_view *view, size_t *bytes);
 /* XXH3-128 of contiguous bytes by the scheme's data rule for more than 256 bytes [chunks]; used for checksums too. */
 pfo_status pfo_fingerprint_bytes(const pfo_xxh_ops *ops, const void *data, size_t bytes, int threads,
                                  pfo_digest *digest);
+
+/* The digests of `chunks` whole, contiguous chunks. */
+void pfo_fingerprint_chunks(const pfo_xxh_ops *ops, const void *data, size_t chunks, int threads, pfo_digest *digests);
 
 #endif

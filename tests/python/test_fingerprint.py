@@ -6,17 +6,27 @@ import array
 import collections
 import ctypes
 import dataclasses
+import datetime
+import decimal
 import enum
+import fractions
+import functools
+import importlib.util
+import ipaddress
 import json
 import math
 import mmap
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
+import types
+import uuid
+import zoneinfo
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -121,12 +131,104 @@ def golden_cases() -> dict[str, Callable[[], tuple[Any, ...]]]:
     return cases
 
 
+def standard_cases() -> dict[str, Callable[[], tuple[Any, ...]]]:
+    """The standard library's values."""
+    zone = datetime.timezone(datetime.timedelta(hours=1))
+    return {
+        "decimals": lambda: (decimal.Decimal("1.50"), decimal.Decimal("-Infinity"), fractions.Fraction(1, 3)),
+        "dates": lambda: (
+            datetime.date(2020, 1, 2),
+            datetime.datetime(2020, 1, 2, 3, 4, 5, 6, zone, fold=1),
+            datetime.time(1, 2, tzinfo=datetime.timezone.utc),
+            datetime.timedelta(1, 2, 3),
+            zoneinfo.ZoneInfo("Europe/Berlin"),
+        ),
+        "addresses": lambda: (
+            uuid.UUID(int=5),
+            ipaddress.ip_address("1.2.3.4"),
+            ipaddress.ip_address("::1%eth0"),
+            ipaddress.ip_network("1.2.3.0/24"),
+            ipaddress.ip_interface("1.2.3.0/24"),
+        ),
+        "pattern": lambda: (re.compile("a+", re.I), re.compile(b"a")),
+        "functions": lambda: (len, str.upper, json.dumps, int, decimal.Decimal, functools.partial(int, "1", base=2)),
+        "more containers": lambda: (
+            collections.deque([1], 2),
+            collections.Counter(a=1),
+            collections.ChainMap({"a": 1}, {}),
+            collections.OrderedDict(a=1),
+            collections.defaultdict(list, a=1),
+            types.MappingProxyType({"a": 1}),
+            types.SimpleNamespace(a=1),
+        ),
+        "in sets": lambda: (
+            {decimal.Decimal(1), datetime.date(2020, 1, 1), uuid.UUID(int=1)},
+            {fractions.Fraction(1, 3): 1},
+        ),
+        "random": lambda: (random.Random(5), np.random.Generator(np.random.PCG64(5)), np.random.RandomState(5)),
+    }
+
+
+def library_cases() -> dict[str, Callable[[], tuple[Any, ...]]]:
+    """Objects of libraries; a case whose library is not here is left out."""
+    cases: dict[str, Callable[[], tuple[Any, ...]]] = {}
+    if importlib.util.find_spec("scipy") is not None:
+        import scipy.sparse
+
+        dense = np.array([[0, 1.5], [2.5, 0]])
+        cases["sparse arrays"] = lambda: (scipy.sparse.csr_array(dense), scipy.sparse.coo_matrix(dense))
+    if importlib.util.find_spec("pandas") is not None:
+        import pandas as pd
+
+        frame = {0: [1.5, np.nan], 1: pd.Categorical(["a", "b"], categories=np.array(["a", "b"], object))}
+        times = np.array([1, "NaT"], "M8[ns]")
+        cases["frames"] = lambda: (pd.DataFrame(frame), pd.Series([1, 2], name="n", index=pd.Index([5, 6])))
+        cases["pandas arrays"] = lambda: (
+            pd.array([1, None], dtype="Int64"),
+            pd.Series(times).array,
+            pd.Series(times).dt.tz_localize("UTC").array,
+            pd.PeriodIndex(["1970-01-06", "1970-01-07"], freq="D"),
+            pd.IntervalIndex.from_breaks([0, 1, 2]),
+            pd.MultiIndex.from_arrays([[1, 2], [3, 4]]),
+            pd.arrays.SparseArray([0, 1]),
+        )
+        cases["pandas scalars"] = lambda: (
+            pd.NaT,
+            pd.NA,
+            pd.Timestamp(5, unit="ns"),
+            pd.Timedelta(5, unit="ns"),
+            pd.Interval(0, 1),
+        )
+    if importlib.util.find_spec("pyarrow") is not None:
+        import pyarrow as pa
+
+        cases["Arrow arrays"] = lambda: (
+            pa.array([1, None, 3]),
+            pa.array([True, None]),
+            pa.chunked_array([["a"], [None, "b"]]),
+            pa.array([[1], None, [2, 3]]),
+            pa.array([{"a": 1}, None]),
+            pa.array(["a", "b", "a"]).dictionary_encode(),
+            pa.array(np.arange(100_000.0)),
+        )
+        cases["Arrow tables"] = lambda: (
+            pa.table({"a": [1], "b": ["x"]}),
+            pa.schema([("a", pa.int8())]),
+            pa.int8(),
+            pa.scalar(1),
+        )
+    return cases
+
+
 def test_golden_digests() -> None:
     """The format: these never change; a new scheme needs a new version byte and a new file."""
-    computed = {name: fingerprint(*make()).hex() for name, make in golden_cases().items()}
+    always, perhaps = {**golden_cases(), **standard_cases()}, library_cases()
+    computed = {name: fingerprint(*make()).hex() for name, make in {**always, **perhaps}.items()}
+    golden = json.loads(GOLDEN.read_text())
     if os.environ.get("PERFOPT_WRITE_GOLDEN") == "1":
-        GOLDEN.write_text(json.dumps(computed, indent=1) + "\n")
-    assert computed == json.loads(GOLDEN.read_text())
+        golden.update(computed)
+        GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
+    assert computed == {name: golden[name] for name in computed}
     assert len(set(computed.values())) == len(computed)
 
 
@@ -313,6 +415,11 @@ def test_padding_is_no_content() -> None:
         assert fingerprint(raw) != fingerprint(raw + np.finfo("g").eps)
 
 
+def test_the_masked_constant() -> None:
+    masked = np.ma.array([1.0, 2.0], mask=[True, False])
+    assert fingerprint(masked[0]) == fingerprint(np.ma.masked) != fingerprint(np.ma.array(0.0, mask=True))
+
+
 def test_nested_structured_and_subarrays() -> None:
     dtype = np.dtype([("p", [("x", "<f4"), ("y", ">i2")]), ("v", "<u1", (2, 3)), ("when", "<M8[s]"), ("o", "O")])
     make = lambda: np.array([((1.5, 2), np.arange(6).reshape(2, 3), 5, [1, "a"])] * 3, dtype)  # noqa: E731
@@ -403,9 +510,9 @@ def test_sets_and_dicts_have_no_order() -> None:
 PROCESS = """
 import sys
 sys.path[:0] = {path!r}
-from test_fingerprint import golden_cases, Color, Point, Pair
+from test_fingerprint import golden_cases, library_cases, standard_cases, Color, Point, Pair
 from perfopt.cache import fingerprint
-values = [make() for make in golden_cases().values()]
+values = [make() for make in {{**golden_cases(), **standard_cases(), **library_cases()}}.values()]
 print(fingerprint(*values, {{"a", "b", "c", 1, None}}, {{"x": {{1, 2}}, "y": Color.RED}}, Point(1), Pair(2, 3)).hex())
 """
 
@@ -439,9 +546,7 @@ class Exporter(bytes):
     [
         Nothing(),
         object(),
-        len,
         lambda: 0,
-        Nothing,
         iter([]),
         {1: Nothing()},
         [Nothing()],

@@ -5,8 +5,11 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import enum
 import gc
+import json
 import os
+import pathlib
 import subprocess
 import sys
 import weakref
@@ -41,6 +44,10 @@ DTYPES = [
         torch.float8_e5m2,
         torch.uint16,
         torch.uint32,
+        torch.uint64,
+        torch.float8_e4m3fnuz,
+        torch.float8_e5m2fnuz,
+        torch.complex32,
     ),
 ]
 
@@ -67,6 +74,37 @@ def test_layouts_of_every_dtype_agree(dtype: Any) -> None:
     changed = base.clone()
     changed.view(torch.uint8)[3, 5, -1] ^= 1
     assert fingerprint(changed) != fingerprint(base)
+
+
+GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "data" / "fingerprints.json"
+
+
+def linear() -> Any:
+    layer = nn.Linear(2, 3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.arange(6.0).reshape(3, 2))
+        layer.bias.zero_()
+    return layer
+
+
+def golden_cases() -> dict[str, Callable[[], tuple[Any, ...]]]:
+    return {
+        "tensors": lambda: tuple(make(dtype, 2, 3) for dtype in DTYPES),
+        "sparse tensors": lambda: (make(torch.float32, 2, 2).to_sparse(), make(torch.float32, 2, 2).to_sparse_csr()),
+        "torch types": lambda: (torch.float32, torch.device("cpu"), torch.Size([2]), torch.strided, torch.relu),
+        "module": lambda: (nn.Sequential(linear(), nn.ReLU()).eval(),),
+        "torch generator": lambda: (torch.Generator().manual_seed(5),),
+    }
+
+
+def test_golden_digests_of_torch() -> None:
+    """The format: see tests/python/test_fingerprint.py."""
+    computed = {name: fingerprint(*make()).hex() for name, make in golden_cases().items()}
+    golden = json.loads(GOLDEN.read_text())
+    if os.environ.get("PERFOPT_WRITE_GOLDEN") == "1":
+        golden.update(computed)
+        GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
+    assert computed == {name: golden[name] for name in computed}
 
 
 def test_different_tensors_differ() -> None:
@@ -108,8 +146,10 @@ def test_what_has_no_readable_content_is_refused() -> None:
         torch.empty(3, device="meta"),
         torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
     ):
-        with pytest.raises(TypeError, match="Tensor"):
+        with pytest.raises(TypeError, match=r"a Tensor object \((a quantized|a tensor on the meta|a nested)"):
             fingerprint(tensor)
+    with pytest.raises(TypeError, match="inside a transform"):
+        torch.func.vmap(lambda row: torch.tensor(len(fingerprint(row))))(torch.ones(2, 3))
 
     @cache_result
     def function(weights: Any) -> int:
@@ -212,6 +252,64 @@ def test_modules_are_keyed_by_class_mode_and_state() -> None:
     weights(net)
     assert len(calls) == 8
     assert fingerprint(nn.Conv2d(1, 1, 3, stride=1).requires_grad_(False)) != fingerprint(nn.Conv2d(1, 1, 3, stride=2))
+
+
+def test_settings_that_are_no_plain_numbers_count() -> None:
+    class Configured(nn.Module):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__()
+            vars(self).update(settings)
+
+    class Mode(enum.Enum):
+        A = 1
+        B = 2
+
+    settings: list[Any] = [
+        {"a": 1},
+        {"a": 2},
+        {"a": [1, {"b"}]},
+        Mode.A,
+        Mode.B,
+        torch.float32,
+        torch.ones(2),
+        torch.zeros(2),
+        np.ones(2),
+        (1, {"a": 1}),
+        b"x",
+    ]
+    digests = [fingerprint(Configured(option=setting)) for setting in settings]
+    assert len(set(digests)) == len(settings)
+    assert digests == [fingerprint(Configured(option=copy.deepcopy(setting))) for setting in settings]
+
+
+def test_lambdas_in_modules_are_told_apart() -> None:
+    calls = []
+
+    @cache_result
+    def apply(model: Any) -> float:
+        calls.append(1)
+        return float(model.activation(torch.ones(())))
+
+    one, two = Net(activation=lambda x: x + 1), Net(activation=lambda x: x - 1)
+    two.load_state_dict(one.state_dict())
+    assert apply(one) == apply(one) == 2
+    assert apply(two) == 0
+    assert len(calls) == 2
+    with pytest.raises(TypeError, match="function object"):
+        fingerprint(one)
+
+
+def test_generators_count_by_their_state() -> None:
+    one, two = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+    assert fingerprint(one) == fingerprint(two) != fingerprint(torch.Generator().manual_seed(6))
+    torch.rand(1, generator=one)
+    assert fingerprint(one) != fingerprint(two)
+
+    @cache_result
+    def draw(generator: Any) -> float:
+        return float(torch.rand((), generator=generator))
+
+    assert draw(one) != draw(one), "its state has moved"
 
 
 def test_a_module_that_is_a_dataclass_counts_with_its_state() -> None:

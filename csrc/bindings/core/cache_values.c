@@ -1,4 +1,4 @@
-/* cache_values.c: see cache_values.h. perfopt._keys knows NumPy and torch; this file only knows when to ask it. */
+/* cache_values.c: see cache_values.h. perfopt._values knows NumPy and torch; this file only knows when to ask it. */
 #include "bindings/core/cache_values.h"
 
 #include "bindings/core/key.h"
@@ -42,7 +42,7 @@ pfo_value_prepare(pfo_core_state *state, PyObject *value, int private_copy, PyOb
     if (is_immutable_scalar(value)) {
         return Py_NewRef(value);
     }
-    PyObject *function = python_function(&state->values_prepare, "perfopt._keys", "prepare_value");
+    PyObject *function = python_function(&state->values_prepare, "perfopt._values", "prepare_value");
     PyObject *pair = function == NULL
                          ? NULL
                          : PyObject_CallFunctionObjArgs(function, value, private_copy ? Py_True : Py_False, NULL);
@@ -51,7 +51,7 @@ pfo_value_prepare(pfo_core_state *state, PyObject *value, int private_copy, PyOb
     }
     if (!PyTuple_CheckExact(pair) || PyTuple_GET_SIZE(pair) != 2) {
         Py_DECREF(pair);
-        PyErr_SetString(PyExc_SystemError, "perfopt._keys.prepare_value() must return (value, guard)");
+        PyErr_SetString(PyExc_SystemError, "perfopt._values.prepare_value() must return (value, guard)");
         return NULL;
     }
     PyObject *kept = Py_NewRef(PyTuple_GET_ITEM(pair, 0));
@@ -68,7 +68,7 @@ pfo_value_copy(pfo_core_state *state, PyObject *value)
     if (is_immutable_scalar(value)) {
         return Py_NewRef(value);
     }
-    PyObject *function = python_function(&state->values_copy, "perfopt._keys", "copy_value");
+    PyObject *function = python_function(&state->values_copy, "perfopt._values", "copy_value");
     return function == NULL ? NULL : PyObject_CallOneArg(function, value);
 }
 

@@ -1,24 +1,28 @@
-/* content.c: see content.h. The order of the tests is the order of frequency. */
+/* content.c: see content.h. Containers, and for every other object whom to ask: in the order of frequency. */
 #include "bindings/core/content.h"
 
 #include "bindings/common/errors.h"
+#include "bindings/core/content_parts.h"
 
+#include <stdlib.h>
 #include <string.h>
 
-enum { RELEASE_GIL_BYTES = 64 * 1024, DTYPE_TEXT = 32 };
+enum { SIGNAL_CHECK_ITEMS = 1 << 16 };
 
 void
 pfo_content_clear(pfo_content *content)
 {
     Py_CLEAR(content->types);
     Py_CLEAR(content->culprit);
+    Py_CLEAR(content->reason);
 }
 
-static int
-no_content(pfo_content *content, PyObject *object)
+int
+pfo_content_none(pfo_content *content, PyObject *object, PyObject *reason)
 {
     if (content->culprit == NULL) {
         content->culprit = (PyTypeObject *)Py_NewRef(Py_TYPE(object));
+        content->reason = Py_XNewRef(reason);
     }
     return 1;
 }
@@ -35,351 +39,18 @@ pfo_content_check_depth(int depth)
     return PyErr_CheckSignals(); /* a few levels that share their members can be a walk without end */
 }
 
-/* ---- types that exist only once their library is imported ------------------------------------ */
-
-/* *slot = attribute of a module that is already imported; stays NULL while it is not. -1 on error. */
-static int
-find_type(PyObject **slot, PyObject *module_name, const char *attribute)
-{
-    if (*slot != NULL) {
-        return 0;
-    }
-    PyObject *module = PyDict_GetItemWithError(PyImport_GetModuleDict(), module_name);
-    if (module == NULL) {
-        return PyErr_Occurred() ? -1 : 0;
-    }
-    PyObject *found = PyObject_GetAttrString(module, attribute);
-    if (found == NULL) {
-        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
-            return -1;
-        }
-        PyErr_Clear(); /* still being imported */
-        return 0;
-    }
-    if (*slot == NULL && PyType_Check(found)) {
-        *slot = found;
-        return 0;
-    }
-    Py_DECREF(found);
-    return 0;
-}
-
-static int
-find_types(pfo_core_state *state)
-{
-    if (state->numpy_ndarray == NULL || state->numpy_generic == NULL || state->numpy_memmap == NULL) {
-        if (find_type(&state->numpy_ndarray, state->name_numpy, "ndarray") < 0 ||
-            find_type(&state->numpy_memmap, state->name_numpy, "memmap") < 0 ||
-            find_type(&state->numpy_generic, state->name_numpy, "generic") < 0) {
-            return -1;
-        }
-    }
-    if (state->torch_tensor == NULL || state->torch_module == NULL) {
-        if (find_type(&state->torch_tensor, state->name_torch, "Tensor") < 0 ||
-            find_type(&state->torch_module, state->name_torch_nn, "Module") < 0) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
-static int
-is_instance(PyObject *object, PyObject *type)
-{
-    return type != NULL && PyObject_TypeCheck(object, (PyTypeObject *)type);
-}
-
-int
-pfo_content_goes_before_hash(pfo_core_state *state, PyObject *object)
-{
-    if (PyTuple_Check(object) || PyList_Check(object) || PyDict_Check(object) || PyAnySet_Check(object) ||
-        (PyObject_CheckBuffer(object) && !PyBytes_Check(object))) {
-        return 1;
-    }
-    if (PyUnicode_Check(object) || PyLong_Check(object) || PyType_Check(object) || PyFunction_Check(object)) {
-        return 0;
-    }
-    if (find_types(state) < 0) {
-        return -1;
-    }
-    return is_instance(object, state->torch_tensor) || is_instance(object, state->torch_module);
-}
-
-/* ---- arrays by the buffer protocol ----------------------------------------------------------- */
-
-/* The struct-module format of one plain number as a NumPy type string ("<f4"); 0 if it is anything else. Extended precision is
- * refused because its padding bytes are arbitrary; perfopt._keys describes such arrays. */
-static size_t
-plain_dtype(const char *format, Py_ssize_t item_bytes, char out[DTYPE_TEXT])
-{
-    const union {
-        unsigned short number;
-        unsigned char first;
-    } probe = { 1 };
-    char order = probe.first ? '<' : '>';
-    if (format == NULL) {
-        format = "B";
-    }
-    if (strchr("@=<>!^", format[0]) != NULL && format[0] != '\0') {
-        order = format[0] == '<' ? '<' : format[0] == '>' || format[0] == '!' ? '>' : order;
-        format++;
-    }
-    int repeated = 0;
-    while (*format >= '0' && *format <= '9') {
-        repeated = 1;
-        format++;
-    }
-    const int is_complex = *format == 'Z';
-    format += is_complex;
-    if (format[0] == '\0' || format[1] != '\0') {
-        return 0;
-    }
-    char kind;
-    Py_ssize_t size = item_bytes;
-    if (is_complex) {
-        kind = strchr("fd", *format) != NULL ? 'c' : 0;
-    } else if (repeated && strchr("sw", *format) == NULL) {
-        return 0;
-    } else if (strchr("bhilqn", *format) != NULL) {
-        kind = 'i';
-    } else if (strchr("BHILQN", *format) != NULL) {
-        kind = 'u';
-    } else if (strchr("efd", *format) != NULL) {
-        kind = 'f';
-    } else if (*format == '?') {
-        kind = 'b';
-    } else if (strchr("sc", *format) != NULL) {
-        kind = 'S';
-    } else if (*format == 'w') {
-        kind = 'U';
-        size /= 4;
-    } else {
-        return 0;
-    }
-    if (kind == 0) {
-        return 0;
-    }
-    if (kind == 'S' || (item_bytes == 1 && kind != 'U')) {
-        order = '|';
-    }
-    return (size_t)PyOS_snprintf(out, DTYPE_TEXT, "%c%c%zd", order, kind, size);
-}
-
-static int
-encode_view(pfo_encoder *encoder, const Py_buffer *view, const char *kind, size_t kind_length)
-{
-    char dtype[DTYPE_TEXT];
-    const size_t dtype_length = plain_dtype(view->format, view->itemsize, dtype);
-    if (dtype_length == 0) {
-        return 1;
-    }
-    int64_t shape[PFO_FINGERPRINT_MAX_DIMENSIONS];
-    int64_t strides[PFO_FINGERPRINT_MAX_DIMENSIONS];
-    if (view->ndim > PFO_FINGERPRINT_MAX_DIMENSIONS) {
-        return 1;
-    }
-    Py_ssize_t packed = view->itemsize; /* ctypes, for one, leaves strides out of what PyBUF_FULL_RO asks for */
-    for (int d = view->ndim - 1; d >= 0; d--) {
-        if (view->shape == NULL || (view->suboffsets != NULL && view->suboffsets[d] >= 0)) {
-            return 1;
-        }
-        shape[d] = view->shape[d];
-        strides[d] = view->strides != NULL ? view->strides[d] : packed;
-        packed *= view->shape[d];
-    }
-    const pfo_array_view array = {
-        .data = view->buf,
-        .shape = shape,
-        .strides = strides,
-        .item_bytes = (size_t)view->itemsize,
-        .dimensions = view->ndim,
-        .kind = kind,
-        .kind_length = kind_length,
-        .dtype = dtype,
-        .dtype_length = dtype_length,
-    };
-    if (view->len >= RELEASE_GIL_BYTES) {
-        Py_BEGIN_ALLOW_THREADS
-        pfo_encode_array(encoder, &array, 0);
-        Py_END_ALLOW_THREADS
-    } else {
-        pfo_encode_array(encoder, &array, 1);
-    }
-    return 0;
-}
-
-/* "module.qualname" as a new str; what other exporters of memory than NumPy's are called in the fingerprint. */
-static PyObject *
-name_of_type(PyTypeObject *type)
-{
-    PyObject *module = PyObject_GetAttrString((PyObject *)type, "__module__");
-    PyObject *name = module == NULL ? NULL : PyObject_GetAttrString((PyObject *)type, "__qualname__");
-    PyObject *full = name == NULL ? NULL : PyUnicode_FromFormat("%S.%S", module, name);
-    Py_XDECREF(module);
-    Py_XDECREF(name);
-    return full;
-}
-
-/* Arrays and other exporters of plain memory; 1 if the object is none. */
-static int
-encode_exporter(pfo_content *content, pfo_encoder *encoder, PyObject *object)
-{
-    pfo_core_state *state = content->state;
-    if (find_types(state) < 0) {
-        return -1;
-    }
-    PyTypeObject *type = Py_TYPE(object);
-    const int is_array = (PyObject *)type == state->numpy_ndarray || (PyObject *)type == state->numpy_memmap;
-    if (!is_array && (is_instance(object, state->numpy_ndarray) || is_instance(object, state->numpy_generic) ||
-                      PyBytes_Check(object) || PyByteArray_Check(object))) {
-        return 1; /* subclasses may carry more than their memory */
-    }
-    Py_buffer view;
-    if (PyObject_GetBuffer(object, &view, PyBUF_FULL_RO) < 0) {
-        if (!PyErr_ExceptionMatches(PyExc_BufferError) && !PyErr_ExceptionMatches(PyExc_ValueError)) {
-            return -1;
-        }
-        PyErr_Clear(); /* dates, for one, are not exported */
-        return 1;
-    }
-    int answer;
-    if (is_array) {
-        answer = encode_view(encoder, &view, "ndarray", 7);
-    } else {
-        PyObject *name = name_of_type(type);
-        Py_ssize_t length = 0;
-        const char *text = name == NULL ? NULL : PyUnicode_AsUTF8AndSize(name, &length);
-        answer = text == NULL ? -1 : encode_view(encoder, &view, text, (size_t)length);
-        Py_XDECREF(name);
-    }
-    PyBuffer_Release(&view);
-    return answer;
-}
-
-/* ---- scalars --------------------------------------------------------------------------------- */
-
-static int
-encode_int(pfo_encoder *encoder, PyObject *object)
-{
-    int overflow = 0;
-    const long long number = PyLong_AsLongLongAndOverflow(object, &overflow);
-    if (!overflow) {
-        if (number == -1 && PyErr_Occurred()) {
-            return -1;
-        }
-        pfo_encode_int64(encoder, number);
-        return 0;
-    }
-    PyObject *bits = PyObject_CallMethod(object, "bit_length", NULL);
-    if (bits == NULL) {
-        return -1;
-    }
-    const Py_ssize_t length = PyLong_AsSsize_t(bits) / 8 + 1;
-    Py_DECREF(bits);
-    PyObject *method = PyObject_GetAttrString(object, "to_bytes");
-    PyObject *arguments = Py_BuildValue("(ns)", length, "little");
-    PyObject *options = Py_BuildValue("{s:O}", "signed", Py_True);
-    PyObject *bytes = NULL;
-    if (method != NULL && arguments != NULL && options != NULL) {
-        bytes = PyObject_Call(method, arguments, options);
-    }
-    Py_XDECREF(method);
-    Py_XDECREF(arguments);
-    Py_XDECREF(options);
-    if (bytes == NULL) {
-        return -1;
-    }
-    pfo_encode_big_int(encoder, PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
-    Py_DECREF(bytes);
-    return 0;
-}
-
-/* Immutable memory kept alive by the caller, so the GIL may go while it is read. */
-static void
-encode_payload(pfo_encoder *encoder, char tag, const void *bytes, Py_ssize_t length)
-{
-    if (length >= RELEASE_GIL_BYTES) {
-        Py_BEGIN_ALLOW_THREADS
-        pfo_encode_payload(encoder, tag, bytes, (size_t)length);
-        Py_END_ALLOW_THREADS
-    } else {
-        pfo_encode_payload(encoder, tag, bytes, (size_t)length);
-    }
-}
-
-static int
-encode_text(pfo_encoder *encoder, PyObject *object)
-{
-    if (PyUnicode_IS_COMPACT_ASCII(object)) {
-        encode_payload(encoder, 's', PyUnicode_1BYTE_DATA(object), PyUnicode_GET_LENGTH(object));
-        return 0;
-    }
-    /* Not PyUnicode_AsUTF8: that would leave a second copy of the text in the object for the rest of its life. */
-    PyObject *bytes = PyUnicode_AsEncodedString(object, "utf-8", "surrogatepass");
-    if (bytes == NULL) {
-        return -1;
-    }
-    encode_payload(encoder, 's', PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes));
-    Py_DECREF(bytes);
-    return 0;
-}
-
-static int
-encode_bytearray(pfo_encoder *encoder, PyObject *object)
-{
-    Py_buffer view; /* held, so that nobody resizes it meanwhile */
-    if (PyObject_GetBuffer(object, &view, PyBUF_SIMPLE) < 0) {
-        return -1;
-    }
-    encode_payload(encoder, 'y', view.buf, view.len);
-    PyBuffer_Release(&view);
-    return 0;
-}
-
-/* 1 if the object is no scalar. */
-static int
-encode_scalar(pfo_encoder *encoder, PyObject *object)
-{
-    if (PyLong_CheckExact(object)) {
-        return encode_int(encoder, object);
-    }
-    if (PyUnicode_CheckExact(object)) {
-        return encode_text(encoder, object);
-    }
-    if (PyFloat_CheckExact(object)) {
-        pfo_encode_double(encoder, PyFloat_AS_DOUBLE(object));
-        return 0;
-    }
-    if (PyBytes_CheckExact(object)) {
-        encode_payload(encoder, 'b', PyBytes_AS_STRING(object), PyBytes_GET_SIZE(object));
-        return 0;
-    }
-    if (PyComplex_CheckExact(object)) {
-        pfo_encode_complex(encoder, PyComplex_RealAsDouble(object), PyComplex_ImagAsDouble(object));
-        return 0;
-    }
-    const char tag = object == Py_None             ? 'N'
-                     : object == Py_True           ? 'T'
-                     : object == Py_False          ? 'F'
-                     : object == Py_Ellipsis       ? 'E'
-                     : object == Py_NotImplemented ? 'Z'
-                                                   : 0;
-    if (tag == 0) {
-        return 1;
-    }
-    pfo_encode_tag(encoder, tag);
-    return 0;
-}
-
 /* ---- containers ------------------------------------------------------------------------------ */
 
 /* items: a tuple nobody else changes. */
 static int
-encode_sequence(pfo_content *content, pfo_encoder *encoder, char tag, PyObject *items, Py_ssize_t first, int depth)
+encode_sequence(pfo_content *content, pfo_encoder *encoder, char tag, PyObject *items, int depth)
 {
     const Py_ssize_t size = PyTuple_GET_SIZE(items);
-    pfo_encode_count(encoder, tag, (uint64_t)(size - first));
-    for (Py_ssize_t i = first; i < size; i++) {
+    pfo_encode_count(encoder, tag, (uint64_t)size);
+    for (Py_ssize_t i = 0; i < size; i++) {
+        if ((i + 1) % SIGNAL_CHECK_ITEMS == 0 && PyErr_CheckSignals() < 0) {
+            return -1;
+        }
         const int answer = pfo_content_encode(content, encoder, PyTuple_GET_ITEM(items, i), depth + 1);
         if (answer != 0) {
             return answer;
@@ -420,25 +91,84 @@ digest_member(pfo_content *content, PyObject *member, int is_pair, int depth, pf
     return finish_digest(&encoder, answer, digest);
 }
 
+/* The classes that one member brought, as a piece of content->types; to be put in the order of the members' digests. */
+typedef struct member_types {
+    pfo_digest digest;
+    PyObject **types;
+    Py_ssize_t count;
+} member_types;
+
+static int
+compare_member_types(const void *left, const void *right)
+{
+    const member_types *a = left, *b = right;
+    const int order = memcmp(&a->digest, &b->digest, sizeof a->digest);
+    if (order != 0 || a->count != b->count) {
+        return order != 0 ? order : a->count < b->count ? -1 : 1;
+    }
+    return a->count == 0 ? 0 : memcmp(a->types, b->types, (size_t)a->count * sizeof *a->types);
+}
+
+/* The order of the members is no content, so it must not show in the order of the classes either. marks[i] is the length of the list
+ * before member i. */
+static int
+sort_types(PyObject *types, const pfo_digest *digests, const Py_ssize_t *marks, Py_ssize_t size)
+{
+    PyObject *added = PyList_GetSlice(types, marks[0], marks[size]);
+    member_types *members = added == NULL ? NULL : PyMem_Malloc((size_t)size * sizeof *members);
+    if (members == NULL) {
+        Py_XDECREF(added);
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < size; i++) {
+        PyObject **first = &PyList_GET_ITEM(added, marks[i] - marks[0]);
+        members[i] = (member_types){ digests[i], first, marks[i + 1] - marks[i] };
+    }
+    qsort(members, (size_t)size, sizeof *members, compare_member_types);
+    Py_ssize_t next = marks[0]; /* the same references in another order */
+    for (Py_ssize_t i = 0; i < size; i++) {
+        for (Py_ssize_t k = 0; k < members[i].count; k++) {
+            PyList_SET_ITEM(types, next++, members[i].types[k]);
+        }
+    }
+    PyMem_Free(members);
+    Py_DECREF(added);
+    return 0;
+}
+
 /* members: a list of our own. */
 static int
 encode_unordered(pfo_content *content, pfo_encoder *encoder, char tag, PyObject *members, int is_pair, int depth)
 {
     const Py_ssize_t size = PyList_GET_SIZE(members);
-    pfo_digest *digests = PyMem_Malloc((size_t)(size > 0 ? size : 1) * sizeof *digests);
-    if (digests == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
+    pfo_digest *digests = PyMem_Malloc((size_t)(size + 1) * sizeof *digests);
+    Py_ssize_t *marks = content->types == NULL ? NULL : PyMem_Malloc((size_t)(size + 1) * sizeof *marks);
     int answer = 0;
+    if (digests == NULL || (marks == NULL && content->types != NULL)) {
+        PyErr_NoMemory();
+        answer = -1;
+    }
     for (Py_ssize_t i = 0; i < size && answer == 0; i++) {
-        answer = digest_member(content, PyList_GET_ITEM(members, i), is_pair, depth, &digests[i]);
+        if (marks != NULL) {
+            marks[i] = PyList_GET_SIZE(content->types);
+        }
+        if ((i + 1) % SIGNAL_CHECK_ITEMS == 0 && PyErr_CheckSignals() < 0) {
+            answer = -1;
+        } else {
+            answer = digest_member(content, PyList_GET_ITEM(members, i), is_pair, depth, &digests[i]);
+        }
+    }
+    if (answer == 0 && marks != NULL) {
+        marks[size] = PyList_GET_SIZE(content->types);
+        answer = size == 0 || marks[size] == marks[0] ? 0 : sort_types(content->types, digests, marks, size);
     }
     if (answer == 0) {
         pfo_encode_count(encoder, tag, (uint64_t)size);
         pfo_encode_unordered(encoder, digests, (size_t)size);
     }
     PyMem_Free(digests);
+    PyMem_Free(marks);
     return answer;
 }
 
@@ -449,11 +179,11 @@ encode_container(pfo_content *content, pfo_encoder *encoder, PyObject *object, i
     PyObject *snapshot;
     int answer;
     if (PyTuple_CheckExact(object)) {
-        return encode_sequence(content, encoder, '(', object, 0, depth);
+        return encode_sequence(content, encoder, '(', object, depth);
     }
     if (PyList_CheckExact(object)) {
         snapshot = PyList_AsTuple(object);
-        answer = snapshot == NULL ? -1 : encode_sequence(content, encoder, '[', snapshot, 0, depth);
+        answer = snapshot == NULL ? -1 : encode_sequence(content, encoder, '[', snapshot, depth);
     } else if (PyDict_CheckExact(object)) {
         snapshot = PyDict_Items(object);
         answer = snapshot == NULL ? -1 : encode_unordered(content, encoder, '{', snapshot, 1, depth);
@@ -486,13 +216,15 @@ pfo_content_reduce(pfo_content *content, PyObject *object, PyObject **reduction)
     if (found == NULL) {
         return -1;
     }
-    if (found == Py_NotImplemented) {
+    if (found == Py_NotImplemented || PyUnicode_CheckExact(found)) {
+        const int answer = pfo_content_none(content, object, found == Py_NotImplemented ? NULL : found);
         Py_DECREF(found);
-        return no_content(content, object);
+        return answer;
     }
     if (!PyTuple_CheckExact(found) || PyTuple_GET_SIZE(found) < 2) {
         Py_DECREF(found);
-        PyErr_SetString(PyExc_SystemError, "perfopt._keys.reduce() must return NotImplemented or (class, text, ...)");
+        PyErr_SetString(PyExc_SystemError,
+                        "perfopt._keys.reduce() must return NotImplemented, str or (class, text, ...)");
         return -1;
     }
     PyObject *type = PyTuple_GET_ITEM(found, 0);
@@ -504,10 +236,63 @@ pfo_content_reduce(pfo_content *content, PyObject *object, PyObject **reduction)
     return 0;
 }
 
+/* A description may hold capsules; anywhere else a capsule is an object like others, without content. */
+static int
+encode_reduction(pfo_content *content, pfo_encoder *encoder, PyObject *object, PyObject *reduction, int depth)
+{
+    const Py_ssize_t size = PyTuple_GET_SIZE(reduction);
+    int answer = 0;
+    pfo_encode_count(encoder, 'R', (uint64_t)(size - 1));
+    for (Py_ssize_t i = 1; i < size && answer == 0; i++) {
+        PyObject *part = PyTuple_GET_ITEM(reduction, i);
+        answer = PyCapsule_CheckExact(part) ? pfo_content_arrow(content, encoder, object, part)
+                                            : pfo_content_encode(content, encoder, part, depth + 1);
+    }
+    return answer;
+}
+
+static int
+encode_reduced(pfo_content *content, pfo_encoder *encoder, PyObject *object, int depth)
+{
+    PyObject *reduction;
+    int answer = pfo_content_reduce(content, object, &reduction);
+    if (answer == 0) {
+        answer = encode_reduction(content, encoder, object, reduction, depth);
+        Py_DECREF(reduction);
+    }
+    return answer;
+}
+
+/* An exporter of memory. Of a class made in Python its attributes count too: reduce() tells whether it has any. */
+static int
+encode_buffer(pfo_content *content, pfo_encoder *encoder, PyObject *object, int depth)
+{
+    int answer = pfo_content_exporter(content, encoder, object, 0);
+    if (answer != 1) {
+        return answer;
+    }
+    PyObject *reduction;
+    answer = pfo_content_reduce(content, object, &reduction);
+    if (answer == 1) {
+        Py_CLEAR(content->culprit);
+        Py_CLEAR(content->reason);
+        answer = pfo_content_exporter(content, encoder, object, 1);
+        if (answer == 0 && content->types != NULL) {
+            return PyList_Append(content->types, (PyObject *)Py_TYPE(object));
+        }
+        return answer == 1 ? pfo_content_none(content, object, NULL) : answer;
+    }
+    if (answer == 0) {
+        answer = encode_reduction(content, encoder, object, reduction, depth);
+        Py_DECREF(reduction);
+    }
+    return answer;
+}
+
 int
 pfo_content_encode(pfo_content *content, pfo_encoder *encoder, PyObject *object, int depth)
 {
-    int answer = encode_scalar(encoder, object);
+    const int answer = pfo_content_scalar(encoder, object);
     if (answer != 1) {
         return answer;
     }
@@ -518,23 +303,8 @@ pfo_content_encode(pfo_content *content, pfo_encoder *encoder, PyObject *object,
         PyAnySet_CheckExact(object)) {
         return encode_container(content, encoder, object, depth);
     }
-    if (PyByteArray_CheckExact(object)) {
-        return encode_bytearray(encoder, object);
-    }
-    if (PyObject_CheckBuffer(object)) {
-        answer = encode_exporter(content, encoder, object);
-        if (answer != 1) {
-            return answer;
-        }
-    }
-    PyObject *reduction;
-    answer = pfo_content_reduce(content, object, &reduction);
-    if (answer != 0) {
-        return answer;
-    }
-    answer = encode_sequence(content, encoder, 'R', reduction, 1, depth);
-    Py_DECREF(reduction);
-    return answer;
+    return PyObject_CheckBuffer(object) ? encode_buffer(content, encoder, object, depth)
+                                        : encode_reduced(content, encoder, object, depth);
 }
 
 int

@@ -18,6 +18,7 @@ typedef struct pfo_content {
     pfo_core_state *state;
     PyObject *types; /* NULL, or a list that collects the classes met, for keys that live in this process only; owned */
     PyTypeObject *culprit; /* set with answer 1; owned */
+    PyObject *reason;      /* NULL, or a str that says why the culprit has no content; owned */
 } pfo_content;
 
 void pfo_content_clear(pfo_content *content);

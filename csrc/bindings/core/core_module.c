@@ -23,9 +23,11 @@ intern_names(pfo_core_state *state)
     state->name_numpy = PyUnicode_InternFromString("numpy");
     state->name_torch = PyUnicode_InternFromString("torch");
     state->name_torch_nn = PyUnicode_InternFromString("torch.nn");
+    state->name_numpy_random = PyUnicode_InternFromString("numpy.random");
+    state->name_random = PyUnicode_InternFromString("random");
     state->name_version = PyUnicode_InternFromString("_version");
     return state->name_numpy == NULL || state->name_torch == NULL || state->name_torch_nn == NULL ||
-                   state->name_version == NULL
+                   state->name_numpy_random == NULL || state->name_random == NULL || state->name_version == NULL
                ? -1
                : 0;
 }

@@ -29,12 +29,19 @@
     X(name_numpy)                                                                                                      \
     X(name_torch)                                                                                                      \
     X(name_torch_nn)                                                                                                   \
+    X(name_numpy_random)                                                                                               \
+    X(name_random)                                                                                                     \
     X(name_version)                                                                                                    \
     X(numpy_ndarray)                                                                                                   \
     X(numpy_memmap)                                                                                                    \
     X(numpy_generic)                                                                                                   \
     X(torch_tensor)                                                                                                    \
     X(torch_module)                                                                                                    \
+    X(torch_generator)                                                                                                 \
+    X(numpy_generator)                                                                                                 \
+    X(numpy_bit_generator)                                                                                             \
+    X(numpy_random_state)                                                                                              \
+    X(random_random)                                                                                                   \
     X(keys_reduce)                                                                                                     \
     X(codec_encode)                                                                                                    \
     X(codec_decode)                                                                                                    \

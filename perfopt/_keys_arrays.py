@@ -1,0 +1,233 @@
+"""The content of NumPy's, SciPy's and torch's objects. None of them is imported here: the caller found it loaded."""
+
+from __future__ import annotations
+
+import enum
+import sys
+import types
+from typing import Any
+
+from perfopt._keys_base import Reduction, class_name, instance_state, loaded
+
+# ---- NumPy ---------------------------------------------------------------------------------------------------------------------
+
+
+def _describe_dtype(numpy: Any, dtype: Any) -> Any:
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return "subarray", _describe_dtype(numpy, base), tuple(shape)
+    if dtype.names is None:
+        # Types that extend NumPy (bfloat16, float8 ...) are hardly told apart by dtype.str; they have names.
+        return f"{dtype.str} {dtype.name}" if dtype.isbuiltin == 2 else dtype.str
+    fields = []
+    for name in dtype.names:
+        of, offset, *title = dtype.fields[name]
+        fields.append((name, _describe_dtype(numpy, of), offset, *title))
+    return "struct", dtype.itemsize, tuple(fields)
+
+
+def _array_parts(numpy: Any, array: Any) -> tuple[Any, ...]:
+    """Content of a base-class array as (how it is read, ...)."""
+    dtype = array.dtype
+    if dtype.names is not None:  # field by field: the bytes between them are arbitrary
+        return (
+            "struct",
+            _describe_dtype(numpy, dtype),
+            array.shape,
+            tuple(_array_content(array[name]) for name in dtype.names),
+        )
+    if dtype.isbuiltin == 2:
+        raw = numpy.ascontiguousarray(array).reshape(-1).view("u1")
+        return "extension", _describe_dtype(numpy, dtype), array.shape, raw
+    if dtype.kind in "Mm":
+        return "time", dtype.str, array.view(dtype.str[0] + "i8")
+    if dtype.kind == "V":
+        return "void", dtype.str, array.shape, [item.tobytes() for item in array.reshape(-1)]
+    if dtype.kind in "OT":
+        return "objects", "O" if dtype.kind == "O" else "T", array.shape, array.reshape(-1).tolist()
+    if dtype.char in "gG":
+        numbers = 2 if dtype.char == "G" else 1
+        item = dtype.itemsize // numbers
+        width = (
+            10 if numpy.finfo(numpy.longdouble).nmant == 63 else item
+        )  # the other bytes are padding and may hold anything
+        raw = numpy.ascontiguousarray(array).view("u1").reshape((*array.shape, numbers, item))
+        return "extended", dtype.str, array.shape, raw[..., :width] if dtype.isnative else raw[..., item - width :]
+    if array.itemsize == 0:
+        return "empty items", dtype.str, array.shape
+    return "plain", array.view(numpy.ndarray)
+
+
+def _array_content(array: Any) -> tuple[Any, ...]:
+    return _array_parts(sys.modules["numpy"], array)
+
+
+def _reduce_random(value: Any) -> Reduction | None:
+    """Generators count by the state from which they draw and, where they can, spawn."""
+    random = loaded("numpy.random", "Generator")
+    if random is None:
+        return None
+    if isinstance(value, random.SeedSequence):
+        entropy = value.entropy if isinstance(value.entropy, int) else list(value.entropy)
+        counts = (tuple(value.spawn_key), value.pool_size, value.n_children_spawned)
+        return type(value), "seed sequence", class_name(type(value)), entropy, *counts
+    if isinstance(value, random.BitGenerator):
+        seed = getattr(value, "seed_seq", None)
+        seed = seed if isinstance(seed, random.SeedSequence) else None
+        return type(value), "bit generator", class_name(type(value)), value.state, seed
+    if isinstance(value, random.Generator):
+        return type(value), "random generator", class_name(type(value)), value.bit_generator
+    if isinstance(value, random.RandomState):
+        return type(value), "random state", class_name(type(value)), value.get_state(legacy=False)
+    return None
+
+
+def reduce_numpy(numpy: Any, value: Any) -> Reduction | None:
+    if isinstance(value, numpy.generic):
+        if isinstance(value, numpy.void) or value.dtype.char in "gGO":
+            return None, "numpy scalar", value.dtype.str, _array_content(numpy.asarray(value))
+        return None, "numpy scalar", _describe_dtype(numpy, value.dtype), value.tobytes()
+    if isinstance(value, numpy.dtype):
+        return None, "numpy dtype", _describe_dtype(numpy, value)
+    if not isinstance(value, numpy.ndarray):
+        return _reduce_random(value)
+    if value is numpy.ma.masked:
+        return None, "masked constant"
+    if isinstance(value, numpy.ma.MaskedArray):
+        parts = (
+            _array_content(value.data),
+            numpy.ma.getmaskarray(value),
+            _array_content(numpy.asarray(value.fill_value)),
+        )
+        return type(value), "masked array", class_name(type(value)), *parts
+    base = numpy.asarray(value)
+    if type(value) in (numpy.ndarray, numpy.memmap):
+        return None, "array", *_array_content(base)
+    return type(value), "array subclass", class_name(type(value)), instance_state(value), _array_content(base)
+
+
+# ---- SciPy ---------------------------------------------------------------------------------------------------------------------
+
+
+def reduce_sparse(sparse: Any, value: Any) -> Reduction | None:
+    """Sparse arrays and matrices: sorted indices without duplicates, of whatever width. Stored zeros count."""
+    if not sparse.issparse(value):
+        return None
+    if value.format in ("csr", "csc", "bsr"):
+        if not value.has_canonical_format:
+            value = value.copy()
+            value.sum_duplicates()
+        places: tuple[Any, ...] = (value.indptr, value.indices)
+        numbers = value.data
+    else:
+        entries = value.tocoo(copy=True)
+        entries.sum_duplicates()
+        places = entries.coords if hasattr(entries, "coords") else (entries.row, entries.col)
+        numbers = entries.data
+    wide = tuple(place.astype("<i8", copy=False) for place in places)
+    return type(value), "sparse", class_name(type(value)), value.format, tuple(value.shape), wide, numbers
+
+
+# ---- torch ---------------------------------------------------------------------------------------------------------------------
+
+
+def _tensor_bytes(torch: Any, tensor: Any) -> Any:
+    """A CPU tensor's elements as a NumPy array of integers over the same memory; NumPy has no bfloat16 or float8."""
+    if tensor.dtype.is_complex:
+        return _tensor_bytes(torch, torch.view_as_real(tensor))
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.view(integers[tensor.element_size()]).numpy()
+
+
+def _tensor_content(torch: Any, tensor: Any) -> tuple[Any, ...]:
+    facts = (str(tensor.dtype), tensor.device.type, tensor.requires_grad)
+    tensor = tensor.detach()
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce()
+        parts: tuple[Any, ...] = (tensor.indices(), tensor.values())
+    elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        parts = (tensor.crow_indices(), tensor.col_indices(), tensor.values())
+    elif tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        parts = (tensor.ccol_indices(), tensor.row_indices(), tensor.values())
+    else:
+        # A CUDA tensor is copied to the CPU: the backend has no hashing kernel yet that gives the same digest.
+        plain = tensor.resolve_conj().resolve_neg().cpu()
+        return *facts, tuple(tensor.shape), _tensor_bytes(torch, plain)
+    return *facts, tuple(tensor.shape), str(tensor.layout), tuple(_tensor_content(torch, part) for part in parts)
+
+
+def _why_not(torch: Any, tensor: Any) -> str | None:
+    """Why a tensor's memory is not its content; None for the others."""
+    if tensor.is_quantized:
+        return "a quantized tensor: give its int_repr(), its scale and its zero point, or dequantize() it"
+    if tensor.is_nested:
+        return "a nested tensor: give its unbind() as a tuple"
+    if tensor.device.type == "meta":
+        return "a tensor on the meta device holds no data"
+    if str(tensor.layout) == "torch._mkldnn":
+        return "a tensor in the mkldnn layout: give its to_dense()"
+    if torch.nn.parameter.is_lazy(tensor):
+        return "a lazy module's parameter before its first call"
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return "a tensor inside a transform of torch.func has no data of its own"
+    return None
+
+
+def _reduce_tensor(torch: Any, tensor: Any) -> Reduction | str | None:
+    reason = _why_not(torch, tensor)
+    if reason is not None:
+        return reason
+    if type(tensor) in (torch.Tensor, torch.nn.Parameter):
+        return None, "tensor", *_tensor_content(torch, tensor)
+    if (
+        hasattr(type(tensor), "__torch_dispatch__")
+        and type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+    ):
+        return "a subclass with its own __torch_dispatch__: its memory, if it has any, is not its content"
+    base = tensor.detach().as_subclass(torch.Tensor).requires_grad_(tensor.requires_grad)
+    parts = (class_name(type(tensor)), instance_state(tensor), _tensor_content(torch, base))
+    return type(tensor), "tensor subclass", *parts
+
+
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
+
+
+def _plain_setting(torch: Any, value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_plain_setting(torch, item) for pair in value.items() for item in pair)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(_plain_setting(torch, item) for item in value)
+    known = (bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, *_FUNCTIONS)
+    numpy = loaded("numpy", "ndarray")
+    arrays = (torch.Tensor,) if numpy is None else (torch.Tensor, numpy.ndarray, numpy.generic)
+    return value is None or isinstance(value, (*known, *arrays))
+
+
+def _setting(value: Any) -> Any:
+    return tuple(_setting(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _reduce_module(torch: Any, module: Any) -> Reduction:
+    """Class, mode and plain settings (a stride, a dropout rate) of every submodule, and the state: parameters and buffers."""
+    parts = []
+    for name, part in module.named_modules(remove_duplicate=False):
+        settings = {
+            key: _setting(value)
+            for key, value in vars(part).items()
+            if not key.startswith("_") and _plain_setting(torch, value)
+        }
+        parts.append((name, class_name(type(part)), part.training, settings))
+    state = {**dict(module.named_buffers(remove_duplicate=False)), **module.state_dict(keep_vars=True)}
+    return type(module), "module", tuple(parts), state
+
+
+def reduce_torch(torch: Any, value: Any) -> Reduction | str | None:
+    if isinstance(value, torch.Tensor):
+        return _reduce_tensor(torch, value)
+    if isinstance(value, torch.nn.Module):
+        return _reduce_module(torch, value)
+    if isinstance(value, (torch.dtype, torch.device, torch.layout, torch.memory_format)):
+        return None, "torch " + type(value).__name__, str(value)
+    if isinstance(value, torch.Generator):
+        return None, "torch generator", str(value.device), value.get_state()
+    return None
