@@ -12,6 +12,8 @@
 #define PFO_CORE_TYPES(X)                                                                                              \
     X(cached_function, 1)                                                                                              \
     X(instance_note, 0)                                                                                                \
+    X(disk_map, 0)                                                                                                     \
+    X(disk_store, 1)                                                                                                   \
     X(performance_cache, 1)                                                                                            \
     X(profiler_type, 1)                                                                                                \
     X(range_type, 1)                                                                                                   \
@@ -31,6 +33,9 @@
     X(torch_tensor)                                                                                                    \
     X(torch_module)                                                                                                    \
     X(keys_reduce)                                                                                                     \
+    X(codec_encode)                                                                                                    \
+    X(codec_decode)                                                                                                    \
+    X(codec_unstorable)                                                                                                \
     X(values_prepare)                                                                                                  \
     X(values_copy)
 
