@@ -11,10 +11,11 @@ The scalars that are stored most (None, bool, 64-bit int, float, str, bytes) are
 ``pickle/1``   HMAC-SHA256 of the user's key over context and pickle, then the pickle
 =============  =========================================================================================================
 
-Structures are MessagePack (by msgspec, which checks every length). A MessagePack array is a list, a map is a dict whose keys are all
-str; an array whose first element is an empty extension (a *marker*) is what the marker says: a tuple, a set, a date. Extensions with
-content are values that MessagePack has no word for (integers beyond 64 bits), or references to an object that came before, so that
-shared objects stay shared. What a marker may stand for is a fixed table in this file: bytes on disk name no class and call nothing.
+Structures are MessagePack (by msgspec, which checks every length). A MessagePack array is a list, a map is a dict whose keys are
+all str; an array whose first element is an empty extension (a *marker*) is what the marker says: a tuple, a set, a date.
+Extensions with content are values that MessagePack has no word for (integers beyond 64 bits), or references to an object that came
+before, so that shared objects stay shared. What a marker may stand for is a fixed table in this file: bytes on disk name no class
+and call nothing.
 
 Hostile bytes give a ValueError, never more memory than a small multiple of their length, and no recursion beyond the limit of the
 interpreter.
@@ -265,7 +266,7 @@ def _write_scalar(writer: _Writer, value: Any) -> Any:
     numpy = sys.modules["numpy"]
     kind = type(value)
     if kind is numpy.str_:
-        return [_MARKS[_TEXT_SCALAR], writer.write(str(value), (), MAX_DEPTH)]
+        return [_MARKS[_TEXT_SCALAR], writer.write(str.__str__(value), (), MAX_DEPTH)]
     if kind is numpy.bytes_:
         return [_MARKS[_BYTES_SCALAR], bytes(value)]
     description = arrays.describe_dtype(value.dtype)
@@ -367,16 +368,18 @@ class _Reader:
         if kind is list:
             if value and type(value[0]) is _Marker:
                 return self.place_marked(value[0].code, value)
-            self.objects.append(value)
+            index = self.reserve()
             if not set(map(type, value)) <= _UNMARKED:
                 value[:] = [self.place(item) for item in value]
+            self.objects[index] = value
             return value
         if kind is dict:
-            self.objects.append(value)
+            index = self.reserve()
             for key, item in value.items():
                 if type(key) is not str:
                     raise ValueError("a map with a key that is no str")
                 value[key] = self.place(item)
+            self.objects[index] = value
             return value
         if kind is _Reference:
             found = self.objects[value.number]
@@ -390,14 +393,17 @@ class _Reader:
         return value
 
     def place_marked(self, code: int, value: list[Any]) -> Any:
-        index = len(self.objects)
-        if code <= _LAST_SHARED:
-            self.objects.append(_UNFINISHED)
+        index = self.reserve() if code <= _LAST_SHARED else -1
         fields = value[1:] if code in _RAW else [self.place(item) for item in value[1:]]
         made = _MAKERS[code](self, fields)
-        if code <= _LAST_SHARED:
+        if index >= 0:
             self.objects[index] = made
         return made
+
+    def reserve(self) -> int:
+        """The number of an object whose members are still to come."""
+        self.objects.append(_UNFINISHED)
+        return len(self.objects) - 1
 
     def span(self, name: Any) -> tuple[int, int]:
         return self.spans[name]

@@ -2,8 +2,8 @@
 
 A dtype is described by a string or a list of plain values and restored by a fixed table, so that bytes on disk name no class.
 Headers are read by this file's own strict readers, never by ``eval`` or by a loader that may fall back to pickle.
-Sources: numpy/lib/format.py (the NPY format, versions 1 to 3); the safetensors format (8 bytes of header length, JSON, data without
-holes).
+Sources: numpy/lib/format.py (the NPY format, versions 1 to 3); the safetensors format (8 bytes of header length, JSON, then data
+without holes).
 
 Ownership: what is read are views of the caller's buffer; NumPy's are read-only and cannot be made writable.
 Lengths are checked against the buffer before anything is made of them: a wrong one is a ValueError.
@@ -138,7 +138,8 @@ _NPY_HEADER = re.compile(
     r"\{'descr': (?P<descr>.*), 'fortran_order': (?P<fortran>True|False), 'shape': \((?P<shape>[0-9, ]*)\), \} *\n\Z",
     re.DOTALL,
 )
-_NPY_STRING = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+_ESCAPE = r"\\(?:[\\'nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"  # as repr() writes them
+_NPY_STRING = re.compile(rf"'(?:[^'\\]|{_ESCAPE})*'|\"(?:[^\"\\]|{_ESCAPE})*\"")
 _NPY_BETWEEN_STRINGS = re.compile(r"[\[\](), 0-9]*\Z")
 
 
@@ -250,15 +251,16 @@ def view_array(data: memoryview, begin: int, end: int, dtype: Any, shape: tuple[
     """data[begin:end] as an array of exactly that size: a view if its elements are aligned, else a read-only copy."""
     import numpy
 
-    if dtype.hasobject or math.prod(shape) * dtype.itemsize != end - begin:
+    if dtype.hasobject or dtype.subdtype is not None or math.prod(shape) * dtype.itemsize != end - begin:
         raise ValueError("an array of another length than its data")
     order: Any = "F" if fortran else "C"
-    buffer = data if end > begin else None
-    array = numpy.ndarray(shape, dtype, buffer, begin if end > begin else 0, order=order)
+    if begin == end:
+        array = numpy.empty(shape, dtype, order)
+    else:  # not numpy.ndarray(buffer=data): that looks through a memoryview, and finds what is writable behind it
+        array = numpy.frombuffer(data, dtype, math.prod(shape), begin).reshape(shape, order=order)
     if not array.flags.aligned:
         array = array.copy(order)
-    if array.flags.writeable:
-        array.flags.writeable = False
+    array.flags.writeable = False
     return array
 
 
