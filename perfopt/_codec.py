@@ -13,8 +13,8 @@ The scalars that are stored most (None, bool, 64-bit int, float, str, bytes) are
 
 Structures are MessagePack (by msgspec, which checks every length). A MessagePack array is a list, a map is a dict whose keys are
 all str; an array whose first element is an empty extension (a *marker*) is what the marker says: a tuple, a set, a date.
-Extensions with content are values that MessagePack has no word for (integers beyond 64 bits), or references to an object that came
-before, so that shared objects stay shared. What a marker may stand for is a fixed table in this file: bytes on disk name no class
+Extensions with content are values that MessagePack has no word for (integers beyond 64 bits), or references to an object that
+came before, so that shared objects stay shared. What a marker may stand for is a fixed table in this file: bytes on disk name no class
 and call nothing.
 
 Hostile bytes give a ValueError, never more memory than a small multiple of their length, and no recursion beyond the limit of the
@@ -179,7 +179,7 @@ def _all_plain(values: list[Any]) -> bool:
     if kinds <= _PLAIN:
         return True
     if kinds == {int}:
-        return min(values) >= _INT_MIN and max(values) < _INT_END
+        return bool(min(values) >= _INT_MIN and max(values) < _INT_END)
     return kinds == {str} and all(value.isascii() for value in values)
 
 
