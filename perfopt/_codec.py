@@ -14,8 +14,8 @@ The scalars that are stored most (None, bool, 64-bit int, float, str, bytes) are
 Structures are MessagePack (by msgspec, which checks every length). A MessagePack array is a list, a map is a dict whose keys are
 all str; an array whose first element is an empty extension (a *marker*) is what the marker says: a tuple, a set, a date.
 Extensions with content are values that MessagePack has no word for (integers beyond 64 bits), or references to an object that
-came before, so that shared objects stay shared. What a marker may stand for is a fixed table in this file: bytes on disk name no class
-and call nothing.
+came before, so that shared objects stay shared. What a marker may stand for is a fixed table in this file: bytes on disk
+name no class and call nothing.
 
 Hostile bytes give a ValueError, never more memory than a small multiple of their length, and no recursion beyond the limit of the
 interpreter.
@@ -630,7 +630,7 @@ def decode(kind: str, data: Any, pickle_key: bytes | None, context: bytes) -> An
 def _decode(kind: str, data: memoryview, pickle_key: bytes | None, context: bytes) -> Any:
     if kind == "npy/1":
         return arrays.read_npy(data.toreadonly())
-    if kind == "struct/1":
+    if kind == "struct/1":  # a copy, as of every header: nobody shall change what was checked between two looks at it
         return _Reader(data, {}).read(bytes(data))
     if kind in ("arrays/1", "tensors/1"):
         structure, spans = arrays.unpack(data)
