@@ -467,11 +467,24 @@ engine_put(pfo_disk_tier *tier, const pfo_digest *key, const pfo_disk_record *re
 }
 
 static int
+copy_name(char out[PFO_DISK_KIND], const char *name)
+{
+    const size_t length = strlen(name);
+    if (length > PFO_DISK_KIND) {
+        PyErr_Format(PyExc_SystemError, "the name '%s' is longer than the disk tier's %d bytes", name, PFO_DISK_KIND);
+        return -1;
+    }
+    memcpy(out, name, length);
+    return 0;
+}
+
+static int
 put_scalar(pfo_disk_tier *tier, const pfo_digest *key, pfo_disk_record *record, const scalar *value, int *stored)
 {
     const pfo_bytes part = { value->data, value->length };
-    (void)strncpy(record->kind, value->kind, PFO_DISK_KIND);
-    (void)strncpy(record->suffix, value->suffix, PFO_DISK_KIND);
+    if (copy_name(record->kind, value->kind) < 0 || copy_name(record->suffix, value->suffix) < 0) {
+        return -1;
+    }
     record->parts = &part;
     record->part_count = 1;
     record->item_bytes = 1;
@@ -512,18 +525,6 @@ hold_buffers(PyObject *buffers, held_buffers *held)
         }
         held->parts[held->count++] = (pfo_bytes){ view->buf, (size_t)view->len };
     }
-    return 0;
-}
-
-static int
-copy_name(char out[PFO_DISK_KIND], const char *name)
-{
-    const size_t length = strlen(name);
-    if (length > PFO_DISK_KIND) {
-        PyErr_Format(PyExc_SystemError, "perfopt._codec: the name '%s' is longer than %d bytes", name, PFO_DISK_KIND);
-        return -1;
-    }
-    memcpy(out, name, length);
     return 0;
 }
 
