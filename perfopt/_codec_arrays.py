@@ -326,10 +326,12 @@ def tensor_slot(name: str, tensor: Any) -> tuple[Slot, list[Any]]:
     _check_tensor(torch, tensor)
     dtype = str(tensor.dtype).partition(".")[2]
     plain = tensor.detach().resolve_conj().resolve_neg()
-    order = sorted(range(plain.dim()), key=lambda d: (-plain.stride(d), d))
-    if plain.is_contiguous() or not plain.permute(order).is_contiguous():
-        order = list(range(plain.dim()))
-    dense = plain.permute(order).contiguous()
+    dense, order = plain, list(range(plain.dim()))
+    if not plain.is_contiguous():
+        order.sort(key=lambda d: -plain.stride(d))
+        dense = plain.permute(order)
+        if not dense.is_contiguous():
+            dense, order = plain.contiguous(), list(range(plain.dim()))
     size = dense.numel() * dense.element_size()
     data = dense.reshape(-1).view(torch.uint8).numpy().data if size else b""
     common = _TORCH[dtype]
@@ -371,16 +373,14 @@ def slot_tensor(
     if begin == end:
         dense = torch.empty(sizes, dtype=kind)
     elif data.readonly:
-        dense = torch.frombuffer(bytearray(data[begin:end]), dtype=torch.uint8).view(kind).reshape(sizes)
+        dense = torch.frombuffer(bytearray(data[begin:end]), dtype=kind).view(sizes)
     else:
-        dense = torch.frombuffer(data, dtype=torch.uint8, count=end - begin, offset=begin)
+        dense = torch.frombuffer(data, dtype=kind, count=(end - begin) // kind.itemsize, offset=begin).view(sizes)
         if dense.data_ptr() % kind.itemsize:
             dense = dense.clone()
-        dense = dense.view(kind).reshape(sizes)
-    back = [0] * len(sizes)
-    for position, dimension in enumerate(order):
-        back[dimension] = position
-    tensor = dense.permute(back)
+    tensor = dense
+    if order != list(range(len(order))):
+        tensor = dense.permute(sorted(range(len(order)), key=order.__getitem__))
     if is_parameter is True:
         return torch.nn.Parameter(tensor, requires_grad=requires_grad is True)
     return tensor.requires_grad_() if requires_grad is True else tensor
