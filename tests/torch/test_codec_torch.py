@@ -161,6 +161,8 @@ def with_attribute() -> Any:
         (torch.rand(2, requires_grad=True) * 2, "gradients"),
         (with_attribute(), "Tensor"),
         (torch.nn.Linear(1, 1), "Linear"),
+        ({torch.zeros(1): 1}, "Tensor"),
+        ({torch.zeros(1)}, "Tensor"),
         (torch.float32, "dtype"),
         (torch.device("cpu"), "device"),
     ],
