@@ -185,7 +185,7 @@ def test_what_comes_back_is_equal_and_of_the_same_types(value: Any) -> None:
         OrderedDict(a=OrderedDict()),
         np.longlong(3),
         np.datetime64("NaT", "25s"),
-        np.timedelta64(3),
+        np.timedelta64(3, "s"),
         np.str_("a\0"),
         np.bytes_(b"\0"),
         np.clongdouble(1),
