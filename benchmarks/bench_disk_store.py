@@ -1,7 +1,7 @@
 """Values on disk beside diskcache, joblib and numpy.save: small values, arrays read by mmap, and what a put costs.
 
-Each candidate has a directory of its own on the same file system. Peers at their best settings: diskcache without eviction, joblib
-with memory maps where it has them.
+Each candidate has a directory of its own on the same file system. Peers at their best settings: diskcache without
+eviction, joblib with memory maps where it has them.
 """
 
 from __future__ import annotations

@@ -105,6 +105,7 @@ class _Writer:
         self.has_tensors = False
         self.seen: dict[int, tuple[int, Any]] = {}  # id: (index, the object, so that the id stays taken)
         self.open: set[int] = set()  # ids of the containers around the current value
+        self.key_depth = 0  # within keys and elements of sets, nothing is shared: see write_key()
 
     def write(self, value: Any, path: Path, depth: int) -> Any:
         kind = type(value)
@@ -131,13 +132,21 @@ class _Writer:
         identity = id(value)
         if identity in self.open or depth >= MAX_DEPTH:
             raise Unstorable(arrays.named_culprit(f"{type(value).__name__} nested more than {MAX_DEPTH} deep"))
-        seen = self.seen.get(identity)
-        if seen is not None:
-            return _Ext(_REFERENCE, _pack(seen[0]))
-        self.seen[identity] = len(self.seen), value
+        if not self.key_depth:
+            seen = self.seen.get(identity)
+            if seen is not None:
+                return _Ext(_REFERENCE, _pack(seen[0]))
+            self.seen[identity] = len(self.seen), value
         self.open.add(identity)
         written = write(self, value, path, depth + 1)
         self.open.remove(identity)
+        return written
+
+    def write_key(self, value: Any, depth: int) -> Any:
+        """A key or an element of a set, without references: bytes that lie could make hashing one take for ever."""
+        self.key_depth += 1
+        written = self.write(value, (), depth)
+        self.key_depth -= 1
         return written
 
     def items(self, values: Iterable[Any], path: Path, depth: int) -> list[Any]:
@@ -195,10 +204,17 @@ def _sequence(code: int) -> _SharedWriter:
     return write
 
 
+def _elements(code: int) -> _SharedWriter:
+    def write(writer: _Writer, value: Any, path: Path, depth: int) -> Any:
+        return [_MARKS[code], *[writer.write_key(element, depth) for element in tuple(value)]]
+
+    return write
+
+
 def _pairs(writer: _Writer, value: dict[Any, Any], path: Path, depth: int) -> list[Any]:
     written = []
     for key, item in tuple(value.items()):
-        written.append(writer.write(key, (path, "key"), depth))
+        written.append(writer.write_key(key, depth))
         written.append(writer.write(item, (path, key), depth))
     return written
 
@@ -227,6 +243,8 @@ def _write_array(writer: _Writer, value: Any, path: Path, depth: int) -> Any:
 
 
 def _write_tensor(writer: _Writer, value: Any, path: Path, depth: int) -> Any:
+    if writer.key_depth:  # it is a key by its identity, which nothing brings back
+        raise Unstorable(type(value))
     slot, description = arrays.tensor_slot(writer.slot_name(path), value)
     writer.slots.append(slot)
     writer.has_tensors = True
@@ -237,8 +255,8 @@ _SHARED: dict[type, _SharedWriter] = {
     list: _write_list,
     tuple: _sequence(_TUPLE),
     dict: _write_dict,
-    set: _sequence(_SET),
-    frozenset: _sequence(_FROZENSET),
+    set: _elements(_SET),
+    frozenset: _elements(_FROZENSET),
     OrderedDict: _write_ordered_dict,
     deque: _write_deque,
     bytearray: lambda writer, value, path, depth: _Ext(_BYTEARRAY, bytes(value)),
@@ -340,6 +358,7 @@ class _Reader:
         self.spans = spans
         self.marked = False
         self.objects: list[Any] = []
+        self.key_depth = 0
 
     def read(self, packed: bytes | memoryview) -> Any:
         value = msgspec.msgpack.decode(packed, ext_hook=self.extension)
@@ -368,42 +387,57 @@ class _Reader:
         if kind is list:
             if value and type(value[0]) is _Marker:
                 return self.place_marked(value[0].code, value)
-            index = self.reserve()
+            number = self.reserve()
             if not set(map(type, value)) <= _UNMARKED:
                 value[:] = [self.place(item) for item in value]
-            self.objects[index] = value
-            return value
+            return self.finish(number, value)
         if kind is dict:
-            index = self.reserve()
+            number = self.reserve()
             for key, item in value.items():
                 if type(key) is not str:
                     raise ValueError("a map with a key that is no str")
                 value[key] = self.place(item)
-            self.objects[index] = value
-            return value
+            return self.finish(number, value)
         if kind is _Reference:
-            found = self.objects[value.number]
+            found = _UNFINISHED if self.key_depth else self.objects[value.number]
             if found is _UNFINISHED:
-                raise ValueError("an object inside itself")
+                raise ValueError("a reference to an object around it, or inside a key")
             return found
         if kind is bytearray:
-            self.objects.append(value)
-        elif kind is _Marker:
+            return self.finish(self.reserve(), value)
+        if kind is _Marker:
             raise ValueError("a marker out of place")
         return value
 
     def place_marked(self, code: int, value: list[Any]) -> Any:
-        index = self.reserve() if code <= _LAST_SHARED else -1
-        fields = value[1:] if code in _RAW else [self.place(item) for item in value[1:]]
-        made = _MAKERS[code](self, fields)
-        if index >= 0:
-            self.objects[index] = made
-        return made
+        number = self.reserve() if code <= _LAST_SHARED else -1
+        if code in _RAW:
+            fields = value[1:]
+        elif code in (_SET, _FROZENSET):
+            fields = [self.place_key(element) for element in value[1:]]
+        elif code in (_DICT, _ORDERED_DICT):
+            fields = [self.place(item) if at % 2 else self.place_key(item) for at, item in enumerate(value[1:])]
+        else:
+            fields = [self.place(item) for item in value[1:]]
+        return self.finish(number, _MAKERS[code](self, fields))
+
+    def place_key(self, value: Any) -> Any:
+        self.key_depth += 1
+        placed = self.place(value)
+        self.key_depth -= 1
+        return placed
 
     def reserve(self) -> int:
-        """The number of an object whose members are still to come."""
+        """The number of an object whose members are still to come; -1 in a key, where nothing is numbered."""
+        if self.key_depth:
+            return -1
         self.objects.append(_UNFINISHED)
         return len(self.objects) - 1
+
+    def finish(self, number: int, value: Any) -> Any:
+        if number >= 0:
+            self.objects[number] = value
+        return value
 
     def span(self, name: Any) -> tuple[int, int]:
         return self.spans[name]
@@ -465,6 +499,8 @@ def _make_array(reader: _Reader, fields: list[Any]) -> Any:
 
 def _make_tensor(reader: _Reader, fields: list[Any]) -> Any:
     name, *description = fields
+    if reader.key_depth:
+        raise ValueError("a tensor as a key")
     return arrays.slot_tensor(reader.data, reader.span(name), *description)
 
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 _ALIGNMENT = 64
-_MAX_HEADER = 1 << 24
+_MAX_NPY_HEADER = 1 << 15  # of more fields than that, the description is kept in the .safetensors container
 
 
 class Unstorable(TypeError):
@@ -169,15 +169,11 @@ def npy_descr(dtype: Any) -> Any:
 
     try:
         descr = npy.dtype_to_descr(dtype)
-        if (
-            descr_dtype(repr(descr)) == dtype
-            and not dtype.isalignedstruct
-            and describe_dtype(descr_dtype(repr(descr))) == description
-        ):
-            return descr
-    except ValueError:
-        pass
-    return None
+        text = repr(descr)
+        exact = len(text) <= _MAX_NPY_HEADER // 2 and describe_dtype(descr_dtype(text)) == description
+    except ValueError:  # names, titles or overlaps that the format does not have
+        return None
+    return descr if exact else None
 
 
 def npy_header(descr: Any, fortran: bool, shape: tuple[int, ...]) -> bytes:
@@ -188,8 +184,6 @@ def npy_header(descr: Any, fortran: bool, shape: tuple[int, ...]) -> bytes:
     except UnicodeEncodeError:
         header, version = text.encode("utf-8"), 3
     width = 2 if version == 1 else 4
-    if version == 1 and len(header) + 2 * _ALIGNMENT > 0xFFFF:
-        version, width = 2, 4
     before = 8 + width
     header += b" " * (-(before + len(header) + 1) % _ALIGNMENT) + b"\n"
     return b"\x93NUMPY" + bytes((version, 0)) + len(header).to_bytes(width, "little") + header
@@ -238,11 +232,11 @@ def read_npy(data: memoryview) -> Any:
     if bytes(data[:6]) != b"\x93NUMPY" or len(data) < 12 or data[7] != 0:
         raise ValueError("not a .npy file")
     version = data[6]
-    width = {1: 2, 2: 4, 3: 4}[version]
+    width = {1: 2, 3: 4}[version]
     length = int.from_bytes(data[8 : 8 + width], "little")
     begin = 8 + width + length
-    if length > min(_MAX_HEADER, len(data)):
-        raise ValueError("a .npy header longer than the file")
+    if length > min(_MAX_NPY_HEADER, len(data)):
+        raise ValueError("a .npy header longer than the file, or than any that is written")
     dtype, fortran, shape = _parse_npy_header(bytes(data[8 + width : begin]), version)
     return view_array(data, begin, len(data), dtype, shape, fortran)
 

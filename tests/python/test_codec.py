@@ -185,7 +185,7 @@ def test_what_comes_back_is_equal_and_of_the_same_types(value: Any) -> None:
         OrderedDict(a=OrderedDict()),
         np.longlong(3),
         np.datetime64("NaT", "25s"),
-        np.timedelta64(3),
+        np.timedelta64(3, "s"),
         np.str_("a\0"),
         np.bytes_(b"\0"),
         np.clongdouble(1),
@@ -270,6 +270,30 @@ def test_shared_objects_stay_shared_and_large_trees_of_them_stay_small() -> None
     assert len(data) < 1000
     back = decode(kind, data, None, CONTEXT)
     assert back[0] is back[1]
+
+
+def test_nothing_in_a_key_is_shared() -> None:
+    pair = (1, 2)
+    value = [pair, {pair: pair, (pair, pair): {pair}}, frozenset({(pair,)}), [pair]]
+    back = there_and_back(value)
+    assert same(value, back)
+    assert back[0] is back[3][0]
+    laughs = msgspec.msgpack.encode([ext(_codec._TUPLE)])
+    parts = [msgspec.Raw(laughs)]
+    for number in range(1, 60):  # each tuple holds the one before twice; hashing the last would take 2**60 steps
+        reference = ext(_codec._REFERENCE, msgspec.msgpack.encode(number))
+        parts.append(msgspec.Raw(msgspec.msgpack.encode([ext(_codec._TUPLE), reference, reference])))
+    last = ext(_codec._REFERENCE, msgspec.msgpack.encode(60))
+    assert len(decode("struct/1", msgspec.msgpack.encode([*parts, last]), None, CONTEXT)) == 61
+    for key in ([ext(_codec._SET), last], [ext(_codec._DICT), last, 1], [ext(_codec._SET), [ext(_codec._TUPLE), last]]):
+        with pytest.raises(ValueError, match="inside a key"):
+            decode("struct/1", msgspec.msgpack.encode([*parts, key]), None, CONTEXT)
+
+
+def test_a_dtype_with_too_many_fields_for_a_header_is_stored_all_the_same() -> None:
+    array = np.zeros(2, [(f"field number {n}", "<f8") for n in range(2000)])
+    assert payload(array)[0] == "arrays/1"
+    assert same(array, there_and_back(array))
 
 
 def test_one_array_is_a_npy_file_without_copying_it() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import pathlib
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ torch: Any = pytest.importorskip("torch")
 
 from perfopt import _codec  # noqa: E402
 from perfopt._codec import Unstorable, decode, encode  # noqa: E402
+from perfopt._core import DiskStore  # noqa: E402
 
 CONTEXT = b"0123456789abcdef"
 DTYPES = [
@@ -159,6 +161,8 @@ def with_attribute() -> Any:
         (torch.rand(2, requires_grad=True) * 2, "gradients"),
         (with_attribute(), "Tensor"),
         (torch.nn.Linear(1, 1), "Linear"),
+        ({torch.zeros(1): 1}, "Tensor"),
+        ({torch.zeros(1)}, "Tensor"),
         (torch.float32, "dtype"),
         (torch.device("cpu"), "device"),
     ],
@@ -213,3 +217,23 @@ def test_every_truncation_and_flip_of_a_small_file() -> None:
         flipped[position] ^= 0x21
         with contextlib.suppress(ValueError):
             decode("tensors/1", flipped, None, CONTEXT)
+
+
+@pytest.mark.parametrize("size", [5, 50_000])
+def test_a_tensor_from_disk_is_a_private_copy(tmp_path: pathlib.Path, size: int) -> None:
+    key = b"0123456789abcdef"
+    tensor = torch.rand(size)
+    with DiskStore(str(tmp_path / "cache")) as store:
+        assert store.put(key, (tensor, tensor.numpy()))
+        first, array = store.get(key)
+        second, _ = store.get(key)
+        first.fill_(7)
+        assert torch.equal(second, tensor)
+        assert torch.equal(store.get(key)[0], tensor)
+        assert np.array_equal(array, tensor.numpy())
+        assert not array.flags.writeable
+        stats = store.stats()
+        assert (stats["hits"], stats["misses"], stats["corrupt"]) == (3, 0, 0)
+    assert (first == 7).all()
+    with DiskStore(str(tmp_path / "cache")) as store:
+        assert torch.equal(store.get(key)[0], tensor)

@@ -1,7 +1,7 @@
 /* disk_tier.c: see disk_tier.h.
  *
- * The scalars that are stored most are encoded here, each as a kind of its own, so that reading one is a call of the engine and one
- * allocation; everything else goes through perfopt._codec, which is imported when it is first needed.
+ * Scalars go the short way (disk_scalars.h): reading one is a call of the engine and one allocation. Everything else goes through
+ * perfopt._codec, which is imported when it is first needed.
  * Invariants: users counts the calls that are inside with the GIL released; the handle is closed when closed is set and users is 0.
  * Counters of what only this file sees (payloads that do not decode, second looks for a writable map) correct the engine's in get_stats.
  */
@@ -12,6 +12,7 @@
 #include "bindings/common/dicts.h"
 #include "bindings/common/errors.h"
 #include "bindings/core/disk_map.h"
+#include "bindings/core/disk_scalars.h"
 
 #include <string.h>
 
@@ -25,161 +26,6 @@ struct pfo_disk_tier {
     uint32_t users;
     int closed, warned;
 };
-
-/* ---- scalars --------------------------------------------------------------------------------- */
-
-/* A payload that needs no codec: it lies in the value itself, in number, or in owner. */
-typedef struct scalar {
-    const char *kind;
-    const char *suffix;
-    const void *data;
-    size_t length;
-    unsigned char number[8];
-    PyObject *owner; /* NULL, or a reference to what data points into */
-} scalar;
-
-static void
-store_number(scalar *out, const char *kind, uint64_t bits)
-{
-    for (int i = 0; i < 8; i++) {
-        out->number[i] = (unsigned char)(bits >> (8 * i));
-    }
-    out->kind = kind;
-    out->data = out->number;
-    out->length = sizeof out->number;
-}
-
-static uint64_t
-load_number(const unsigned char *data)
-{
-    uint64_t bits = 0;
-    for (int i = 0; i < 8; i++) {
-        bits |= (uint64_t)data[i] << (8 * i);
-    }
-    return bits;
-}
-
-static int
-encode_text(PyObject *value, scalar *out)
-{
-    out->kind = "str/1";
-    out->suffix = ".txt";
-    if (PyUnicode_IS_COMPACT_ASCII(value)) {
-        out->data = PyUnicode_DATA(value);
-        out->length = (size_t)PyUnicode_GET_LENGTH(value);
-        return 1;
-    }
-    out->owner = PyUnicode_AsEncodedString(value, "utf-8", "surrogatepass");
-    if (out->owner == NULL) {
-        return -1;
-    }
-    out->data = PyBytes_AS_STRING(out->owner);
-    out->length = (size_t)PyBytes_GET_SIZE(out->owner);
-    return 1;
-}
-
-/* 1 if value is one of the scalars, 0 if not, -1 with an exception. */
-static int
-encode_scalar(PyObject *value, scalar *out)
-{
-    *out = (scalar){ .suffix = ".bin", .data = "" };
-    if (value == Py_None) {
-        out->kind = "none/1";
-        return 1;
-    }
-    if (PyUnicode_CheckExact(value)) {
-        return encode_text(value, out);
-    }
-    if (PyBytes_CheckExact(value)) {
-        out->kind = "bytes/1";
-        out->data = PyBytes_AS_STRING(value);
-        out->length = (size_t)PyBytes_GET_SIZE(value);
-        return 1;
-    }
-    if (PyBool_Check(value)) {
-        store_number(out, "bool/1", value == Py_True);
-        out->length = 1;
-        return 1;
-    }
-    if (PyLong_CheckExact(value)) {
-        int overflow;
-        const long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
-        store_number(out, "int/1", (uint64_t)number);
-        return overflow == 0;
-    }
-    if (PyFloat_CheckExact(value)) {
-        const double number = PyFloat_AS_DOUBLE(value);
-        uint64_t bits;
-        memcpy(&bits, &number, sizeof bits);
-        store_number(out, "float/1", bits);
-        return 1;
-    }
-    return 0;
-}
-
-/* The decoders give NULL, perhaps with an exception, for bytes that encode_scalar() did not write. */
-
-static PyObject *
-decode_none(const unsigned char *data, size_t length)
-{
-    (void)data;
-    return length == 0 ? Py_NewRef(Py_None) : NULL;
-}
-
-static PyObject *
-decode_bool(const unsigned char *data, size_t length)
-{
-    return length == 1 && data[0] <= 1 ? PyBool_FromLong(data[0]) : NULL;
-}
-
-static PyObject *
-decode_int(const unsigned char *data, size_t length)
-{
-    return length == 8 ? PyLong_FromLongLong((int64_t)load_number(data)) : NULL;
-}
-
-static PyObject *
-decode_float(const unsigned char *data, size_t length)
-{
-    if (length != 8) {
-        return NULL;
-    }
-    const uint64_t bits = load_number(data);
-    double number;
-    memcpy(&number, &bits, sizeof number);
-    return PyFloat_FromDouble(number);
-}
-
-static PyObject *
-decode_text(const unsigned char *data, size_t length)
-{
-    return PyUnicode_DecodeUTF8((const char *)data, (Py_ssize_t)length, "surrogatepass");
-}
-
-static PyObject *
-decode_bytes(const unsigned char *data, size_t length)
-{
-    return PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)length);
-}
-
-static const struct scalar_kind {
-    char kind[PFO_DISK_KIND];
-    PyObject *(*decode)(const unsigned char *data, size_t length);
-} scalar_kinds[] = {
-    { "str/1", decode_text },    { "bytes/1", decode_bytes }, { "int/1", decode_int },
-    { "float/1", decode_float }, { "bool/1", decode_bool },   { "none/1", decode_none },
-};
-
-static const struct scalar_kind *
-find_scalar(const char *kind)
-{
-    for (size_t i = 0; i < sizeof scalar_kinds / sizeof scalar_kinds[0]; i++) {
-        if (memcmp(kind, scalar_kinds[i].kind, PFO_DISK_KIND) == 0) {
-            return &scalar_kinds[i];
-        }
-    }
-    return NULL;
-}
 
 /* ---- open and close -------------------------------------------------------------------------- */
 
@@ -369,11 +215,11 @@ decode_by_codec(pfo_disk_tier *tier, const pfo_digest *key, const pfo_disk_value
 static PyObject *
 decode(pfo_disk_tier *tier, const pfo_digest *key, pfo_disk_value *found, int writable)
 {
-    const struct scalar_kind *scalar_kind = find_scalar(found->kind);
-    if (scalar_kind == NULL) {
+    const pfo_scalar_decode decode_scalar = pfo_scalar_decoder(found->kind);
+    if (decode_scalar == NULL) {
         return decode_by_codec(tier, key, found, writable);
     }
-    PyObject *value = scalar_kind->decode(found->data, found->length);
+    PyObject *value = decode_scalar(found->data, found->length);
     pfo_disk_release(found);
     return value;
 }
@@ -411,7 +257,7 @@ get(pfo_disk_tier *tier, const pfo_digest *key, PyObject **value, uint64_t *expi
     if (!found.found) {
         return 0;
     }
-    if (find_scalar(found.kind) == NULL && find_codec(tier->state) < 0) {
+    if (pfo_scalar_decoder(found.kind) == NULL && find_codec(tier->state) < 0) {
         pfo_disk_release(&found);
         return -1;
     }
@@ -479,7 +325,7 @@ copy_name(char out[PFO_DISK_KIND], const char *name)
 }
 
 static int
-put_scalar(pfo_disk_tier *tier, const pfo_digest *key, pfo_disk_record *record, const scalar *value, int *stored)
+put_scalar(pfo_disk_tier *tier, const pfo_digest *key, pfo_disk_record *record, const pfo_scalar *value, int *stored)
 {
     const pfo_bytes part = { value->data, value->length };
     if (copy_name(record->kind, value->kind) < 0 || copy_name(record->suffix, value->suffix) < 0) {
@@ -615,8 +461,8 @@ pfo_disk_tier_put(pfo_disk_tier *tier, const pfo_digest *key, PyObject *label, P
     }
     tier->users++;
     Py_INCREF(value);
-    scalar plain;
-    int result = encode_scalar(value, &plain);
+    pfo_scalar plain;
+    int result = pfo_scalar_encode(value, &plain);
     if (result == 1) {
         result = put_scalar(tier, key, &record, &plain, stored);
     } else if (result == 0) {
