@@ -125,7 +125,7 @@ warn_not_storable(cached_function *self, const PyTypeObject *type)
     }
     self->has_warned = 1;
     return PyErr_WarnFormat(
-        PyExc_RuntimeWarning, 2,
+        PyExc_RuntimeWarning, 1,
         "%U: results of type %.200s cannot be stored on disk in a safe format and are kept in memory "
         "only; return what they are made of (numbers, text, bytes, containers, arrays, tensors), or "
         "give allow_pickle= a secret key",
