@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,59 @@ def test_set(versus: Any) -> None:
                 {"cache": cachetools.LRUCache(SIZE), "keys": keys},
             ),
         },
+    )
+
+
+def test_get_or_set(versus: Any) -> None:
+    """A skewed stream of keys of which two in five or so are misses, which are then set."""
+    ranks = np.random.default_rng(0).zipf(1.1, 20_000)
+    keys = [int(rank) for rank in ranks[ranks < 20_000]]
+    statement = "for k in keys:\n    if get(k) is None:\n        put(k, k)"
+    ours, box, tools = PerformanceCache(SIZE), cachebox.LRUCache(SIZE), cachetools.LRUCache(SIZE)
+    versus(
+        f"{len(keys)} times get(key) and set(key) after a miss, zipf, {SIZE} entries",
+        ours={"perfopt.PerformanceCache": (statement, {"get": ours.get, "put": ours.set, "keys": keys})},
+        peers={
+            "cachebox.LRUCache": (statement, {"get": box.get, "put": box.insert, "keys": keys}),
+            "cachetools.LRUCache": (statement, {"get": tools.get, "put": tools.__setitem__, "keys": keys}),
+        },
+        bars={"cachebox.LRUCache": "<=1.1"},
+    )
+
+
+BYTES_PER_ENTRY = """
+import gc
+from perfopt import _core
+{setup}
+count = 1_000_000
+keys = list(range(count))
+gc.collect()
+before = _core.resident_bytes()
+for key in keys:
+    put(key, None)
+print((_core.resident_bytes() - before) / count)
+"""
+
+
+def test_metadata_per_entry(figures: Any) -> None:
+    """Growth of resident memory beside keys and values, which exist before, in a process of its own for each."""
+    setups = {
+        "perfopt.PerformanceCache": "from perfopt import PerformanceCache; put = PerformanceCache(None).set",
+        "perfopt.PerformanceCache, ttl": "from perfopt import PerformanceCache; put = PerformanceCache(None, ttl=1e6).set",
+        "cachebox.LRUCache": "import cachebox; put = cachebox.LRUCache(1_000_000).insert",
+        "cachetools.LRUCache": "import cachetools; put = cachetools.LRUCache(1_000_000).__setitem__",
+    }
+    measured = {}
+    for name, setup in setups.items():
+        command = [sys.executable, "-c", BYTES_PER_ENTRY.format(setup=setup)]
+        measured[name] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    ours = {name: measured.pop(name) for name in list(measured) if name.startswith("perfopt")}
+    figures(
+        "memory beside key and value, a million int keys",
+        ours=ours,
+        peers=measured,
+        unit="B an entry",
+        note=f"bar 160 B an entry: {'met' if max(ours.values()) <= 160 else 'missed'}",
     )
 
 

@@ -124,6 +124,34 @@ def versus(benchmark: Any) -> Callable[..., None]:
     return run
 
 
+@pytest.fixture
+def figures() -> Callable[..., None]:
+    """``figures(row, ours={name: number}, peers={name: number}, unit="B", note="")``: what is no time, measured once."""
+
+    def record(row: str, *, ours: Mapping[str, float], peers: Mapping[str, float], unit: str, note: str = "") -> None:
+        for name, number in ours.items():
+            for peer, other in peers.items():
+                ratio = number / other
+                _rows.append(
+                    {
+                        "row": row,
+                        "ours": name,
+                        "peer": peer,
+                        "unit": unit,
+                        "ours_figure": number,
+                        "peer_figure": other,
+                        "ratio": ratio,
+                        "ratio_quartiles": [ratio, ratio],
+                        "rounds": 1,
+                        "bar": None,
+                        "verdict": "",
+                        "note": note,
+                    }
+                )
+
+    return record
+
+
 def _cpu_model() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -172,7 +200,14 @@ def _figure(seconds: float) -> str:
     return f"{seconds / 1e-9:.3g} ns"
 
 
-def _speed(ratio: float) -> str:
+def _figure_of(row: dict[str, Any], side: str) -> str:
+    return f"{row[side + '_figure']:.3g} {row['unit']}" if "unit" in row else _figure(row[side + "_seconds"])
+
+
+def _speed(row: dict[str, Any]) -> str:
+    ratio = row["ratio"]
+    if "unit" in row:
+        return f"{ratio:.2f}x its {row['unit']}"
     return f"{ratio:.2f}x its time" if ratio > 0.8 else f"{1 / ratio:.2f}x faster"
 
 
@@ -195,8 +230,8 @@ def _markdown(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
         low, high = r["ratio_quartiles"]
         bar = "" if r["bar"] is None else r["bar"]
         lines.append(
-            f"| {r['row']} | {r['ours']} {_figure(r['ours_seconds'])} | {r['peer']} {_figure(r['peer_seconds'])} | "
-            f"{_speed(r['ratio'])} | {low:.3g} to {high:.3g} | {bar} | {r['verdict']} |"
+            f"| {r['row']} | {r['ours']} {_figure_of(r, 'ours')} | {r['peer']} {_figure_of(r, 'peer')} | "
+            f"{_speed(r)} | {low:.3g} to {high:.3g} | {bar} | {r['verdict']} |"
         )
     notes = list(dict.fromkeys(f"- {r['row']}: {r['note']}" for r in rows if r["note"]))
     if notes:

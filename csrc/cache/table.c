@@ -206,6 +206,14 @@ pfo_table_unlink_all(pfo_table *table)
     table->mutations++;
 }
 
+void
+pfo_table_give_back(pfo_table *table)
+{
+    const uint64_t mutations = table->mutations;
+    pfo_table_free(table);
+    table->mutations = mutations + 1;
+}
+
 size_t
 pfo_table_memory(const pfo_table *table)
 {

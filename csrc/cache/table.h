@@ -22,17 +22,20 @@
 #define PFO_SLOT_FAILED (UINT32_MAX - 1) /* the equality callback failed, or the table never stood still */
 #define PFO_TABLE_MAX_SLOTS (UINT32_MAX - 2)
 
+enum { PFO_CHECK_GUARD = 1, PFO_CHECK_DEADLINE = 2 };
+
 typedef struct pfo_entry {
     uint64_t hash;
     void *key;
     void *value;
-    void *guard;  /* what must still hold for value to be right; the store only carries it */
-    size_t bytes; /* what the entry counts for in the store's byte total */
+    uint16_t live;   /* 1 while the entry is in the table */
+    uint16_t checks; /* PFO_CHECK_...: what a caller must look at before it takes the value; 0 on the hot path */
     /* The eviction policy's own fields; the table uses `next` for its free list while a slot is empty. */
+    uint32_t policy_bits;
     uint32_t previous;
     uint32_t next;
-    uint32_t policy_bits;
-    uint32_t live; /* 1 while the entry is in the table */
+    void *guard;  /* what must still hold for value to be right; the store only carries it */
+    size_t bytes; /* what the entry counts for in the store's byte total */
 } pfo_entry;
 
 typedef struct pfo_bucket {
@@ -83,6 +86,10 @@ void pfo_table_release_slot(pfo_table *table, uint32_t slot);
 
 /* Takes every entry out of the index at once; the slots stay as with pfo_table_unlink(). */
 void pfo_table_unlink_all(pfo_table *table);
+
+/* Gives all memory back and starts anew; `mutations` goes on, so that no search takes the new table for the old one.
+ * pre: no slot is live or unlinked. */
+void pfo_table_give_back(pfo_table *table);
 
 /* Bytes of heap memory in use. */
 size_t pfo_table_memory(const pfo_table *table);

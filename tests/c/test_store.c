@@ -79,13 +79,43 @@ find(const pfo_store *store, int key)
     return pfo_table_find(&store->table, hash_of(key), &key, same_number, NULL, NULL);
 }
 
+/* The clock of the stores here. */
+static uint64_t now_ns;
+
+static uint64_t
+read_clock(void)
+{
+    return now_ns;
+}
+
+/* Inserts, or replaces where the key is. */
+static pfo_status
+put(pfo_store *store, int key, int *value, size_t bytes, uint64_t ttl_ns, int *stored)
+{
+    const pfo_item item = { .hash = hash_of(key), .key = &keys[key], .value = value, .bytes = bytes, .ttl_ns = ttl_ns };
+    const uint32_t slot = find(store, key);
+    return slot == PFO_SLOT_NONE ? pfo_store_insert(store, &item, stored, NULL)
+                                 : pfo_store_replace(store, slot, &item, stored, NULL);
+}
+
+static int
+drain(pfo_store *store)
+{
+    int taken = 0;
+    for (pfo_victim victim; pfo_store_take_victim(store, &victim);) {
+        taken++;
+    }
+    return taken;
+}
+
 static void
-expect_victim(pfo_store *store, const int *key, const int *value)
+expect_victim(pfo_store *store, const int *key, const int *value, pfo_leave_reason reason)
 {
     pfo_victim victim;
     REQUIRE(pfo_store_take_victim(store, &victim));
     CHECK(victim.key == key);
     CHECK(victim.value == value);
+    CHECK(victim.reason == reason && victim.hash == hash_of(*key));
 }
 
 /* Evicts from the model as the contract says and checks that the store's victims are the same, in the same order. */
@@ -94,7 +124,7 @@ make_room(model *m, pfo_store *store, size_t bytes)
 {
     while (m->count > 0 && ((uint64_t)m->count + 1 > m->max_entries || m->bytes + bytes > m->max_bytes)) {
         const model_entry oldest = model_take(m, m->count - 1);
-        expect_victim(store, &keys[oldest.key], oldest.value);
+        expect_victim(store, &keys[oldest.key], oldest.value, PFO_LEAVE_EVICTED);
         m->evictions++;
     }
 }
@@ -106,17 +136,18 @@ do_set(model *m, pfo_store *store, int key, int *value, size_t bytes)
     const uint32_t slot = find(store, key);
     CHECK((at >= 0) == (slot != PFO_SLOT_NONE));
     int stored = 7;
-    const pfo_status status =
-        slot == PFO_SLOT_NONE
-            ? pfo_store_insert(store, hash_of(key), &keys[key], value, &guards[0], bytes, &stored, NULL)
-            : pfo_store_replace(store, slot, value, &guards[0], bytes, &stored, NULL);
+    const pfo_item item = {
+        .hash = hash_of(key), .key = &keys[key], .value = value, .guard = &guards[0], .bytes = bytes
+    };
+    const pfo_status status = slot == PFO_SLOT_NONE ? pfo_store_insert(store, &item, &stored, NULL)
+                                                    : pfo_store_replace(store, slot, &item, &stored, NULL);
     REQUIRE(status == PFO_OK);
     const int fits = m->max_entries > 0 && bytes <= m->max_bytes;
     CHECK(stored == fits);
     m->rejects += m->max_entries > 0 && !fits;
     if (at >= 0) {
         const model_entry old = model_take(m, at);
-        expect_victim(store, fits ? NULL : &keys[key], old.value);
+        expect_victim(store, &keys[key], old.value, PFO_LEAVE_REPLACED);
     }
     if (fits) {
         make_room(m, store, bytes);
@@ -143,8 +174,8 @@ do_remove(model *m, pfo_store *store, int key)
 {
     const int at = model_find(m, key);
     if (at >= 0) {
-        pfo_store_remove(store, find(store, key));
-        expect_victim(store, &keys[key], model_take(m, at).value);
+        pfo_store_remove(store, find(store, key), PFO_LEAVE_DELETED);
+        expect_victim(store, &keys[key], model_take(m, at).value, PFO_LEAVE_DELETED);
     }
 }
 
@@ -196,8 +227,7 @@ run_model(uint64_t max_entries, uint64_t max_bytes, unsigned long long seed)
         compare(&m, &store);
     }
     pfo_store_clear(&store);
-    for (pfo_victim victim; pfo_store_take_victim(&store, &victim);) {
-    }
+    (void)drain(&store);
     pfo_store_free(&store);
 }
 
@@ -220,17 +250,17 @@ counters_can_be_reset(void)
     pfo_store store;
     REQUIRE(pfo_store_init(&store, &pfo_policy_lru, &(pfo_bounds){ 1, PFO_STORE_UNBOUNDED }, NULL) == PFO_OK);
     int stored;
-    REQUIRE(pfo_store_insert(&store, 0, &keys[0], &values[0], NULL, 5, &stored, NULL) == PFO_OK);
+    REQUIRE(put(&store, 0, &values[0], 5, 0, &stored) == PFO_OK);
     pfo_store_hit(&store, find(&store, 0));
     store.misses++;
     CHECK(store.hits == 1);
-    REQUIRE(pfo_store_insert(&store, hash_of(1), &keys[1], &values[1], NULL, 5, &stored, NULL) == PFO_OK);
+    REQUIRE(put(&store, 1, &values[1], 5, 0, &stored) == PFO_OK);
     CHECK(store.evictions == 1 && store.table.count == 1);
     pfo_store_reset_counters(&store);
     CHECK(store.hits == 0 && store.misses == 0 && store.evictions == 0 && store.table.count == 1);
     pfo_store_clear(&store);
-    expect_victim(&store, &keys[0], &values[0]);
-    expect_victim(&store, &keys[1], &values[1]);
+    expect_victim(&store, &keys[0], &values[0], PFO_LEAVE_EVICTED);
+    expect_victim(&store, &keys[1], &values[1], PFO_LEAVE_CLEARED);
     pfo_store_free(&store);
 }
 
@@ -252,10 +282,11 @@ a_failed_insertion_changes_nothing(void)
             const uint64_t evictions = store.evictions;
             int stored = 0;
             pfo_error err = PFO_ERROR_INIT;
-            const pfo_status status =
-                slot == PFO_SLOT_NONE
-                    ? pfo_store_insert(&store, hash_of(key), &keys[key], &values[step], NULL, 40, &stored, &err)
-                    : pfo_store_replace(&store, slot, &values[step], NULL, 40, &stored, &err);
+            const pfo_item item = {
+                .hash = hash_of(key), .key = &keys[key], .value = &values[step], .bytes = 40, .ttl_ns = key % 2 ? 50 : 0
+            };
+            const pfo_status status = slot == PFO_SLOT_NONE ? pfo_store_insert(&store, &item, &stored, &err)
+                                                            : pfo_store_replace(&store, slot, &item, &stored, &err);
             if (status != PFO_OK) {
                 failures++;
                 CHECK(status == PFO_NO_MEMORY && !stored && err.text[0] != '\0');
@@ -264,17 +295,269 @@ a_failed_insertion_changes_nothing(void)
                 CHECK(!pfo_store_take_victim(&store, &victim));
             }
             CHECK(pfo_store_is_consistent(&store));
-            for (pfo_victim victim; pfo_store_take_victim(&store, &victim);) {
-            }
+            (void)drain(&store);
         }
         pfo_alloc_fail_at(0);
         CHECK(failures <= 1);
         CHECK(n > 1 || failures == 1);
         pfo_store_clear(&store);
-        for (pfo_victim victim; pfo_store_take_victim(&store, &victim);) {
-        }
+        (void)drain(&store);
         pfo_store_free(&store);
     }
+}
+
+/* ---- deadlines, bounds that move, memory that goes back --------------------------------------- */
+
+static uint64_t clock_reads;
+
+static uint64_t
+count_reads(void)
+{
+    clock_reads++;
+    return now_ns;
+}
+
+static int
+is_good(const pfo_store *store, int key)
+{
+    const uint32_t slot = find(store, key);
+    return slot != PFO_SLOT_NONE && pfo_store_time_left(store, slot) > 0;
+}
+
+static void
+without_deadlines_no_clock_is_read(void)
+{
+    pfo_store store;
+    REQUIRE(pfo_store_init(&store, &pfo_policy_lru, &(pfo_bounds){ 3, PFO_STORE_UNBOUNDED }, NULL) == PFO_OK);
+    store.now_ns = count_reads;
+    clock_reads = 0;
+    int stored;
+    for (int key = 0; key < KEYS; key++) {
+        REQUIRE(put(&store, key, &values[key], 1, 0, &stored) == PFO_OK);
+        CHECK(is_good(&store, key));
+    }
+    CHECK(pfo_store_expire(&store) == 0);
+    CHECK(clock_reads == 0 && store.expiry.nodes == NULL);
+    REQUIRE(put(&store, 0, &values[0], 1, 10, &stored) == PFO_OK);
+    CHECK(clock_reads > 0);
+    clock_reads = 0;
+    CHECK(is_good(&store, KEYS - 1) && clock_reads == 0);
+    CHECK(is_good(&store, 0) && clock_reads == 1);
+    pfo_store_clear(&store);
+    (void)drain(&store);
+    pfo_store_free(&store);
+}
+
+static void
+the_due_leave_first(void)
+{
+    pfo_store store;
+    REQUIRE(pfo_store_init(&store, &pfo_policy_lru, &(pfo_bounds){ 3, 100 }, NULL) == PFO_OK);
+    store.now_ns = read_clock;
+    now_ns = 1000000;
+    int stored;
+    REQUIRE(put(&store, 0, &values[0], 10, 0, &stored) == PFO_OK); /* the policy would name it */
+    REQUIRE(put(&store, 1, &values[1], 10, 50, &stored) == PFO_OK);
+    REQUIRE(put(&store, 2, &values[2], 10, 500, &stored) == PFO_OK);
+    now_ns += 50;
+    CHECK(!is_good(&store, 1) && is_good(&store, 2) && pfo_store_time_left(&store, find(&store, 2)) == 450);
+    REQUIRE(put(&store, 3, &values[3], 10, 0, &stored) == PFO_OK);
+    expect_victim(&store, &keys[1], &values[1], PFO_LEAVE_EXPIRED);
+    CHECK(store.expirations == 1 && store.evictions == 0 && is_good(&store, 0));
+    REQUIRE(put(&store, 4, &values[4], 95, 0, &stored) == PFO_OK); /* only room for itself */
+    CHECK(store.expirations == 1 && store.evictions == 3 && drain(&store) == 3 && store.table.count == 1);
+    pfo_store_remove(&store, find(&store, 4), PFO_LEAVE_EXPIRED);
+    CHECK(store.expirations == 2);
+    CHECK(pfo_store_is_consistent(&store));
+    (void)drain(&store);
+    pfo_store_free(&store);
+}
+
+static void
+touch_moves_the_deadline(void)
+{
+    pfo_store store;
+    REQUIRE(pfo_store_init(&store, &pfo_policy_lru, &(pfo_bounds){ 9, 100 }, NULL) == PFO_OK);
+    store.now_ns = read_clock;
+    now_ns = 5;
+    int stored;
+    REQUIRE(put(&store, 0, &values[0], 10, 0, &stored) == PFO_OK);
+    pfo_alloc_fail_at(1);
+    pfo_error err = PFO_ERROR_INIT;
+    CHECK(pfo_store_touch(&store, find(&store, 0), 10, &err) == PFO_NO_MEMORY && err.text[0] != '\0');
+    pfo_alloc_fail_at(0);
+    CHECK(pfo_store_time_left(&store, find(&store, 0)) == UINT64_MAX && pfo_store_is_consistent(&store));
+    REQUIRE(pfo_store_touch(&store, find(&store, 0), 10, NULL) == PFO_OK);
+    CHECK(pfo_store_time_left(&store, find(&store, 0)) == 10);
+    REQUIRE(pfo_store_touch(&store, find(&store, 0), UINT64_MAX, NULL) == PFO_OK);
+    CHECK(pfo_store_time_left(&store, find(&store, 0)) == UINT64_MAX - 5);
+    REQUIRE(pfo_store_touch(&store, find(&store, 0), 0, NULL) == PFO_OK);
+    now_ns = UINT64_MAX;
+    CHECK(is_good(&store, 0) && pfo_store_expire(&store) == 0 && store.expiry.count == 0);
+    pfo_store_clear(&store);
+    (void)drain(&store);
+    pfo_store_free(&store);
+}
+
+static void
+bounds_can_move(void)
+{
+    pfo_store store;
+    REQUIRE(pfo_store_init(&store, &pfo_policy_lru, &(pfo_bounds){ 10, 1000 }, NULL) == PFO_OK);
+    store.now_ns = read_clock;
+    now_ns = 0;
+    int stored;
+    for (int key = 0; key < 10; key++) {
+        REQUIRE(put(&store, key, &values[key], 10, key == 7 ? 5 : 0, &stored) == PFO_OK);
+    }
+    now_ns = 6;
+    REQUIRE(pfo_store_resize(&store, &(pfo_bounds){ 8, 1000 }, NULL) == PFO_OK);
+    expect_victim(&store, &keys[7], &values[7], PFO_LEAVE_EXPIRED);
+    expect_victim(&store, &keys[0], &values[0], PFO_LEAVE_EVICTED);
+    REQUIRE(pfo_store_resize(&store, &(pfo_bounds){ 8, 35 }, NULL) == PFO_OK);
+    CHECK(store.table.count == 3 && store.bytes == 30 && drain(&store) == 5);
+    CHECK(is_good(&store, 9) && is_good(&store, 8) && is_good(&store, 6));
+    REQUIRE(pfo_store_resize(&store, &(pfo_bounds){ 0, 35 }, NULL) == PFO_OK);
+    CHECK(store.table.count == 0 && drain(&store) == 3);
+    REQUIRE(put(&store, 1, &values[1], 1, 0, &stored) == PFO_OK);
+    CHECK(!stored && store.rejects == 0);
+    CHECK(pfo_store_is_consistent(&store));
+    pfo_store_free(&store);
+}
+
+static void
+clear_gives_memory_back(void)
+{
+    pfo_store store;
+    REQUIRE(pfo_store_init(&store, &pfo_policy_lru, &(pfo_bounds){ KEYS, 1000 }, NULL) == PFO_OK);
+    int stored;
+    for (int round = 0; round < 3; round++) {
+        const uint64_t mutations = store.table.mutations;
+        for (int key = 0; key < KEYS; key++) {
+            REQUIRE(put(&store, key, &values[key], 10, 1000000000, &stored) == PFO_OK);
+        }
+        CHECK(pfo_store_memory(&store) >= KEYS * (sizeof(pfo_entry) + sizeof(pfo_expiry_node)));
+        pfo_store_clear(&store);
+        CHECK(drain(&store) == KEYS);
+        CHECK(pfo_store_memory(&store) == 0 && store.table.mutations > mutations + KEYS);
+        CHECK(pfo_store_is_consistent(&store));
+    }
+    /* What enters while the victims are taken stays whole. */
+    REQUIRE(put(&store, 0, &values[0], 10, 0, &stored) == PFO_OK);
+    REQUIRE(put(&store, 1, &values[1], 10, 0, &stored) == PFO_OK);
+    pfo_store_clear(&store);
+    expect_victim(&store, &keys[0], &values[0], PFO_LEAVE_CLEARED);
+    REQUIRE(put(&store, 2, &values[2], 10, 0, &stored) == PFO_OK);
+    expect_victim(&store, &keys[1], &values[1], PFO_LEAVE_CLEARED);
+    CHECK(is_good(&store, 2) && pfo_store_is_consistent(&store));
+    pfo_store_clear(&store);
+    (void)drain(&store);
+    pfo_store_free(&store);
+}
+
+/* Deadlines against a naive list: what is good is the same at every step; of the others only how many are still in differs. */
+typedef struct timed_entry {
+    int present;
+    uint64_t deadline_ns;
+    uint64_t used;
+    size_t bytes;
+} timed_entry;
+
+static int
+timed_is_good(const timed_entry *entry)
+{
+    return entry->present && entry->deadline_ns > now_ns;
+}
+
+static void
+timed_make_room(timed_entry *entries, uint64_t max_entries, uint64_t max_bytes, size_t bytes)
+{
+    for (;;) {
+        uint64_t count = 0, total = 0;
+        int oldest = -1;
+        for (int key = 0; key < KEYS; key++) {
+            if (timed_is_good(&entries[key])) {
+                count++;
+                total += entries[key].bytes;
+                oldest = oldest < 0 || entries[key].used < entries[oldest].used ? key : oldest;
+            }
+        }
+        if (count + (bytes > 0) <= max_entries && total + bytes <= max_bytes) {
+            return;
+        }
+        entries[oldest].present = 0;
+    }
+}
+
+static void
+run_timed_model(uint64_t max_entries, uint64_t max_bytes, uint64_t longest_ns, unsigned long long seed)
+{
+    pfo_store store;
+    timed_entry expected[KEYS];
+    memset(expected, 0, sizeof expected);
+    REQUIRE(pfo_store_init(&store, &pfo_policy_lru, &(pfo_bounds){ max_entries, max_bytes }, NULL) == PFO_OK);
+    store.now_ns = read_clock;
+    now_ns = 123456789;
+    uint64_t left = 0;
+    for (int step = 1; step < 6000; step++) {
+        now_ns += check_random(&seed) % (longest_ns / 8 + 1);
+        const int key = (int)(check_random(&seed) % KEYS);
+        const uint32_t slot = find(&store, key);
+        const uint64_t ttl_ns = check_random(&seed) % 3 == 0 ? 0 : 1 + check_random(&seed) % longest_ns;
+        const unsigned long long operation = check_random(&seed) % 100;
+        if (operation < 60) {
+            const size_t bytes = 1 + (size_t)(check_random(&seed) % 20);
+            int stored;
+            REQUIRE(put(&store, key, &values[step], bytes, ttl_ns, &stored) == PFO_OK);
+            REQUIRE(stored);
+            expected[key].present = 0;
+            timed_make_room(expected, max_entries, max_bytes, bytes);
+            expected[key] = (timed_entry){ 1, ttl_ns == 0 ? UINT64_MAX : now_ns + ttl_ns, (uint64_t)step, bytes };
+        } else if (operation < 80) {
+            if (is_good(&store, key)) {
+                pfo_store_hit(&store, slot);
+                expected[key].used = (uint64_t)step;
+            }
+        } else if (operation < 90) {
+            if (is_good(&store, key)) {
+                REQUIRE(pfo_store_touch(&store, slot, ttl_ns, NULL) == PFO_OK);
+                expected[key].deadline_ns = ttl_ns == 0 ? UINT64_MAX : now_ns + ttl_ns;
+            }
+        } else if (operation < 97) {
+            if (slot != PFO_SLOT_NONE) {
+                pfo_store_remove(&store, slot, PFO_LEAVE_DELETED);
+                expected[key].present = 0;
+            }
+        } else if (operation < 98) {
+            REQUIRE(pfo_store_resize(&store, &(pfo_bounds){ max_entries, max_bytes }, NULL) == PFO_OK);
+        } else {
+            left += pfo_store_expire(&store);
+            uint32_t good = 0;
+            for (int i = 0; i < KEYS; i++) {
+                good += timed_is_good(&expected[i]) != 0;
+            }
+            CHECK(store.table.count == good);
+        }
+        (void)drain(&store);
+        for (int i = 0; i < KEYS; i++) {
+            CHECK(is_good(&store, i) == timed_is_good(&expected[i]));
+        }
+        CHECK(pfo_store_is_consistent(&store));
+    }
+    CHECK(left > 0);
+    pfo_store_clear(&store);
+    (void)drain(&store);
+    pfo_store_free(&store);
+}
+
+static void
+deadlines_agree_with_a_list(void)
+{
+    run_timed_model(10, PFO_STORE_UNBOUNDED, 3000, 21);
+    run_timed_model(30, 150, 100, 22);
+    run_timed_model(PFO_STORE_UNBOUNDED, 90, 5000000, 23);
+    run_timed_model(20, 200, UINT64_C(1) << 40, 24);
+    run_timed_model(PFO_STORE_UNBOUNDED, PFO_STORE_UNBOUNDED, UINT64_C(1) << 50, 25);
 }
 
 int
@@ -286,5 +569,11 @@ main(void)
     RUN(agrees_with_a_list);
     RUN(counters_can_be_reset);
     RUN(a_failed_insertion_changes_nothing);
+    RUN(without_deadlines_no_clock_is_read);
+    RUN(the_due_leave_first);
+    RUN(touch_moves_the_deadline);
+    RUN(bounds_can_move);
+    RUN(clear_gives_memory_back);
+    RUN(deadlines_agree_with_a_list);
     return FINISH();
 }

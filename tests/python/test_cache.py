@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import collections
+import datetime
 import gc
 import inspect
+import math
 import pathlib
 import threading
+import time
 import weakref
 from typing import Any
 
@@ -22,17 +25,20 @@ MISSING = object()
 
 
 @pytest.mark.spec("S0-09")
-def test_construction() -> None:
+def test_construction(tmp_path: pathlib.Path) -> None:
     assert PerformanceCache().max_size == 1000
     assert PerformanceCache().cache_dir is None
-    cache = PerformanceCache(max_size=5, cache_dir="cache")
-    assert (cache.max_size, cache.cache_dir) == (5, "cache")
-    assert PerformanceCache(3, pathlib.Path("a") / "b").cache_dir == str(pathlib.Path("a") / "b")
+    directory = str(tmp_path / "cache")
+    cache = PerformanceCache(max_size=5, cache_dir=directory)
+    assert (cache.max_size, cache.cache_dir) == (5, directory)
+    assert PerformanceCache(3, tmp_path / "a" / "b").cache_dir == str(tmp_path / "a" / "b")
+    assert (cache.max_bytes, cache.policy, cache.closed) == (None, "lru", False)
+    assert PerformanceCache(max_bytes=7).max_bytes == 7
     assert PerformanceCache(None).max_size is None
     assert PerformanceCache(10**30).get_stats()["memory_cache_size"] == 0
-    assert repr(cache) == "PerformanceCache(max_size=5, cache_dir='cache')"
+    assert repr(cache) == f"PerformanceCache(max_size=5, cache_dir={directory!r})"
     assert inspect.signature(PerformanceCache).parameters["max_size"].default == 1000
-    assert not pathlib.Path("cache").exists() or pathlib.Path("cache").is_dir()
+    assert inspect.signature(PerformanceCache).parameters["max_disk_bytes"].default == 10 * 2**30
 
 
 def test_bad_arguments(tmp_path: pathlib.Path) -> None:
@@ -57,6 +63,34 @@ def test_bad_arguments(tmp_path: pathlib.Path) -> None:
     assert PerformanceCache(cache_dir=tmp_path).cache_dir == str(tmp_path)
     with pytest.raises(TypeError):
         PerformanceCache(size=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"max_bytes": -1}, ValueError, "max_bytes must be at least 0 .* not -1"),
+        ({"max_bytes": 1.5}, TypeError, "max_bytes must be an int or None, not float"),
+        ({"max_disk_bytes": -5}, ValueError, "max_disk_bytes must be at least 0"),
+        ({"ttl": 0}, ValueError, "ttl must be a finite number of seconds above 0 .* not 0"),
+        ({"ttl": -1.5}, ValueError, "ttl"),
+        ({"ttl": math.inf}, ValueError, "ttl must be a finite"),
+        ({"ttl": math.nan}, ValueError, "ttl must be a finite"),
+        ({"ttl": datetime.timedelta(0)}, ValueError, "ttl"),
+        ({"ttl": True}, TypeError, "ttl must be seconds, a datetime.timedelta or None, not bool"),
+        ({"ttl": "1"}, TypeError, "ttl must be seconds, a datetime.timedelta or None, not str"),
+        ({"policy": "mru"}, ValueError, "policy must be one of lru.*, not 'mru'"),
+        ({"policy": 3}, TypeError, "policy must be a str, not int"),
+        ({"compression": "gzip"}, ValueError, "compression must be one of auto, zstd, none, not 'gzip'"),
+        ({"durability": "none"}, ValueError, "durability must be one of process, power, not 'none'"),
+        ({"allow_pickle": True}, ValueError, "allow_pickle=True is not enough.*secret key"),
+        ({"allow_pickle": b"short"}, ValueError, "allow_pickle must be a key of at least 16 bytes, not 5"),
+        ({"allow_pickle": "x" * 20}, TypeError, "allow_pickle must be a secret key .* not str"),
+        ({"on_evict": 5}, TypeError, "on_evict must be callable or None, not int"),
+    ],
+)
+def test_bad_options(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        PerformanceCache(**arguments)
 
 
 @pytest.mark.spec("S0-10", "S0-11")
@@ -91,15 +125,6 @@ def test_wrong_calls() -> None:
             method([type("Odd", (), {"__hash__": None})()])
 
 
-def test_persist_says_what_is_missing(tmp_path: pathlib.Path) -> None:
-    for cache in (PerformanceCache(), PerformanceCache(cache_dir=tmp_path)):
-        with pytest.raises(NotImplementedError, match="persist=True needs the disk tier"):
-            cache.set("a", 1, persist=True)
-        with pytest.raises(NotImplementedError, match="persist"):
-            cache.set("a", 1, True)
-        assert len(cache) == 0
-
-
 def test_delete_and_clear() -> None:
     cache = PerformanceCache()
     cache.set("a", 1)
@@ -118,14 +143,10 @@ def test_clear() -> None:
     cache.clear()
     assert len(cache) == 0
     assert 9 not in cache
-    assert cache.get_stats() == {
-        "cache_hit_rate": 0.0,
-        "memory_cache_size": 0,
-        "hits": 0,
-        "misses": 0,
-        "evictions": 0,
-        "max_size": 3,
-    }
+    stats = cache.get_stats()
+    assert stats.pop("max_size") == 3
+    assert stats.pop("max_bytes") is None
+    assert set(stats.values()) == {0}
     cache.set(1, 2)
     assert cache.get(1) == 2
 
@@ -140,15 +161,21 @@ def test_statistics() -> None:
     assert 3 in cache, "a membership test is no lookup"
     cache.get(3)
     stats = cache.get_stats()
-    assert stats == {
+    wanted = {
         "cache_hit_rate": 0.6,
         "memory_cache_size": 2,
         "hits": 3,
+        "memory_hits": 3,
         "misses": 2,
         "evictions": 2,
+        "expirations": 0,
+        "rejects": 0,
+        "bytes": 0,
         "max_size": 2,
+        "max_bytes": None,
     }
-    assert {type(value) for value in stats.values()} == {int, float}
+    assert wanted.items() <= stats.items()
+    assert {type(value) for value in stats.values() if value is not None} == {int, float}
     assert PerformanceCache(None).get_stats()["max_size"] is None
 
 
@@ -374,4 +401,351 @@ def test_threads_never_exceed_the_bound() -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    assert wrong == []
+
+
+# ---- time to live, sizes, bounds that move ----
+
+
+def test_time_to_live() -> None:
+    cache = PerformanceCache(ttl=0.05)
+    cache.set("short", 1)
+    cache.set("long", 2, ttl=datetime.timedelta(hours=1))
+    assert (cache.get("short"), cache.get("long")) == (1, 2)
+    assert "short" in cache
+    time.sleep(0.06)
+    assert "short" not in cache
+    assert len(cache) == 2, "what has expired leaves when it is met, swept, or in the way"
+    assert cache.get("short", "gone") == "gone"
+    assert len(cache) == 1
+    assert cache.get("long") == 2
+    stats = cache.get_stats()
+    assert (stats["expirations"], stats["evictions"], stats["misses"], stats["hits"]) == (1, 0, 1, 3)
+    cache.clear()
+    assert cache.get_stats()["expirations"] == 0
+
+
+def test_touch_and_expire() -> None:
+    cache = PerformanceCache()
+    cache.set("a", 1, ttl=0.02)
+    cache.set("b", 1, ttl=0.02)
+    cache.set("c", 1, ttl=0.02)
+    cache.set((1, [2]), 1)
+    assert cache.touch("a") is True
+    assert cache.touch("b", ttl=100) is True
+    assert cache.touch("missing") is False
+    assert cache.touch((1, [2]), 0.02) is True
+    time.sleep(0.03)
+    assert cache.touch("c", 100) is False, "too late"
+    assert cache.get_stats()["expirations"] == 1
+    assert cache.expire() == 1
+    assert cache.expire() == 0
+    assert sorted(cache.keys()) == ["a", "b"]
+    with pytest.raises(ValueError, match="ttl must be"):
+        cache.touch("a", -1)
+    with pytest.raises(TypeError, match="missing required argument 'key'"):
+        cache.touch()  # type: ignore[call-arg]
+
+
+def test_the_expired_leave_before_the_good() -> None:
+    cache = PerformanceCache(3)
+    cache.set("oldest", 1)
+    cache.set("short", 1, ttl=0.01)
+    cache.set("newest", 1)
+    time.sleep(0.02)
+    cache.set("more", 1)
+    assert sorted(cache.keys()) == ["more", "newest", "oldest"]
+    assert cache.get_stats()["evictions"] == 0
+
+
+def test_bytes_are_measured_where_they_are_bounded() -> None:
+    cache = PerformanceCache(None, max_bytes=10_000)
+    array = np.zeros(1000, "u1")
+    cache.set("array", array)
+    assert cache.get_stats()["bytes"] == 1000
+    cache.set("view", array[:10])
+    assert cache.get_stats()["bytes"] == 2000, "a view keeps all of its array alive"
+    cache.set("bytes", b"x" * 500)
+    cache.set("text", "\u1234" * 250)
+    assert cache.get_stats()["bytes"] == 3000
+    cache.set("shared", {"a": array, "b": [array, array]})
+    assert 4000 < cache.get_stats()["bytes"] < 5000, "what is shared counts once"
+    cache.set("given", array, size=5)
+    before = cache.get_stats()["bytes"]
+    cache.set("given", array, size=6)
+    assert cache.get_stats()["bytes"] == before + 1
+    cache.set("too large", b"x" * 10_001)
+    assert "too large" not in cache
+    assert cache.get_stats()["rejects"] == 1
+    for i in range(100):
+        cache.set(i, b"x" * 999)
+        assert cache.get_stats()["bytes"] <= 10_000
+    for key in (1, 2.5, None, True, 1j, 10**50, object()):
+        cache.set("scalar", key)
+    assert cache.get_stats()["max_bytes"] == 10_000
+    for bad, error in ((-1, ValueError), (1.5, TypeError), (2**63, OverflowError)):
+        with pytest.raises(error, match="size"):
+            cache.set("a", 1, size=bad)  # type: ignore[arg-type]
+
+
+def test_resize() -> None:
+    cache = PerformanceCache(10, max_bytes=1000)
+    for i in range(10):
+        cache.set(i, i, size=10)
+    cache.get(0)
+    cache.resize(max_size=4)
+    assert sorted(cache.keys()) == [0, 7, 8, 9]
+    cache.resize(max_bytes=25)
+    assert sorted(cache.keys()) == [0, 9]
+    assert (cache.max_size, cache.max_bytes) == (4, 25)
+    cache.resize(max_size=None, max_bytes=None)
+    for i in range(100):
+        cache.set(i, i)
+    assert len(cache) == 100
+    cache.resize(max_size=0)
+    assert len(cache) == 0
+    with pytest.raises(ValueError, match="max_bytes must be at least 0"):
+        cache.resize(max_bytes=-1)
+    with pytest.raises(TypeError, match="positional"):
+        cache.resize(5)  # type: ignore[misc]
+
+
+# ---- keys and items ----
+
+
+def test_hashable_keys_come_back_as_they_are() -> None:
+    class Mine:
+        pass
+
+    keys: list[Any] = [1, "a", 2.5, b"b", None, True, 1j, Mine(), (1, ("a", 2.5)), frozenset({1, (2,)}), Mine, ()]
+    cache = PerformanceCache()
+    for i, key in enumerate(keys):
+        cache.set(key, i)
+    items = dict(cache.items())
+    assert items == {key: i for i, key in enumerate(keys)}
+    assert {id(key) for key in items if isinstance(key, tuple)} <= {id(key) for key in keys}
+    assert cache.get_stats()["hits"] == 0
+
+
+def test_content_keys_stand_for_their_entry() -> None:
+    class Target:
+        pass
+
+    array = np.arange(1000)
+    cache = PerformanceCache()
+    keys: list[Any] = [array, [1, 2], {"a": array}, {1, 2}, (1, [2]), (np.arange(3), "x")]
+    for i, key in enumerate(keys):
+        cache.set(key, i)
+    contents = cache.keys()
+    assert [type(key).__name__ for key in contents] == ["ContentKey"] * len(keys)
+    assert sorted(cache.get(key) for key in contents) == list(range(len(keys)))
+    assert set(contents) == set(cache.keys()), "equal by content, hashable"
+    assert contents[0] != contents[1]
+    assert contents[0] != 5
+    assert repr(contents[0]).startswith("<ContentKey ")
+    cache.set(contents[0], "new")
+    assert len(cache) == len(keys)
+    assert cache.get(contents[0]) == "new"
+    assert all(cache.touch(key) and cache.delete(key) and key not in cache for key in contents)
+    target = Target()
+    cache.set([target.__class__], 1)
+    gone = weakref.ref(array)
+    del array, keys, key
+    gc.collect()
+    assert gone() is None, "a key by content keeps nothing alive"
+    with pytest.raises(TypeError, match="cannot create"):
+        type(contents[0])()
+
+
+# ---- get_or_compute ----
+
+
+def test_get_or_compute() -> None:
+    cache = PerformanceCache()
+    calls = []
+
+    def make() -> Any:
+        calls.append(1)
+        return np.arange(3)
+
+    first = cache.get_or_compute("a", make)
+    assert cache.get_or_compute("a", make) is first
+    assert calls == [1]
+    assert not first.flags.writeable, "the first caller gets what later callers get"
+    assert cache.get_or_compute([1, first], lambda: None, ttl=5, size=3) is None
+    assert cache.get_or_compute([1, first], make) is None, "None is a value"
+    with pytest.raises(ZeroDivisionError):
+        cache.get_or_compute("b", lambda: 1 // 0)
+    assert "b" not in cache
+    with pytest.raises(TypeError, match="fn must be callable, not int"):
+        cache.get_or_compute("b", 5)  # type: ignore[arg-type]
+    assert cache.get_or_compute("outer", lambda: cache.get_or_compute("inner", lambda: 1) + 1) == 2
+    assert cache.get_or_compute("same", lambda: (cache.set("same", "first"), "second")[1]) == "first"
+    assert PerformanceCache(0).get_or_compute("a", lambda: 7) == 7
+
+
+def test_a_thousand_threads_compute_once() -> None:
+    cache = PerformanceCache()
+    calls = []
+    values = []
+
+    def make() -> Any:
+        calls.append(1)
+        time.sleep(0.05)
+        return [len(calls)]
+
+    threads = [threading.Thread(target=lambda: values.append(cache.get_or_compute("k", make))) for _ in range(1000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert calls == [1]
+    assert len(values) == 1000
+    assert all(value is values[0] for value in values)
+
+
+def test_a_key_deleted_while_it_is_computed_stays_deleted() -> None:
+    cache = PerformanceCache()
+
+    def changes_its_mind(forget: Any) -> Any:
+        forget()
+        return "stale"
+
+    for forget in (lambda: cache.delete("k"), cache.clear):
+        assert cache.get_or_compute("k", lambda forget=forget: changes_its_mind(forget)) == "stale"
+        assert "k" not in cache
+    assert cache.get_or_compute("k", lambda: changes_its_mind(cache.close)) == "stale"
+    only = [PerformanceCache()]
+    assert only[0].get_or_compute("k", lambda: (only.clear(), 5)[1]) == 5
+
+
+# ---- on_evict ----
+
+
+def test_reasons_to_leave() -> None:
+    log: list[Any] = []
+    cache = PerformanceCache(2, on_evict=lambda *event: log.append(event))
+    cache.set("a", 1)
+    cache.set("a", 2)
+    cache.set((1, 2.5), 3, ttl=0.01)
+    cache.set("b", 4)
+    time.sleep(0.02)
+    cache.get((1, 2.5))
+    cache.delete("b")
+    cache.set("c", 5)
+    cache.clear()
+    assert log == [
+        ("a", 1, "replaced"),
+        ("a", 2, "evicted"),
+        ((1, 2.5), 3, "expired"),
+        ("b", 4, "deleted"),
+        ("c", 5, "cleared"),
+    ]
+    del log[:]
+    cache.set([1], 6)
+    cache.close()
+    assert [(type(key).__name__, value, reason) for key, value, reason in log] == [("ContentKey", 6, "cleared")]
+    del cache
+    assert len(log) == 1
+
+
+def test_on_evict_may_use_the_cache_and_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda event: failures.append(event.exc_value))
+    depth = [0]
+
+    def on_evict(key: Any, value: Any, reason: str) -> None:
+        depth[0] += 1
+        assert len(cache) <= 3
+        if depth[0] < 50:
+            cache.set((key, depth[0]), value)
+            cache.get(key)
+            cache.delete("x")
+        if depth[0] % 3 == 0:
+            raise OSError(reason)
+
+    cache = PerformanceCache(3, on_evict=on_evict)
+    for i in range(200):
+        cache.set(i, i)
+        assert len(cache) <= 3
+    cache.clear()
+    assert len(cache) <= 3
+    assert failures
+    assert all(isinstance(failure, OSError) for failure in failures)
+    closing = PerformanceCache(1, on_evict=lambda *_: closing.close())
+    closing.set(1, 1)
+    closing.set(2, 2)
+    assert closing.closed
+    assert len(closing) == 0
+
+
+def test_a_cache_with_a_callback_is_collected() -> None:
+    class Holder:
+        def gone(self, *_: Any) -> None:
+            raise AssertionError("destroyed caches do not report")
+
+    holder = Holder()
+    holder.cache = PerformanceCache(5, on_evict=holder.gone)  # type: ignore[attr-defined]
+    holder.cache.set("a", holder)  # type: ignore[attr-defined]
+    gone = weakref.ref(holder)
+    del holder
+    gc.collect()
+    assert gone() is None
+
+
+def test_close() -> None:
+    with PerformanceCache() as cache:
+        cache.set("a", 1)
+    assert cache.closed
+    cache.close()
+    uses: list[Any] = [
+        lambda: cache.get("a"),
+        lambda: cache.get([1]),
+        lambda: cache.set("a", 1),
+        lambda: cache.delete("a"),
+        lambda: cache.touch("a"),
+        lambda: cache.get_or_compute("a", int),
+        lambda: "a" in cache,
+        lambda: cache.resize(max_size=1),
+        *(getattr(cache, name) for name in ("clear", "expire", "keys", "items", "flush", "verify", "__enter__")),
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match="the cache is closed"):
+            use()
+    assert len(cache) == 0
+    assert cache.get_stats()["memory_cache_size"] == 0
+
+
+def test_a_bound_that_16_threads_and_a_watcher_see() -> None:
+    cache = PerformanceCache(20, max_bytes=1000)
+    wrong: list[Any] = []
+    done = threading.Event()
+    barrier = threading.Barrier(17)
+
+    def watch() -> None:
+        barrier.wait()
+        while not done.is_set():
+            stats = cache.get_stats()
+            if len(cache) > 20 or stats["bytes"] > 1000 or stats["memory_cache_size"] > 20:
+                wrong.append(stats)
+
+    def work(seed: int) -> None:
+        barrier.wait()
+        for i in range(1500):
+            key = (i * seed) % 60
+            cache.set((key,) if i % 2 else key, i, size=i % 120, ttl=0.001 if i % 5 == 0 else None)
+            cache.get(key)
+            if i % 50 == 0:
+                cache.resize(max_size=20, max_bytes=1000)
+                cache.expire()
+                cache.keys()
+
+    threads = [threading.Thread(target=work, args=(2 * seed + 1,)) for seed in range(16)]
+    watcher = threading.Thread(target=watch)
+    for thread in (watcher, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    watcher.join()
     assert wrong == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import sys
 import tracemalloc
 import weakref
@@ -143,8 +144,11 @@ def test_errors_do_not_leak() -> None:
                 fingerprint(key)
         with pytest.raises(ValueError):  # noqa: PT011
             function(5)
-        with pytest.raises(NotImplementedError):
+        with pytest.raises(ValueError, match="cache_dir"):
             cache.set(1, 1, persist=True)
+        for use in (lambda: cache.set(1, 1, ttl=-1), lambda: cache.set(1, 1, size="a"), lambda: cache.touch(1, "x")):
+            with pytest.raises((TypeError, ValueError)):
+                use()
         for arguments in ((-1,), ("a",), (1, 5), (1, "")):
             with pytest.raises((TypeError, ValueError)):
                 PerformanceCache(*arguments)  # type: ignore[arg-type]
@@ -154,7 +158,7 @@ def test_errors_do_not_leak() -> None:
 
 def test_making_and_dropping_caches_does_not_leak() -> None:
     def operation() -> None:
-        cache = PerformanceCache(5, "directory")
+        cache = PerformanceCache(5, on_evict=lambda *_: cache.get(1))
         cache.set(Key(1), cache)  # a cycle through the value
         cache.set((Key(2), [1]), [cache])
 
@@ -279,3 +283,52 @@ def test_fingerprints_of_large_arrays_keep_the_reference_count() -> None:
     assert sys.getrefcount(array) == before
     array.resize(10, refcheck=False)  # no buffer is still exported
     assert _core.fingerprint(array) == fingerprint(np.arange(10))
+
+
+def test_keys_items_and_deadlines_do_not_leak() -> None:
+    cache = PerformanceCache(20, max_bytes=10**6)
+    log: list[Any] = []
+
+    def operation() -> None:
+        for i in range(10):
+            cache.set((i, Key(i)), [i], ttl=0.0001 if i % 2 else None)
+            cache.set([i], np.zeros(10), size=5)
+            cache.get_or_compute((i, "made"), lambda: [1])
+        for key, value in cache.items():
+            assert value is not None
+            cache.touch(key, 5)
+            hash(key)
+        cache.expire()
+        cache.resize(max_size=20)
+
+    steady(operation, 100)
+    callback = PerformanceCache(2, on_evict=lambda *event: log.append(event))
+
+    def with_callback() -> None:
+        for i in range(5):
+            callback.set([i], Key(i))
+        callback.clear()
+        log.clear()
+
+    steady(with_callback, 200)
+
+
+def test_resident_memory_stays_flat() -> None:
+    """PERFOPT_RSS_OPERATIONS=10000000 for the long run."""
+    operations = int(os.environ.get("PERFOPT_RSS_OPERATIONS", "300000"))
+    cache = PerformanceCache(1000, max_bytes=200_000)
+
+    def run(count: int) -> None:
+        for i in range(count):
+            key = (i * 7919) % 5000
+            if i % 3 == 0:
+                cache.set(key, i, size=i % 300)
+            elif i % 11 == 0:
+                cache.set((key, "t"), [i], ttl=0.001)
+            elif cache.get(key) is None and i % 5 == 0:
+                cache.delete(key)
+
+    run(operations // 3)
+    before = _core.resident_bytes()
+    run(operations)
+    assert _core.resident_bytes() - before < 4 << 20

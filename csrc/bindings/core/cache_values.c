@@ -3,42 +3,21 @@
 
 #include "bindings/core/key.h"
 
-int
-pfo_parse_max_size(PyObject *object, uint64_t *max_entries)
-{
-    if (object == NULL || object == Py_None) {
-        *max_entries = PFO_STORE_UNBOUNDED;
-        return 0;
-    }
-    if (!PyLong_Check(object) || PyBool_Check(object)) {
-        PyErr_Format(PyExc_TypeError, "max_size must be an int or None, not %.200s", Py_TYPE(object)->tp_name);
-        return -1;
-    }
-    int overflow = 0;
-    const long long number = PyLong_AsLongLongAndOverflow(object, &overflow);
-    if (overflow < 0 || (overflow == 0 && number < 0)) {
-        PyErr_Format(PyExc_ValueError, "max_size must be at least 0 (or None for no bound), not %S", object);
-        return -1;
-    }
-    *max_entries = overflow > 0 ? PFO_STORE_UNBOUNDED : (uint64_t)number;
-    return 0;
-}
-
 PyObject *
-pfo_max_size_object(const pfo_store *store)
+pfo_bound_object(uint64_t bound)
 {
-    if (store->bounds.max_entries == PFO_STORE_UNBOUNDED) {
+    if (bound == PFO_STORE_UNBOUNDED) {
         Py_RETURN_NONE;
     }
-    return PyLong_FromUnsignedLongLong(store->bounds.max_entries);
+    return PyLong_FromUnsignedLongLong(bound);
 }
 
-/* *slot = perfopt._values.<name>, imported on first use. */
+/* *slot = <module>.<name>, imported on first use. */
 static PyObject *
-values_function(PyObject **slot, const char *name)
+python_function(PyObject **slot, const char *module_name, const char *name)
 {
     if (*slot == NULL) {
-        PyObject *module = PyImport_ImportModule("perfopt._values");
+        PyObject *module = PyImport_ImportModule(module_name);
         PyObject *function = module == NULL ? NULL : PyObject_GetAttrString(module, name);
         Py_XDECREF(module);
         if (function == NULL) {
@@ -63,7 +42,7 @@ pfo_value_prepare(pfo_core_state *state, PyObject *value, int private_copy, PyOb
     if (is_immutable_scalar(value)) {
         return Py_NewRef(value);
     }
-    PyObject *function = values_function(&state->values_prepare, "prepare_value");
+    PyObject *function = python_function(&state->values_prepare, "perfopt._values", "prepare_value");
     PyObject *pair = function == NULL
                          ? NULL
                          : PyObject_CallFunctionObjArgs(function, value, private_copy ? Py_True : Py_False, NULL);
@@ -89,7 +68,7 @@ pfo_value_copy(pfo_core_state *state, PyObject *value)
     if (is_immutable_scalar(value)) {
         return Py_NewRef(value);
     }
-    PyObject *function = values_function(&state->values_copy, "copy_value");
+    PyObject *function = python_function(&state->values_copy, "perfopt._values", "copy_value");
     return function == NULL ? NULL : PyObject_CallOneArg(function, value);
 }
 
@@ -111,15 +90,38 @@ pfo_value_guard_holds(pfo_core_state *state, PyObject *guard)
     return 1;
 }
 
-void
-pfo_release_victims(pfo_store *store)
+int
+pfo_value_bytes(pfo_core_state *state, PyObject *value, size_t *bytes)
 {
-    pfo_victim victim;
-    while (pfo_store_take_victim(store, &victim)) {
-        pfo_key_release(victim.key);
-        Py_XDECREF((PyObject *)victim.value);
-        Py_XDECREF((PyObject *)victim.guard);
+    if (PyUnicode_CheckExact(value)) {
+        *bytes = (size_t)PyUnicode_GET_LENGTH(value) * (size_t)PyUnicode_KIND(value);
+        return 0;
     }
+    if (PyBytes_CheckExact(value)) {
+        *bytes = (size_t)PyBytes_GET_SIZE(value);
+        return 0;
+    }
+    if (value == Py_None || PyFloat_CheckExact(value) || PyBool_Check(value) || PyComplex_CheckExact(value)) {
+        *bytes = (size_t)Py_TYPE(value)->tp_basicsize;
+        return 0;
+    }
+    if (PyLong_CheckExact(value)) {
+        int overflow;
+        const long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
+        if (overflow == 0) {
+            const int digits = number > -(1LL << 30) && number < 1LL << 30 ? 1 : 3; /* of 30 bits */
+            *bytes = (size_t)PyLong_Type.tp_basicsize + (size_t)digits * (size_t)PyLong_Type.tp_itemsize;
+            return 0;
+        }
+    }
+    PyObject *function = python_function(&state->sizes_measure, "perfopt._sizes", "measure");
+    PyObject *number = function == NULL ? NULL : PyObject_CallOneArg(function, value);
+    if (number == NULL) {
+        return -1;
+    }
+    *bytes = PyLong_AsSize_t(number);
+    Py_DECREF(number);
+    return *bytes == (size_t)-1 && PyErr_Occurred() ? -1 : 0;
 }
 
 int
@@ -139,12 +141,9 @@ pfo_visit_store(const pfo_store *store, visitproc visit, void *arg)
 }
 
 void
-pfo_release_store(pfo_store *store)
+pfo_disown_keys(pfo_store *store)
 {
     for (uint32_t slot = 0; slot < store->table.used_slots; slot++) {
         pfo_key_disown(store->table.entries[slot].key);
     }
-    pfo_store_clear(store);
-    pfo_release_victims(store);
-    pfo_store_free(store);
 }

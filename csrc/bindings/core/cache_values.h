@@ -1,4 +1,4 @@
-/* cache_values.h: what the cache types share: bounds, values as they are kept, and the release of what left a store.
+/* cache_values.h: what the cache types share: values as they are kept, what they count for, and walks over a store.
  *
  * A kept value is what later callers get: arrays in it are read-only views, and if tensors are in it a guard remembers their
  * version counters. Threads: needs the GIL. References: as said at each function.
@@ -10,11 +10,8 @@
 
 #include "cache/store.h"
 
-/* None: unbounded; an int >= 0 otherwise. TypeError or ValueError naming max_size; -1. */
-int pfo_parse_max_size(PyObject *object, uint64_t *max_entries);
-
-/* The bound as Python sees it: an int, or None. New reference. */
-PyObject *pfo_max_size_object(const pfo_store *store);
+/* A bound as Python sees it: an int, or None for PFO_STORE_UNBOUNDED. New reference. */
+PyObject *pfo_bound_object(uint64_t bound);
 
 /* New reference to the value as it is to be kept, and in *guard a new reference or NULL. private_copy: nothing in it is shared
  * with the value given. NULL with an exception. May run user code. */
@@ -27,12 +24,13 @@ PyObject *pfo_value_copy(pfo_core_state *state, PyObject *value);
  * caller. */
 int pfo_value_guard_holds(pfo_core_state *state, PyObject *guard);
 
-/* Releases everything on the store's victim list; keeps an exception that is set. Runs user code. */
-void pfo_release_victims(pfo_store *store);
+/* What a value counts for in a cache bounded by bytes: arrays and tensors by the memory they keep alive, text and bytes by their
+ * length, containers with their members (shared ones once), anything else by sys.getsizeof. -1 exception. May run user code, not for
+ * plain scalars. */
+int pfo_value_bytes(pfo_core_state *state, PyObject *value, size_t *bytes);
 
-/* Empties the store for good: keys are disowned first, so that no death of an instance reaches the owner. Runs user
- * code. */
-void pfo_release_store(pfo_store *store);
+/* No death of an instance in a key reaches the owner any more: it is going. Runs no code. */
+void pfo_disown_keys(pfo_store *store);
 
 int pfo_visit_store(const pfo_store *store, visitproc visit, void *arg);
 

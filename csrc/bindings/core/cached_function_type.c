@@ -1,410 +1,324 @@
 /* cached_function_type.c: CachedFunction: a function with its cache, callable without a Python frame on a hit.
  *
- * Call: key and hash once -> table probe -> policy touch -> new reference. A miss calls the function with no search in progress, then
- * searches again, because the call may have filled the entry (recursion, another thread); what is there first stays.
- * Invariants: user code (the function, __eq__, __hash__, __del__) only runs while the store is consistent; victims are released last.
- * References: owns function, the glue objects, and through the store keys, values and guards.
+ * Call: key and hash once -> table probe -> policy touch -> new reference. A miss takes off (flight.h): the first thread looks on disk, then calls
+ * the function with no search in progress, then searches again, because the call may have filled the entry (recursion); what is there
+ * first stays. Other threads sleep and get the same value. What was begun before cache_clear() or invalidate() is handed out, but not
+ * kept. [epochs]
+ * Its cache is a PerformanceCache (cache_tiers.h): its own, where keys are bare, or a shared one, where each of its keys begins with its
+ * ledger. The ledger counts what leaves the shared cache; it is a part of the keys so that these do not keep the function alive.
+ * Invariants: user code (the function, __eq__, __hash__, __del__) only runs while the cache is consistent.
+ * References: owns function, cache, ledger and the glue objects. tiers points into cache.
  * Threads: the GIL serialises; it may change hands wherever user code runs.
  */
+#include "base/clock.h"
 #include "bindings/common/errors.h"
-#include "bindings/core/cache_values.h"
-#include "bindings/core/key.h"
+#include "bindings/core/cache_ledger.h"
+#include "bindings/core/cache_options.h"
+#include "bindings/core/cache_tiers.h"
+#include "bindings/core/call_key.h"
+#include "bindings/core/flight.h"
+#include "bindings/core/pending_call.h"
 
 #include <structmember.h>
-
-enum { MAX_BOUND_NAMES = 64 };
 
 typedef struct cached_function {
     PyObject_HEAD
     vectorcallfunc vectorcall;
+    pfo_tiers *tiers;
     pfo_core_state *state;
-    pfo_store store;
+    pfo_signature signature;
+    pfo_flights flights;
     PyObject *function;
-    PyObject *key_function; /* NULL, or called with the arguments to give the key */
-    PyObject *names;        /* NULL, or the parameter names, by which keyword and positional spelling become one */
-    PyObject *ignored;      /* frozenset of parameter names that are no part of the key, or NULL */
+    PyObject *cache;
+    PyObject *ledger;  /* NULL in a cache of its own */
+    PyObject *keep_if; /* NULL, or asked whether a result is to be kept */
     PyObject *info_type;
     PyObject *parameters;
-    PyObject *owners; /* list of weak references to the classes it is a method of; NULL with is_method: of any */
+    PyObject *label; /* str: what its entries on disk are called; NULL without any */
     PyObject *dict;
     PyObject *weak_references;
-    uint64_t ignored_slots; /* bit i: parameter i is ignored */
-    Py_ssize_t positional;  /* how many of names may be given by position */
-    Py_ssize_t positional_only;
+    pfo_digest identity; /* what its keys on disk begin with */
+    uint64_t ttl_ns;
+    uint64_t hits;
+    uint64_t misses;
+    uint64_t rejects;
+    uint64_t epoch; /* [epochs] moved by cache_clear() */
+    int64_t hash_ticks;
+    int64_t load_ticks;
+    int64_t compute_ticks;
     int fast_single; /* one exact int or str by position is its own key */
-    int is_method;
     int copies;
-    int closed; /* tp_clear has run: nothing is kept any more */
+    int single_flight;
+    int persists;
+    int has_warned; /* of a result that cannot be stored */
 } cached_function;
 
-typedef struct call_arguments {
-    PyObject *const *args;
-    size_t nargsf;
-    PyObject *kwnames;
-} call_arguments;
+/* ---- a hit ----------------------------------------------------------------------------------- */
 
-/* ---- key of a call --------------------------------------------------------------------------- */
-
+/* Counts a hit; what a caller gets of a kept value, which it takes over. */
 static PyObject *
-name_of_function(const cached_function *self)
+hand_out(cached_function *self, PyObject *value)
 {
-    PyObject *name = PyObject_GetAttrString(self->function, "__qualname__");
-    if (name == NULL || !PyUnicode_Check(name)) { /* a callable may answer with anything */
-        PyErr_Clear();
-        Py_XDECREF(name);
-        name = PyObject_Str((PyObject *)Py_TYPE(self->function));
-    }
-    return name;
-}
-
-/* The class of a weak reference, borrowed and only good for comparing; NULL when it is gone. */
-static PyTypeObject *
-living_owner(PyObject *reference)
-{
-#if PY_VERSION_HEX >= 0x030D0000
-    PyObject *owner;
-    if (PyWeakref_GetRef(reference, &owner) <= 0) {
-        return NULL;
-    }
-    Py_DECREF(owner);
-#else
-    PyObject *owner = PyWeakref_GetObject(reference);
-#endif
-    return PyType_Check(owner) ? (PyTypeObject *)owner : NULL;
-}
-
-/* Whether this first argument is the instance of a method. A function that is also an attribute of some class goes on
- * taking other first arguments, and those count by content. */
-static int
-is_instance(const cached_function *self, PyObject *first)
-{
-    if (!self->is_method || self->owners == NULL) {
-        return self->is_method;
-    }
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(self->owners); i++) {
-        PyTypeObject *owner = living_owner(PyList_GET_ITEM(self->owners, i));
-        if (owner != NULL && PyType_IsSubtype(Py_TYPE(first), owner)) {
-            return 1;
-        }
-    }
-    return 0;
-}
-
-/* TypeError for an argument that cannot be keyed. parameter: its name, or NULL and its position. */
-static void
-raise_cannot_key(const cached_function *self, const pfo_key_builder *builder, PyObject *parameter, Py_ssize_t position,
-                 int instance)
-{
-    PyObject *name = name_of_function(self);
-    PyObject *which =
-        parameter != NULL ? PyUnicode_FromFormat("%R", parameter) : PyUnicode_FromFormat("%zd", position + 1);
-    if (name != NULL && which != NULL) {
-        const char *type = builder->culprit->tp_name;
-        if (instance) {
-            PyErr_Format(PyExc_TypeError,
-                         "%U(): the instance of type %.200s cannot be weakly referenced; add '__weakref__' to its "
-                         "__slots__, or pass "
-                         "key= to cache_result",
-                         name, type);
-        } else {
-            PyErr_Format(PyExc_TypeError,
-                         "%U(): argument %U cannot be part of a cache key: a %.200s object is neither hashable nor of "
-                         "a type whose "
-                         "content can be read; pass key= (a function of the arguments) or ignore= (parameter names) to "
-                         "cache_result",
-                         name, which, type);
-        }
-    }
-    Py_XDECREF(name);
-    Py_XDECREF(which);
-}
-
-/* Index of a parameter name from first on; -1 if there is none, -2 on error. */
-static Py_ssize_t
-index_of_name(PyObject *names, PyObject *name, Py_ssize_t first)
-{
-    const Py_ssize_t count = PyTuple_GET_SIZE(names);
-    for (Py_ssize_t i = first; i < count; i++) {
-        if (PyTuple_GET_ITEM(names, i) == name) {
-            return i;
-        }
-    }
-    for (Py_ssize_t i = first; i < count; i++) { /* a name that was not interned */
-        const int same = PyUnicode_Compare(PyTuple_GET_ITEM(names, i), name);
-        if (same == 0 || PyErr_Occurred()) {
-            return same == 0 ? i : -2;
-        }
-    }
-    return -1;
-}
-
-/* Arguments by parameter. 1 if they do not fit the parameters: then the function itself raises the TypeError. */
-static int
-bind_by_name(const cached_function *self, const call_arguments *call, PyObject **slots, Py_ssize_t *used)
-{
-    const Py_ssize_t nargs = PyVectorcall_NARGS(call->nargsf);
-    const Py_ssize_t nkeywords = call->kwnames == NULL ? 0 : PyTuple_GET_SIZE(call->kwnames);
-    if (nargs > self->positional) {
-        return 1;
-    }
-    *used = nargs;
-    for (Py_ssize_t i = 0; i < nargs; i++) {
-        slots[i] = call->args[i];
-    }
-    if (nkeywords == 0) {
-        return 0;
-    }
-    const Py_ssize_t count = PyTuple_GET_SIZE(self->names);
-    for (Py_ssize_t i = nargs; i < count; i++) {
-        slots[i] = NULL;
-    }
-    for (Py_ssize_t i = 0; i < nkeywords; i++) {
-        const Py_ssize_t at = index_of_name(self->names, PyTuple_GET_ITEM(call->kwnames, i), self->positional_only);
-        if (at < 0 || (at < nargs) || slots[at] != NULL) {
-            return at == -2 ? -1 : 1;
-        }
-        slots[at] = call->args[nargs + i];
-        *used = at >= *used ? at + 1 : *used;
-    }
-    return 0;
-}
-
-static int
-add_argument(const cached_function *self, pfo_key_builder *builder, PyObject *object, PyObject *name,
-             Py_ssize_t position)
-{
-    const int instance = position == 0 && is_instance(self, object);
-    const int answer = instance ? pfo_key_add_instance(builder, object) : pfo_key_add(builder, object);
-    if (answer > 0) {
-        raise_cannot_key(self, builder, name, position, instance);
-        return -1;
-    }
-    return answer;
-}
-
-static int
-key_by_name(const cached_function *self, pfo_key_builder *builder, const call_arguments *call)
-{
-    PyObject *slots[MAX_BOUND_NAMES];
-    Py_ssize_t used = 0;
-    const int bound = bind_by_name(self, call, slots, &used);
-    if (bound != 0) {
-        return bound;
-    }
-    uint64_t gap = 0; /* parameters left out since the last one that counts; those at the end leave no trace */
-    for (Py_ssize_t i = 0; i < used; i++) {
-        if (slots[i] == NULL || (self->ignored_slots >> i & 1) != 0) {
-            gap++;
-            continue;
-        }
-        if ((gap > 0 && pfo_key_add_mark(builder, '-', gap) < 0) ||
-            add_argument(self, builder, slots[i], PyTuple_GET_ITEM(self->names, i), i) < 0) {
-            return -1;
-        }
-        gap = 0;
-    }
-    return 0;
-}
-
-/* Keywords in the order of their names, so that the order they are written in does not matter. */
-static int
-add_keywords(const cached_function *self, pfo_key_builder *builder, const call_arguments *call, Py_ssize_t nargs)
-{
-    PyObject *sorted = PySequence_List(call->kwnames);
-    if (sorted == NULL || PyList_Sort(sorted) < 0) {
-        Py_XDECREF(sorted);
-        return -1;
-    }
-    int answer = 0;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(sorted) && answer == 0; i++) {
-        PyObject *name = PyList_GET_ITEM(sorted, i);
-        const int skipped = self->ignored == NULL ? 0 : PySet_Contains(self->ignored, name);
-        if (skipped != 0) {
-            answer = skipped < 0 ? -1 : 0;
-            continue;
-        }
-        const Py_ssize_t at = index_of_name(call->kwnames, name, 0);
-        answer = pfo_key_add_mark(builder, '=', 0);
-        answer = answer == 0 ? pfo_key_add(builder, name) : answer;
-        answer = answer == 0 ? add_argument(self, builder, call->args[nargs + at], name, nargs + at) : answer;
-    }
-    Py_DECREF(sorted);
-    return answer;
-}
-
-static int
-key_by_position(const cached_function *self, pfo_key_builder *builder, const call_arguments *call)
-{
-    const Py_ssize_t nargs = PyVectorcall_NARGS(call->nargsf);
-    for (Py_ssize_t i = 0; i < nargs; i++) {
-        if (add_argument(self, builder, call->args[i], NULL, i) < 0) {
-            return -1;
-        }
-    }
-    if (call->kwnames == NULL || PyTuple_GET_SIZE(call->kwnames) == 0) {
-        return 0;
-    }
-    return add_keywords(self, builder, call, nargs);
-}
-
-static int
-key_by_function(const cached_function *self, pfo_key_builder *builder, const call_arguments *call)
-{
-    call_arguments rest = *call;
-    if (PyVectorcall_NARGS(call->nargsf) > 0 &&
-        is_instance(self, call->args[0])) { /* the function gets what the user wrote; the instance counts by itself */
-        if (add_argument(self, builder, call->args[0], NULL, 0) < 0) {
-            return -1;
-        }
-        rest.args = call->args + 1;
-        rest.nargsf = (size_t)PyVectorcall_NARGS(call->nargsf) - 1;
-    }
-    PyObject *key =
-        PyObject_Vectorcall(self->key_function, rest.args, rest.nargsf & ~PY_VECTORCALL_ARGUMENTS_OFFSET, rest.kwnames);
-    if (key == NULL) {
-        return -1;
-    }
-    const int answer = pfo_key_add(builder, key);
-    if (answer > 0) {
-        PyErr_Format(PyExc_TypeError, "key= returned a %.200s object, which cannot be part of a cache key",
-                     builder->culprit->tp_name);
-    }
-    Py_DECREF(key);
-    return answer == 0 ? 0 : -1;
-}
-
-/* 0: the builder is finished; 1: the call does not fit the function's parameters; -1 exception. */
-static int
-build_key(const cached_function *self, pfo_key_builder *builder, const call_arguments *call)
-{
-    int answer;
-    if (self->is_method && self->owners == NULL && PyVectorcall_NARGS(call->nargsf) == 0) {
-        return 1;
-    }
-    if (self->key_function != NULL) {
-        answer = key_by_function(self, builder, call);
-    } else if (self->names != NULL) {
-        answer = key_by_name(self, builder, call);
-    } else {
-        answer = key_by_position(self, builder, call);
-    }
-    if (answer == 0) {
-        pfo_key_finish(builder);
-    }
-    return answer;
-}
-
-/* ---- search and insertion -------------------------------------------------------------------- */
-
-/* Slot, PFO_SLOT_NONE, or PFO_SLOT_FAILED with an exception. */
-static uint32_t
-find(const cached_function *self, const pfo_key_builder *builder)
-{
-    int exhausted;
-    const uint32_t slot = pfo_table_find(&self->store.table, builder->hash, builder, pfo_key_equal, NULL, &exhausted);
-    if (slot == PFO_SLOT_FAILED && exhausted) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "the cache changed during every comparison of a key (does __eq__ use this cache?)");
-    }
-    return slot;
-}
-
-/* The value of a live slot for a caller: counts the hit. *valid = 0 and NULL when its guard no longer holds: the entry is then
- * gone. NULL and *valid = 1: exception. */
-static PyObject *
-take_hit(cached_function *self, uint32_t slot, int *valid)
-{
-    const pfo_entry *entry = &self->store.table.entries[slot];
-    PyObject *value = Py_NewRef((PyObject *)entry->value);
-    *valid = 1;
-    if (entry->guard != NULL) {
-        PyObject *guard = Py_NewRef((PyObject *)entry->guard);
-        void *key = entry->key;
-        const uint64_t hash = entry->hash;
-        const int holds = pfo_value_guard_holds(self->state, guard);
-        slot = pfo_table_find_identity(&self->store.table, hash, key); /* the guard's check may have run other code */
-        if (holds == 0 && slot != PFO_SLOT_NONE && self->store.table.entries[slot].guard == guard) {
-            pfo_store_remove(&self->store, slot);
-        }
-        Py_DECREF(guard);
-        if (holds != 1) {
-            *valid = holds != 0;
-            Py_DECREF(value);
-            pfo_release_victims(&self->store);
-            return NULL;
-        }
-    }
-    if (slot != PFO_SLOT_NONE) {
-        pfo_store_hit(&self->store, slot);
-    }
+    self->hits++;
     if (self->copies) {
         Py_SETREF(value, pfo_value_copy(self->state, value));
     }
     return value;
 }
 
-static void
-drop_orphan(PyObject *owner, uint64_t hash, void *key)
+/* In memory: 1 and a new reference for the caller; 0 when nothing good is there; -1 exception. */
+static int
+look_up(cached_function *self, const pfo_key_builder *builder, PyObject **value)
 {
-    cached_function *self = (cached_function *)owner;
-    const uint32_t slot = pfo_table_find_identity(&self->store.table, hash, key);
-    if (slot != PFO_SLOT_NONE) {
-        pfo_store_remove(&self->store, slot);
-        pfo_release_victims(&self->store);
+    const uint32_t slot = pfo_tiers_find(self->tiers, builder);
+    if (slot >= PFO_SLOT_FAILED) {
+        return slot == PFO_SLOT_FAILED ? -1 : 0;
     }
+    const int found = pfo_tiers_take(self->tiers, slot, value);
+    if (found == 1) {
+        *value = hand_out(self, *value);
+        return *value == NULL ? -1 : 1;
+    }
+    return found;
 }
 
-/* Keeps a fresh result (steals it) under the builder's key; returns what the caller of the function gets. */
-static PyObject *
-keep_result(cached_function *self, const pfo_key_builder *builder, PyObject *result)
+static const pfo_digest *
+disk_prefix(const cached_function *self)
 {
-    if (self->store.bounds.max_entries == 0 || self->closed) {
-        return result;
-    }
-    PyObject *guard;
-    PyObject *value = pfo_value_prepare(self->state, result, self->copies, &guard);
-    void *key = value == NULL ? NULL : pfo_key_keep(builder, (PyObject *)self, drop_orphan);
-    const uint32_t slot = key == NULL ? PFO_SLOT_FAILED : find(self, builder);
-    int stored = 0;
-    if (slot == PFO_SLOT_NONE) {
-        pfo_error err = PFO_ERROR_INIT;
-        const pfo_status status =
-            pfo_store_insert(&self->store, builder->hash, key, Py_XNewRef(value), guard, 0, &stored, &err);
-        if (status != PFO_OK) {
-            (void)pfo_raise(status, &err);
-            Py_CLEAR(result);
-        }
-        if (!stored) {
-            Py_DECREF(value);
-        }
-    } else if (slot == PFO_SLOT_FAILED) {
-        Py_CLEAR(result);
-    } else if (self->store.table.entries[slot].guard == NULL && !self->copies) {
-        Py_XSETREF(value, Py_NewRef((PyObject *)self->store.table.entries[slot].value)); /* what came first stays */
-    }
-    if (!stored) {
-        pfo_key_release(key);
-        Py_XDECREF(guard);
-    }
-    pfo_release_victims(&self->store);
-    if (result == NULL || self->copies) {
-        Py_XDECREF(value);
-        return result;
-    }
-    Py_DECREF(result);
-    return value;
+    return self->persists ? &self->identity : NULL;
 }
 
-static PyObject *
-compute(cached_function *self, const pfo_key_builder *builder, const call_arguments *call)
+/* ---- keeping --------------------------------------------------------------------------------- */
+
+/* Whether a result is to be kept: 1, 0, or -1 with an exception from cache_if. */
+static int
+is_wanted(const cached_function *self, PyObject *result)
 {
-    self->store.misses++;
+    if (self->keep_if == NULL) {
+        return 1;
+    }
+    PyObject *answer = PyObject_CallOneArg(self->keep_if, result);
+    const int wanted = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    return wanted;
+}
+
+static int
+stores_nothing(const cached_function *self)
+{
+    return self->tiers->store.bounds.max_entries == 0 && !self->persists;
+}
+
+/* Whether what began in that epoch must not be kept any more. */
+static int
+is_stale(const cached_function *self, const pfo_flight *flight, uint64_t epoch)
+{
+    return epoch != self->epoch || (flight != NULL && pfo_flight_is_stale(flight));
+}
+
+/* Once in the life of a cached function; -1 when the warning is an error. */
+static int
+warn_not_storable(cached_function *self, const PyTypeObject *type)
+{
+    if (self->has_warned) {
+        return 0;
+    }
+    self->has_warned = 1;
+    return PyErr_WarnFormat(
+        PyExc_RuntimeWarning, 1,
+        "%U: results of type %.200s cannot be stored on disk in a safe format and are kept in memory "
+        "only; return what they are made of (numbers, text, bytes, containers, arrays, tensors), or "
+        "give allow_pickle= a secret key",
+        self->label, type->tp_name);
+}
+
+/* Makes of a fresh result the value that everybody gets, and keeps it. flight: whose outcome it is, or NULL. New references in *value and
+ * *guard (which may be NULL), or -1 with an exception. */
+static int
+keep_result(cached_function *self, pfo_key_builder *builder, const pfo_flight *flight, uint64_t epoch, PyObject *result,
+            PyObject **value, PyObject **guard)
+{
+    *value = NULL;
+    *guard = NULL;
+    const int wanted = is_wanted(self, result);
+    if (wanted < 0) {
+        return -1;
+    }
+    *value = pfo_value_prepare(self->state, result, self->copies, guard);
+    if (*value == NULL) {
+        return -1;
+    }
+    if (!wanted || is_stale(self, flight, epoch) || stores_nothing(self)) {
+        return 0;
+    }
+    PyTypeObject *culprit = NULL;
+    const pfo_keep how = {
+        .ttl_ns = self->ttl_ns,
+        .size = PFO_SIZE_MEASURE,
+        .first_wins = 1,
+        .disk = self->persists ? PFO_KEEP_DISK_WRITE : PFO_KEEP_DISK_AS_IT_IS,
+        .disk_prefix = disk_prefix(self),
+        .label = self->label,
+        .culprit = &culprit,
+    };
+    PyObject *kept = NULL;
+    int is_kept = pfo_tiers_keep(self->tiers, builder, *value, &how, &kept);
+    self->rejects += culprit != NULL || (is_kept == 0 && !self->tiers->closed);
+    if (culprit != NULL && is_kept >= 0 && warn_not_storable(self, culprit) < 0) {
+        is_kept = -1;
+    }
+    Py_XDECREF(culprit);
+    if (is_kept >= 0 && self->persists && is_stale(self, flight, epoch)) { /* while it was written */
+        is_kept = pfo_tiers_delete(self->tiers, builder, disk_prefix(self));
+    }
+    if (is_kept < 0) {
+        Py_XDECREF(kept);
+        Py_CLEAR(*value);
+        Py_CLEAR(*guard);
+        return -1;
+    }
+    if (kept != *value) { /* what was there first, or prepared anew: its guard is the cache's */
+        Py_CLEAR(*guard);
+    }
+    Py_SETREF(*value, kept);
+    return 0;
+}
+
+/* ---- a miss ---------------------------------------------------------------------------------- */
+
+/* On disk, or meanwhile in memory: 1 and a new reference to the value as it is kept, 0, or -1. */
+static int
+load(cached_function *self, pfo_key_builder *builder, PyObject **value)
+{
+    const int64_t begun = pfo_ticks();
+    const int found = pfo_tiers_get(self->tiers, builder, disk_prefix(self), value);
+    self->load_ticks += pfo_ticks() - begun;
+    return found;
+}
+
+/* Calls the function and keeps what it returns. flight: NULL when nobody waits for it. */
+static PyObject *
+compute(cached_function *self, pfo_key_builder *builder, const pfo_call *call, pfo_flight *flight)
+{
+    PyObject *value = NULL, *guard = NULL;
+    const int found = self->persists ? load(self, builder, &value) : 0;
+    if (found != 0) {
+        if (flight != NULL) {
+            pfo_flight_give_up(flight);
+        }
+        return found < 0 ? NULL : hand_out(self, value);
+    }
+    const uint64_t epoch = self->epoch;
+    const int64_t begun = pfo_ticks();
+    self->misses++;
+    self->tiers->store.misses += !self->persists; /* load() has counted it */
     PyObject *result = PyObject_Vectorcall(self->function, call->args, call->nargsf, call->kwnames);
-    return result == NULL ? NULL : keep_result(self, builder, result);
+    self->compute_ticks += pfo_ticks() - begun;
+    if (result == NULL || keep_result(self, builder, flight, epoch, result, &value, &guard) < 0) {
+        if (flight != NULL) {
+            pfo_flight_fail(flight);
+        }
+        Py_XDECREF(result);
+        return NULL;
+    }
+    if (flight != NULL) {
+        pfo_flight_land(flight, value, guard);
+    }
+    Py_XDECREF(guard);
+    Py_DECREF(self->copies ? value : result);
+    return self->copies ? result : value;
+}
+
+/* What a waiter gets of the value that another thread computed: a new reference; NULL with an exception, or without one when the value has been
+ * changed since. Takes the references in boarded over. */
+static PyObject *
+take_landed(cached_function *self, const pfo_boarded *boarded)
+{
+    const int holds = boarded->guard == NULL ? 1 : pfo_value_guard_holds(self->state, boarded->guard);
+    Py_XDECREF(boarded->guard);
+    if (holds != 1) {
+        Py_DECREF(boarded->value);
+        return NULL;
+    }
+    return hand_out(self, boarded->value);
+}
+
+/* The computation is this thread's. */
+static PyObject *
+compute_in_flight(cached_function *self, pfo_key_builder *builder, const pfo_call *call, pfo_flight *flight,
+                  uint64_t mutations)
+{
+    if (self->tiers->store.table.mutations != mutations) { /* another flight of this key may have landed meanwhile */
+        PyObject *value = NULL;
+        if (look_up(self, builder, &value) != 0) {
+            pfo_flight_give_up(flight);
+            return value;
+        }
+    }
+    return compute(self, builder, call, flight);
+}
+
+/* -1 with TypeError when a key that is to be found on disk has a part without content. */
+static int
+check_persistent(const cached_function *self, pfo_key_builder *builder, const pfo_call *call)
+{
+    pfo_digest unused;
+    const int answer = self->persists ? pfo_key_persistent(builder, &self->identity, &unused) : 0;
+    if (answer > 0) {
+        pfo_call_raise_not_persistent(&self->signature, self->state, call);
+    }
+    return answer == 0 ? 0 : -1;
 }
 
 static PyObject *
-call_by_key(cached_function *self, const call_arguments *call)
+find_or_compute(cached_function *self, pfo_key_builder *builder, const pfo_call *call)
+{
+    for (;;) {
+        PyObject *value = NULL;
+        if (look_up(self, builder, &value) != 0) {
+            return value;
+        }
+        if (check_persistent(self, builder, call) < 0) {
+            return NULL;
+        }
+        if (!self->single_flight || stores_nothing(self)) {
+            return compute(self, builder, call, NULL);
+        }
+        const uint64_t mutations = self->tiers->store.table.mutations;
+        pfo_boarded boarded;
+        switch (pfo_flight_board(&self->flights, builder, &boarded)) {
+        case PFO_FLIGHT_MINE:
+            return compute_in_flight(self, builder, call, boarded.flight, mutations);
+        case PFO_FLIGHT_ALONE:
+            return compute(self, builder, call, NULL);
+        case PFO_FLIGHT_LANDED:
+            value = take_landed(self, &boarded);
+            if (value != NULL || PyErr_Occurred()) {
+                return value;
+            }
+            break;
+        case PFO_FLIGHT_AGAIN:
+            break;
+        case PFO_FLIGHT_FAILED:
+            return NULL;
+        }
+    }
+}
+
+/* The key of a call in a started builder; the answers of pfo_call_key_build(). */
+static int
+build_key(cached_function *self, pfo_key_builder *builder, const pfo_call *call)
+{
+    if (self->ledger != NULL && pfo_key_add_owner(builder, self->ledger) < 0) {
+        return -1;
+    }
+    const int answer = pfo_call_key_build(&self->signature, builder, call);
+    self->hash_ticks += builder->content_ticks;
+    return answer;
+}
+
+static PyObject *
+call_by_key(cached_function *self, const pfo_call *call)
 {
     pfo_key_builder builder;
     pfo_key_start(&builder, self->state, 1);
@@ -413,14 +327,7 @@ call_by_key(cached_function *self, const call_arguments *call)
     if (answer > 0) {
         result = PyObject_Vectorcall(self->function, call->args, call->nargsf, call->kwnames);
     } else if (answer == 0) {
-        const uint32_t slot = find(self, &builder);
-        int valid = slot != PFO_SLOT_NONE;
-        if (valid && slot != PFO_SLOT_FAILED) {
-            result = take_hit(self, slot, &valid);
-        }
-        if (!valid) {
-            result = compute(self, &builder, call);
-        }
+        result = find_or_compute(self, &builder, call);
     }
     pfo_key_drop(&builder);
     return result;
@@ -433,137 +340,265 @@ cached_function_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObjec
     if (self->fast_single && PyVectorcall_NARGS(nargsf) == 1 && kwnames == NULL) {
         PyObject *argument = args[0];
         if (PyLong_CheckExact(argument) || PyUnicode_CheckExact(argument)) {
-            const uint64_t hash = (uint64_t)Py_TYPE(argument)->tp_hash(argument);
-            const uint32_t slot = pfo_table_find_inline(&self->store.table, hash, argument, pfo_key_equal_simple);
+            pfo_store *store = &self->tiers->store;
+            const uint32_t slot = pfo_tiers_find_simple(self->tiers, argument);
             if (slot != PFO_SLOT_NONE) {
-                const pfo_entry *entry = &self->store.table.entries[slot];
-                if (entry->guard == NULL && !self->copies) {
-                    pfo_store_hit(&self->store, slot);
+                const pfo_entry *entry = &store->table.entries[slot];
+                if (entry->checks == 0 && !self->copies) {
+                    pfo_store_hit(store, slot);
+                    self->hits++;
                     return Py_NewRef((PyObject *)entry->value);
                 }
             }
         }
     }
-    const call_arguments call = { .args = args, .nargsf = nargsf, .kwnames = kwnames };
+    const pfo_call call = { .args = args, .nargsf = nargsf, .kwnames = kwnames };
     Py_INCREF(op); /* the function may drop the last reference to its own cache */
     PyObject *result = call_by_key(self, &call);
     Py_DECREF(op);
     return result;
 }
 
-/* ---- the two halves of a call, for functions whose result comes later (async) ---------------- */
+/* ---- the steps of a call whose result comes later (async) ------------------------------------ */
 
-static const char pending_name[] = "perfopt._core.pending_key";
-
-static void
-release_pending(PyObject *capsule)
+/* A new pending call with its key; NULL without an exception when the call does not fit the parameters. */
+static pfo_pending_call *
+pending_of(cached_function *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    pfo_key_builder *builder = PyCapsule_GetPointer(capsule, pending_name);
-    if (builder != NULL) {
-        pfo_key_drop(builder);
-        PyMem_Free(builder);
+    const pfo_call call = { .args = args, .nargsf = (size_t)nargs, .kwnames = kwnames };
+    pfo_pending_call *pending = pfo_pending_call_new(self->state);
+    if (pending != NULL && build_key(self, &pending->key, &call) != 0) {
+        Py_CLEAR(pending);
     }
+    return pending;
 }
 
-PyDoc_STRVAR(
-    begin_doc,
-    "_begin($self, /, *args, **kwargs)\n--\n\n"
-    "(True, value) on a hit, else (False, pending key), where the pending key may be None. Internal: async functions.");
+PyDoc_STRVAR(begin_doc, "_begin($self, /, *args, **kwargs)\n--\n\n"
+                        "(True, value) on a hit, else (False, pending call), where the pending call is None if the "
+                        "arguments do not fit.\n"
+                        "Internal: async functions.");
 
 static PyObject *
 begin(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     cached_function *self = (cached_function *)op;
-    const call_arguments call = { .args = args, .nargsf = (size_t)nargs, .kwnames = kwnames };
-    pfo_key_builder *builder = PyMem_Malloc(sizeof *builder);
-    if (builder == NULL) {
-        return PyErr_NoMemory();
+    pfo_pending_call *pending = pending_of(self, args, nargs, kwnames);
+    if (pending == NULL) {
+        return PyErr_Occurred() ? NULL : Py_BuildValue("(OO)", Py_False, Py_None);
     }
-    pfo_key_start(builder, self->state, 1);
-    PyObject *capsule = PyCapsule_New(builder, pending_name, release_pending);
-    if (capsule == NULL) {
-        PyMem_Free(builder);
+    PyObject *value = NULL;
+    const int found = look_up(self, &pending->key, &value);
+    if (found != 0) {
+        Py_DECREF(pending);
+        return found < 0 ? NULL : Py_BuildValue("(ON)", Py_True, value);
+    }
+    const pfo_call call = { .args = args, .nargsf = (size_t)nargs, .kwnames = kwnames };
+    if (check_persistent(self, &pending->key, &call) < 0) {
+        Py_DECREF(pending);
         return NULL;
     }
-    PyObject *result = NULL;
-    const int answer = build_key(self, builder, &call);
-    if (answer > 0) {
-        result = Py_BuildValue("(OO)", Py_False, Py_None);
-    } else if (answer == 0) {
-        const uint32_t slot = find(self, builder);
-        int valid = slot != PFO_SLOT_NONE;
-        if (valid && slot != PFO_SLOT_FAILED) {
-            PyObject *value = take_hit(self, slot, &valid);
-            result = value == NULL ? NULL : Py_BuildValue("(ON)", Py_True, value);
-        }
-        if (!valid) {
-            self->store.misses++;
-            result = Py_BuildValue("(OO)", Py_False, capsule);
-        }
-    }
-    Py_DECREF(capsule);
-    return result;
+    return Py_BuildValue("(ON)", Py_False, pending);
 }
 
-PyDoc_STRVAR(finish_doc,
-             "_finish($self, pending, value, /)\n--\n\n"
-             "Keeps the value under the pending key and returns what the caller is to get. Internal: async functions.");
+PyDoc_STRVAR(find_doc, "_find($self, pending, /)\n--\n\n"
+                       "(True, value) on a hit, else (False, None). Internal: async functions.");
+
+static PyObject *
+find_pending(PyObject *op, PyObject *object)
+{
+    cached_function *self = (cached_function *)op;
+    pfo_pending_call *pending = pfo_pending_call_check(self->state, object);
+    if (pending == NULL) {
+        return NULL;
+    }
+    PyObject *value = NULL;
+    const int found = look_up(self, &pending->key, &value);
+    if (found == 0) {
+        return Py_BuildValue("(OO)", Py_False, Py_None);
+    }
+    return found < 0 ? NULL : Py_BuildValue("(ON)", Py_True, value);
+}
+
+PyDoc_STRVAR(load_doc, "_load($self, pending, /)\n--\n\n"
+                       "(value, None, True), what _share() hands out, of a result on disk, or None. Internal: async "
+                       "functions.");
+
+static PyObject *
+load_pending(PyObject *op, PyObject *object)
+{
+    cached_function *self = (cached_function *)op;
+    pfo_pending_call *pending = pfo_pending_call_check(self->state, object);
+    if (pending == NULL) {
+        return NULL;
+    }
+    PyObject *value = NULL;
+    const int found = load(self, &pending->key, &value);
+    if (found == 0) {
+        Py_RETURN_NONE;
+    }
+    return found < 0 ? NULL : Py_BuildValue("(NOO)", value, Py_None, Py_True);
+}
+
+PyDoc_STRVAR(forget_doc, "_forget($self, pending, /)\n--\n\nForgets its result. Internal: async functions.");
+
+static PyObject *
+forget_pending(PyObject *op, PyObject *object)
+{
+    cached_function *self = (cached_function *)op;
+    pfo_pending_call *pending = pfo_pending_call_check(self->state, object);
+    if (pending == NULL || pfo_tiers_delete(self->tiers, &pending->key, disk_prefix(self)) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(depart_doc, "_depart($self, pending, /)\n--\n\n"
+                         "Says that a pending call begins to be computed: the miss. Internal: async functions.");
+
+static PyObject *
+depart(PyObject *op, PyObject *object)
+{
+    cached_function *self = (cached_function *)op;
+    pfo_pending_call *pending = pfo_pending_call_check(self->state, object);
+    if (pending == NULL) {
+        return NULL;
+    }
+    self->misses++;
+    self->tiers->store.misses += !self->persists;
+    pending->epoch = self->epoch;
+    pending->begun = pfo_ticks();
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(
+    finish_doc,
+    "_finish($self, pending, result, keep, /)\n--\n\n"
+    "Keeps the result of a pending call, if keep is true, and returns (value, guard, False): what _share() hands out. "
+    "Internal: async functions.");
 
 static PyObject *
 finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 2) {
-        PyErr_SetString(PyExc_TypeError, "_finish() takes a pending key and a value");
+    cached_function *self = (cached_function *)op;
+    if (nargs != 3) {
+        PyErr_SetString(PyExc_TypeError, "_finish() takes a pending call, a result and a bool");
         return NULL;
     }
-    if (args[0] == Py_None) {
-        return Py_NewRef(args[1]);
+    pfo_pending_call *pending = pfo_pending_call_check(self->state, args[0]);
+    if (pending == NULL) {
+        return NULL;
     }
-    const pfo_key_builder *builder = PyCapsule_GetPointer(args[0], pending_name);
-    return builder == NULL ? NULL : keep_result((cached_function *)op, builder, Py_NewRef(args[1]));
+    self->compute_ticks += pfo_ticks() - pending->begun;
+    const uint64_t epoch = args[2] == Py_True ? pending->epoch : self->epoch - 1; /* [epochs] */
+    PyObject *value = NULL, *guard = NULL;
+    if (keep_result(self, &pending->key, NULL, epoch, args[1], &value, &guard) < 0) {
+        return NULL;
+    }
+    return Py_BuildValue("(NNO)", value, guard == NULL ? Py_NewRef(Py_None) : guard, Py_False);
+}
+
+PyDoc_STRVAR(share_doc, "_share($self, value, guard, is_hit, /)\n--\n\n"
+                        "(True, what one caller gets of a finished value), or (False, None) when it was changed since. "
+                        "Internal: async functions.");
+
+static PyObject *
+share(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    cached_function *self = (cached_function *)op;
+    if (nargs != 3 || (args[1] != Py_None && !PyTuple_CheckExact(args[1]))) {
+        PyErr_SetString(PyExc_TypeError, "_share() takes a value, a guard (a tuple or None) and a bool");
+        return NULL;
+    }
+    const int holds = args[1] == Py_None ? 1 : pfo_value_guard_holds(self->state, args[1]);
+    if (holds != 1) {
+        return holds < 0 ? NULL : Py_BuildValue("(OO)", Py_False, Py_None);
+    }
+    self->hits += args[2] == Py_True;
+    PyObject *value = self->copies ? pfo_value_copy(self->state, args[0]) : Py_NewRef(args[0]);
+    return value == NULL ? NULL : Py_BuildValue("(ON)", Py_True, value);
+}
+
+PyDoc_STRVAR(pending_doc,
+             "_pending($self, /, *args, **kwargs)\n--\n\n"
+             "The pending call of these arguments, or None if they do not fit. Internal: async functions.");
+
+static PyObject *
+pending_call(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    pfo_pending_call *pending = pending_of((cached_function *)op, args, nargs, kwnames);
+    if (pending == NULL && !PyErr_Occurred()) {
+        Py_RETURN_NONE;
+    }
+    return (PyObject *)pending;
 }
 
 /* ---- making one ------------------------------------------------------------------------------ */
 
+PyDoc_STRVAR(
+    cached_function_doc,
+    "CachedFunction(function, /, *, cache, shared, ttl, identity, names, positional, positional_only, ignored, key, "
+    "copies, keep_if, single_flight, info_type, parameters)\n"
+    "--\n\n"
+    "A function with its cache; made by perfopt.cache_result(), which documents it.");
+
 static int
-set_names(cached_function *self, PyObject *names, PyObject *ignored)
+check_names(PyObject *names, Py_ssize_t positional, Py_ssize_t positional_only)
 {
-    if (names != Py_None && PyTuple_GET_SIZE(names) <= MAX_BOUND_NAMES) {
-        self->names = Py_NewRef(names);
-    }
-    if (ignored == Py_None) {
-        return 0;
-    }
-    self->ignored = PyFrozenSet_New(ignored);
-    if (self->ignored == NULL) {
+    if (names != Py_None && !PyTuple_CheckExact(names)) {
+        PyErr_Format(PyExc_TypeError, "names must be a tuple or None, not %.200s", Py_TYPE(names)->tp_name);
         return -1;
     }
-    for (Py_ssize_t i = 0; self->names != NULL && i < PyTuple_GET_SIZE(self->names); i++) {
-        const int found = PySet_Contains(self->ignored, PyTuple_GET_ITEM(self->names, i));
-        if (found < 0) {
-            return -1;
-        }
-        self->ignored_slots |= (uint64_t)found << i;
+    if (positional_only < 0 || positional < positional_only ||
+        positional > (names == Py_None ? 0 : PyTuple_GET_SIZE(names))) {
+        PyErr_SetString(PyExc_ValueError,
+                        "positional_only, positional and the number of names must not descend from 0");
+        return -1;
     }
     return 0;
 }
 
-PyDoc_STRVAR(cached_function_doc, "CachedFunction(function, /, *, max_size, names, positional, positional_only, "
-                                  "ignored, key, copies, info_type, parameters)\n"
-                                  "--\n\n"
-                                  "A function with its cache; made by perfopt.cache_result(), which documents it.");
+static PyObject *
+or_null(PyObject *object)
+{
+    return object == Py_None ? NULL : Py_NewRef(object);
+}
+
+/* identity: None for a function that does not persist, or (label, digest). */
+static int
+set_identity(cached_function *self, PyObject *identity)
+{
+    if (identity == Py_None) {
+        return 0;
+    }
+    PyObject *label, *digest;
+    if (!PyTuple_Check(identity) || !PyArg_ParseTuple(identity, "US", &label, &digest) ||
+        PyBytes_GET_SIZE(digest) != (Py_ssize_t)sizeof self->identity) {
+        PyErr_Format(PyExc_TypeError, "identity must be None or a str and %zu bytes, not %R", sizeof self->identity,
+                     identity);
+        return -1;
+    }
+    memcpy(&self->identity, PyBytes_AS_STRING(digest), sizeof self->identity);
+    self->label = Py_NewRef(label);
+    self->persists = 1;
+    self->signature.by_content = 1;
+    return 0;
+}
 
 static PyObject *
 cached_function_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static const char *const words[] = { "",        "max_size", "names",  "positional", "positional_only",
-                                         "ignored", "key",      "copies", "info_type",  "parameters",
+    static const char *const words[] = { "",       "cache",      "shared",          "ttl",       "identity",
+                                         "names",  "positional", "positional_only", "ignored",   "key",
+                                         "copies", "keep_if",    "single_flight",   "info_type", "parameters",
                                          NULL };
-    PyObject *function, *max_size, *names, *ignored, *key, *info_type, *parameters;
+    PyObject *function, *cache, *ttl, *identity, *names, *ignored, *key, *keep_if, *info_type, *parameters;
     Py_ssize_t positional, positional_only;
-    int copies;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$OOnnOOpOO:CachedFunction", (char **)(uintptr_t)words, &function,
-                                     &max_size, &names, &positional, &positional_only, &ignored, &key, &copies,
+    int shared, copies, single_flight;
+    pfo_core_state *state = pfo_core_state_of_type(type);
+    if (state == NULL ||
+        !PyArg_ParseTupleAndKeywords(args, kwargs, "O$O!pOOOnnOOpOpOO:CachedFunction", (char **)(uintptr_t)words,
+                                     &function, state->performance_cache, &cache, &shared, &ttl, &identity, &names,
+                                     &positional, &positional_only, &ignored, &key, &copies, &keep_if, &single_flight,
                                      &info_type, &parameters)) {
         return NULL;
     }
@@ -571,48 +606,39 @@ cached_function_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         PyErr_Format(PyExc_TypeError, "function must be callable, not %.200s", Py_TYPE(function)->tp_name);
         return NULL;
     }
-    if (names != Py_None && !PyTuple_CheckExact(names)) {
-        PyErr_Format(PyExc_TypeError, "names must be a tuple or None, not %.200s", Py_TYPE(names)->tp_name);
-        return NULL;
-    }
-    if (positional_only < 0 || positional < positional_only ||
-        positional > (names == Py_None ? 0 : PyTuple_GET_SIZE(names))) {
-        PyErr_SetString(PyExc_ValueError,
-                        "positional_only, positional and the number of names must not descend from 0");
-        return NULL;
-    }
-    uint64_t max_entries;
-    pfo_core_state *state = pfo_core_state_of_type(type);
-    if (state == NULL || pfo_parse_max_size(max_size, &max_entries) < 0) {
+    uint64_t ttl_ns;
+    if (check_names(names, positional, positional_only) < 0 || pfo_parse_ttl(ttl, PFO_TTL_DEFAULT, &ttl_ns) < 0) {
         return NULL;
     }
     cached_function *self = (cached_function *)type->tp_alloc(type, 0);
     if (self == NULL) {
         return NULL;
     }
-    const pfo_bounds bounds = { .max_entries = max_entries, .max_bytes = PFO_STORE_UNBOUNDED };
-    pfo_error err = PFO_ERROR_INIT;
-    const pfo_status status = pfo_store_init(&self->store, &pfo_policy_lru, &bounds, &err);
-    if (status != PFO_OK) {
-        (void)pfo_raise(status, &err);
-        Py_DECREF(self);
-        return NULL;
-    }
+    pfo_flights_init(&self->flights);
     self->state = state;
     self->vectorcall = cached_function_call;
     self->function = Py_NewRef(function);
-    self->key_function = key == Py_None ? NULL : Py_NewRef(key);
+    self->cache = Py_NewRef(cache);
+    self->tiers = pfo_tiers_of(cache);
+    self->ttl_ns = ttl_ns;
+    self->keep_if = or_null(keep_if);
     self->info_type = Py_NewRef(info_type);
     self->parameters = Py_NewRef(parameters);
-    self->positional = positional;
-    self->positional_only = positional_only;
     self->copies = copies;
-    if (set_names(self, names, ignored) < 0) {
+    self->single_flight = single_flight;
+    self->signature = (pfo_signature){
+        .function = function,
+        .key_function = or_null(key),
+        .positional = positional,
+        .positional_only = positional_only,
+    };
+    if ((shared && (self->ledger = pfo_cache_ledger_new(state)) == NULL) || set_identity(self, identity) < 0 ||
+        pfo_signature_set_names(&self->signature, names, ignored) < 0) {
         Py_DECREF(self);
         return NULL;
     }
-    self->fast_single =
-        self->key_function == NULL && (self->ignored_slots & 1) == 0 && (self->names == NULL || self->positional > 0);
+    self->fast_single = !shared && key == Py_None && (self->signature.ignored_slots & 1) == 0 &&
+                        (self->signature.names == NULL || positional > 0);
     return (PyObject *)self;
 }
 
@@ -622,25 +648,20 @@ cached_function_traverse(PyObject *op, visitproc visit, void *arg)
     cached_function *self = (cached_function *)op;
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->function);
-    Py_VISIT(self->key_function);
-    Py_VISIT(self->names);
-    Py_VISIT(self->ignored);
+    Py_VISIT(self->cache);
+    Py_VISIT(self->keep_if);
     Py_VISIT(self->info_type);
     Py_VISIT(self->parameters);
-    Py_VISIT(self->owners);
     Py_VISIT(self->dict);
-    return pfo_visit_store(&self->store, visit, arg);
+    return pfo_signature_visit(&self->signature, visit, arg);
 }
 
-/* function, names and info_type stay until dealloc, so that a call that a finalizer makes after this still has them. */
+/* The rest stays until dealloc, so that a call that a finalizer makes after this still has it; a cycle through the cache is cut by the
+ * cache, one through the function by what refers to this from there. */
 static int
 cached_function_clear(PyObject *op)
 {
-    cached_function *self = (cached_function *)op;
-    self->closed = 1;
-    pfo_store_clear(&self->store);
-    pfo_release_victims(&self->store);
-    Py_CLEAR(self->dict);
+    Py_CLEAR(((cached_function *)op)->dict);
     return 0;
 }
 
@@ -653,54 +674,144 @@ cached_function_dealloc(PyObject *op)
     if (self->weak_references != NULL) {
         PyObject_ClearWeakRefs(op);
     }
-    self->closed = 1;
-    if (self->state != NULL) {
-        pfo_release_store(&self->store);
+    if (self->ledger != NULL) {
+        pfo_tiers_clear_owner(self->tiers, self->ledger); /* nobody can ask for these entries any more */
     }
+    pfo_flights_free(&self->flights);
+    pfo_signature_clear(&self->signature);
     Py_CLEAR(self->dict);
     Py_CLEAR(self->function);
-    Py_CLEAR(self->key_function);
-    Py_CLEAR(self->names);
-    Py_CLEAR(self->ignored);
+    Py_CLEAR(self->cache);
+    Py_CLEAR(self->ledger);
+    Py_CLEAR(self->keep_if);
     Py_CLEAR(self->info_type);
     Py_CLEAR(self->parameters);
-    Py_CLEAR(self->owners);
+    Py_CLEAR(self->label);
     type->tp_free(op);
     Py_DECREF(type);
 }
 
 /* ---- what the user sees ---------------------------------------------------------------------- */
 
-PyDoc_STRVAR(
-    cache_info_doc,
-    "cache_info($self, /)\n--\n\n"
-    "Counters of this cache: a named tuple (hits, misses, evictions, currsize, maxsize), in entries and calls.");
+/* Entries of this function in memory, and their bytes. */
+static void
+count_entries(const cached_function *self, uint64_t *entries, uint64_t *bytes)
+{
+    const pfo_store *store = &self->tiers->store;
+    *entries = store->table.count;
+    *bytes = store->bytes;
+    if (self->ledger == NULL) {
+        return;
+    }
+    *entries = 0;
+    *bytes = 0;
+    for (uint32_t slot = 0; slot < store->table.used_slots; slot++) {
+        const pfo_entry *entry = &store->table.entries[slot];
+        if (entry->live && pfo_key_is_owned(entry->key, self->ledger)) {
+            *entries += 1;
+            *bytes += entry->bytes;
+        }
+    }
+}
+
+static PyObject *
+bound_object(uint64_t bound)
+{
+    if (bound == PFO_STORE_UNBOUNDED) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromUnsignedLongLong(bound);
+}
+
+PyDoc_STRVAR(cache_info_doc,
+             "cache_info($self, /)\n--\n\n"
+             "Figures of this function in its cache: a named tuple (hits, misses, evictions, expirations, "
+             "rejects, currsize, maxsize,\n"
+             "bytes, max_bytes, hash_seconds, load_seconds, compute_seconds); perfopt.cache.CacheInfo "
+             "says what they count.");
 
 static PyObject *
 cache_info(PyObject *op, PyObject *unused)
 {
     (void)unused;
     const cached_function *self = (cached_function *)op;
-    PyObject *max_size = pfo_max_size_object(&self->store);
-    if (max_size == NULL) {
-        return NULL;
-    }
-    return PyObject_CallFunction(self->info_type, "KKKkN", (unsigned long long)self->store.hits,
-                                 (unsigned long long)self->store.misses, (unsigned long long)self->store.evictions,
-                                 (unsigned long)self->store.table.count, max_size);
+    const pfo_store *store = &self->tiers->store;
+    const pfo_cache_ledger *ledger = (pfo_cache_ledger *)self->ledger;
+    const double seconds = pfo_clock_ns_per_tick() * 1e-9;
+    uint64_t entries, bytes;
+    count_entries(self, &entries, &bytes);
+    return PyObject_CallFunction(
+        self->info_type, "KKKKKKNKNddd", (unsigned long long)self->hits, (unsigned long long)self->misses,
+        (unsigned long long)(ledger == NULL ? store->evictions : ledger->evictions),
+        (unsigned long long)(ledger == NULL ? store->expirations : ledger->expirations),
+        (unsigned long long)self->rejects, (unsigned long long)entries, bound_object(store->bounds.max_entries),
+        (unsigned long long)bytes, bound_object(store->bounds.max_bytes), (double)self->hash_ticks * seconds,
+        (double)self->load_ticks * seconds, (double)self->compute_ticks * seconds);
 }
 
-PyDoc_STRVAR(cache_clear_doc, "cache_clear($self, /)\n--\n\nForgets every entry and sets the counters to 0.");
+PyDoc_STRVAR(cache_clear_doc,
+             "cache_clear($self, /)\n--\n\n"
+             "Forgets every entry of this function, in memory and on disk, and sets its figures to 0. What is being "
+             "computed at this\n"
+             "moment is handed to those who wait for it, but not kept.");
 
 static PyObject *
 cache_clear(PyObject *op, PyObject *unused)
 {
     (void)unused;
     cached_function *self = (cached_function *)op;
-    pfo_store_clear(&self->store);
-    pfo_store_reset_counters(&self->store);
-    pfo_release_victims(&self->store);
+    self->epoch++;
+    pfo_flight_detach_all(&self->flights);
+    if (self->label != NULL && pfo_tiers_clear_label(self->tiers, self->label) < 0) {
+        return NULL;
+    }
+    self->hits = 0;
+    self->misses = 0;
+    self->rejects = 0;
+    self->hash_ticks = 0;
+    self->load_ticks = 0;
+    self->compute_ticks = 0;
+    if (self->ledger == NULL) {
+        pfo_tiers_reset_counters(self->tiers);
+        pfo_store_clear(&self->tiers->store);
+        pfo_tiers_release(self->tiers);
+    } else {
+        pfo_cache_ledger_reset(self->ledger);
+        pfo_tiers_clear_owner(self->tiers, self->ledger);
+    }
     Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(invalidate_doc,
+             "invalidate($self, /, *args, **kwargs)\n--\n\n"
+             "Forgets the result for these arguments; True if there was one. What is being computed for them at this "
+             "moment is handed to\n"
+             "those who wait for it, but not kept. Raises TypeError for arguments that do not fit or cannot be keyed.");
+
+static PyObject *
+invalidate(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    cached_function *self = (cached_function *)op;
+    const pfo_call call = { .args = args, .nargsf = (size_t)nargs, .kwnames = kwnames };
+    pfo_key_builder builder;
+    pfo_key_start(&builder, self->state, 1);
+    int answer = build_key(self, &builder, &call);
+    if (answer > 0) {
+        PyObject *name = pfo_signature_name(&self->signature);
+        if (name != NULL) {
+            PyErr_Format(PyExc_TypeError, "invalidate(): the arguments do not fit %U()", name);
+            Py_DECREF(name);
+        }
+        answer = -1;
+    }
+    if (answer == 0) {
+        answer = pfo_flight_detach(&self->flights, &builder);
+    }
+    if (answer == 0) {
+        answer = pfo_tiers_delete(self->tiers, &builder, disk_prefix(self));
+    }
+    pfo_key_drop(&builder);
+    return answer < 0 ? NULL : PyBool_FromLong(answer);
 }
 
 PyDoc_STRVAR(cache_parameters_doc,
@@ -721,27 +832,6 @@ PyDoc_STRVAR(
     "the first\n"
     "argument is then held weakly.");
 
-static int
-add_owner(cached_function *self, PyObject *owner)
-{
-    PyObject *reference = PyWeakref_NewRef(owner, NULL);
-    PyObject *owners = reference == NULL ? NULL : PyList_New(0);
-    int failed = owners == NULL || PyList_Append(owners, reference) < 0;
-    for (Py_ssize_t i = 0; !failed && self->owners != NULL && i < PyList_GET_SIZE(self->owners); i++) {
-        PyObject *other = PyList_GET_ITEM(self->owners, i);
-        if (other != reference && living_owner(other) != NULL) {
-            failed = PyList_Append(owners, other) < 0;
-        }
-    }
-    Py_XDECREF(reference);
-    if (failed) {
-        Py_XDECREF(owners);
-        return -1;
-    }
-    Py_XSETREF(self->owners, owners);
-    return 0;
-}
-
 static PyObject *
 set_name(PyObject *op, PyObject *args)
 {
@@ -751,15 +841,15 @@ set_name(PyObject *op, PyObject *args)
     }
     cached_function *self = (cached_function *)op;
     if (owner == Py_None) {
-        Py_CLEAR(self->owners);
+        Py_CLEAR(self->signature.owners);
         self->fast_single = 0;
     } else if (!PyType_Check(owner)) {
         PyErr_Format(PyExc_TypeError, "owner must be a class or None, not %.200s", Py_TYPE(owner)->tp_name);
         return NULL;
-    } else if (add_owner(self, owner) < 0) {
+    } else if (pfo_signature_add_owner(&self->signature, owner) < 0) {
         return NULL;
     }
-    self->is_method = 1;
+    self->signature.is_method = 1;
     Py_RETURN_NONE;
 }
 
@@ -787,7 +877,7 @@ get_bound(PyObject *op, PyObject *instance, PyObject *owner)
 static PyObject *
 cached_function_repr(PyObject *op)
 {
-    PyObject *name = name_of_function((cached_function *)op);
+    PyObject *name = pfo_signature_name(&((cached_function *)op)->signature);
     PyObject *text = name == NULL ? NULL : PyUnicode_FromFormat("<cached function %U at %p>", name, (void *)op);
     Py_XDECREF(name);
     return text;
@@ -797,8 +887,15 @@ static PyMethodDef cached_function_methods[] = {
     { "cache_info", cache_info, METH_NOARGS, cache_info_doc },
     { "cache_clear", cache_clear, METH_NOARGS, cache_clear_doc },
     { "cache_parameters", cache_parameters, METH_NOARGS, cache_parameters_doc },
+    { "invalidate", (PyCFunction)(void (*)(void))invalidate, METH_FASTCALL | METH_KEYWORDS, invalidate_doc },
     { "_begin", (PyCFunction)(void (*)(void))begin, METH_FASTCALL | METH_KEYWORDS, begin_doc },
+    { "_find", find_pending, METH_O, find_doc },
+    { "_load", load_pending, METH_O, load_doc },
+    { "_forget", forget_pending, METH_O, forget_doc },
+    { "_depart", depart, METH_O, depart_doc },
     { "_finish", (PyCFunction)(void (*)(void))finish, METH_FASTCALL, finish_doc },
+    { "_share", (PyCFunction)(void (*)(void))share, METH_FASTCALL, share_doc },
+    { "_pending", (PyCFunction)(void (*)(void))pending_call, METH_FASTCALL | METH_KEYWORDS, pending_doc },
     { "__set_name__", set_name, METH_VARARGS, set_name_doc },
     { "__reduce__", reduce, METH_NOARGS, NULL },
     { "__copy__", itself, METH_NOARGS, NULL },

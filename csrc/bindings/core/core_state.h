@@ -11,7 +11,12 @@
 /* X(field, public): the heap type is kept in state->field; public types become module attributes. */
 #define PFO_CORE_TYPES(X)                                                                                              \
     X(cached_function, 1)                                                                                              \
+    X(content_key, 1)                                                                                                  \
     X(instance_note, 0)                                                                                                \
+    X(cache_ledger, 0)                                                                                                 \
+    X(pending_call, 0)                                                                                                 \
+    X(disk_map, 0)                                                                                                     \
+    X(disk_store, 1)                                                                                                   \
     X(performance_cache, 1)                                                                                            \
     X(profiler_type, 1)                                                                                                \
     X(range_type, 1)                                                                                                   \
@@ -38,8 +43,12 @@
     X(numpy_random_state)                                                                                              \
     X(random_random)                                                                                                   \
     X(keys_reduce)                                                                                                     \
+    X(codec_encode)                                                                                                    \
+    X(codec_decode)                                                                                                    \
+    X(codec_unstorable)                                                                                                \
     X(values_prepare)                                                                                                  \
-    X(values_copy)
+    X(values_copy)                                                                                                     \
+    X(sizes_measure)
 
 /* X(name): functions of pfo_<name>_functions become functions of the module. */
 #define PFO_CORE_FUNCTIONS(X)                                                                                          \

@@ -6,6 +6,10 @@
  */
 #include "bindings/core/key.h"
 
+#include "base/clock.h"
+
+#include "bindings/common/errors.h"
+#include "bindings/core/content_key.h"
 #include "bindings/core/instance_note.h"
 
 #include <string.h>
@@ -13,6 +17,7 @@
 typedef struct pfo_call_key {
     Py_ssize_t references;
     Py_ssize_t count;
+    PyObject *original; /* or NULL */
     pfo_key_part parts[];
 } pfo_call_key;
 
@@ -27,10 +32,12 @@ pfo_key_start(pfo_key_builder *builder, pfo_core_state *state, int holds_weakly)
 {
     builder->state = state;
     builder->culprit = NULL;
+    builder->original = NULL;
     builder->parts = builder->inline_parts;
     builder->count = 0;
     builder->capacity = PFO_KEY_INLINE_PARTS;
     builder->hash = 0;
+    builder->content_ticks = 0;
     builder->holds_weakly = holds_weakly;
 }
 
@@ -84,6 +91,15 @@ int
 pfo_key_add_mark(pfo_key_builder *builder, char detail, uint64_t count)
 {
     return add_part(builder, PFO_PART_MARK, (uint32_t)(unsigned char)detail, 0, count, NULL);
+}
+
+/* Details of PFO_PART_SAME: a singleton that is content, a class that a digest beside it already names, or the owner. */
+enum { SAME_SINGLETON = 0, SAME_CLASS = 'C', SAME_OWNER = 'F' };
+
+int
+pfo_key_add_owner(pfo_key_builder *builder, PyObject *owner)
+{
+    return add_part(builder, PFO_PART_SAME, SAME_OWNER, (uint64_t)(uintptr_t)owner >> 4, 0, owner);
 }
 
 static int
@@ -214,7 +230,7 @@ static int
 add_types(pfo_key_builder *builder, PyObject *types)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(types); i++) {
-        if (add_part(builder, PFO_PART_SAME, 'C', 0, 0, PyList_GET_ITEM(types, i)) < 0) {
+        if (add_part(builder, PFO_PART_SAME, SAME_CLASS, 0, 0, PyList_GET_ITEM(types, i)) < 0) {
             return -1;
         }
     }
@@ -226,7 +242,9 @@ add_content(pfo_key_builder *builder, PyObject *object, int depth)
 {
     pfo_content content = { .state = builder->state, .types = PyList_New(0) };
     pfo_digest digest;
+    const int64_t begun = pfo_ticks();
     int answer = content.types == NULL ? -1 : pfo_content_digest(&content, object, depth, &digest);
+    builder->content_ticks += pfo_ticks() - begun;
     if (answer == 0) {
         answer = add_digest(builder, &digest);
     } else if (answer > 0) {
@@ -272,7 +290,7 @@ add(pfo_key_builder *builder, PyObject *object, int depth)
         return add_part(builder, PFO_PART_STR, 0, (uint64_t)PyUnicode_Type.tp_hash(object), 0, object);
     }
     if (object == Py_None || PyBool_Check(object) || object == Py_Ellipsis || object == Py_NotImplemented) {
-        return add_part(builder, PFO_PART_SAME, 0, (uint64_t)(uintptr_t)object >> 4, 0, object);
+        return add_part(builder, PFO_PART_SAME, SAME_SINGLETON, (uint64_t)(uintptr_t)object >> 4, 0, object);
     }
     if (PyFloat_CheckExact(object)) {
         return add_bits(builder, 'f', PyFloat_AS_DOUBLE(object), 0.0);
@@ -319,7 +337,14 @@ pfo_key_finish(pfo_key_builder *builder)
     builder->hash = hash;
 }
 
-/* pre: kind, detail, low and high agree. */
+static int
+same_figures(const pfo_key_part *left, const pfo_key_part *right)
+{
+    return left->kind == right->kind && left->detail == right->detail && left->low == right->low &&
+           left->high == right->high;
+}
+
+/* pre: same_figures(); the right one is of a kept key. */
 static int
 same_object(const pfo_key_part *sought, const pfo_key_part *kept)
 {
@@ -365,6 +390,7 @@ release_call_key(pfo_call_key *key)
     for (Py_ssize_t i = 0; i < key->count; i++) {
         Py_XDECREF(key->parts[i].object);
     }
+    Py_XDECREF(key->original);
     PyMem_Free(key);
 }
 
@@ -385,13 +411,47 @@ pfo_key_equal(void *context, const void *sought, const void *kept)
     for (Py_ssize_t i = 0; i < key->count && same == 1; i++) {
         const pfo_key_part *left = &builder->parts[i];
         const pfo_key_part *right = &key->parts[i];
-        same = left->kind == right->kind && left->detail == right->detail && left->low == right->low &&
-                       left->high == right->high
-                   ? same_object(left, right)
-                   : 0;
+        same = same_figures(left, right) ? same_object(left, right) : 0;
     }
     release_call_key(key);
     return same;
+}
+
+int
+pfo_key_same(const pfo_key_builder *left, const pfo_key_builder *right)
+{
+    int same = left->hash == right->hash && left->count == right->count;
+    for (Py_ssize_t i = 0; i < left->count && same == 1; i++) {
+        const pfo_key_part *one = &left->parts[i];
+        const pfo_key_part *other = &right->parts[i];
+        if (!same_figures(one, other)) {
+            same = 0;
+        } else if (one->kind == PFO_PART_INSTANCE) { /* both are held strongly here */
+            same = one->object == other->object;
+        } else {
+            same = same_object(one, other);
+        }
+    }
+    return same;
+}
+
+int
+pfo_key_copy(pfo_key_builder *copy, const pfo_key_builder *builder)
+{
+    pfo_key_start(copy, builder->state, builder->holds_weakly);
+    while (copy->capacity < builder->count) {
+        if (grow(copy) < 0) {
+            pfo_key_drop(copy);
+            return -1;
+        }
+    }
+    for (Py_ssize_t i = 0; i < builder->count; i++) {
+        copy->parts[i] = builder->parts[i];
+        Py_XINCREF(copy->parts[i].object);
+    }
+    copy->count = builder->count;
+    copy->hash = builder->hash;
+    return 0;
 }
 
 void *
@@ -407,6 +467,7 @@ pfo_key_keep(const pfo_key_builder *builder, PyObject *owner, pfo_key_orphaned o
     }
     key->references = 1;
     key->count = 0;
+    key->original = Py_XNewRef(builder->original);
     void *kept = (void *)((uintptr_t)key | 1u);
     for (Py_ssize_t i = 0; i < builder->count; i++) {
         pfo_key_part part = builder->parts[i];
@@ -437,6 +498,16 @@ pfo_key_release(void *kept)
     }
 }
 
+void *
+pfo_key_hold(void *kept)
+{
+    if (PFO_KEY_IS_CALL(kept)) {
+        call_key_of(kept)->references++;
+        return kept;
+    }
+    return Py_NewRef((PyObject *)kept);
+}
+
 int
 pfo_key_visit(const void *kept, visitproc visit, void *arg)
 {
@@ -447,6 +518,7 @@ pfo_key_visit(const void *kept, visitproc visit, void *arg)
     for (Py_ssize_t i = 0; i < key->count; i++) {
         Py_VISIT(key->parts[i].object);
     }
+    Py_VISIT(key->original);
     return 0;
 }
 
@@ -462,4 +534,176 @@ pfo_key_disown(void *kept)
             pfo_instance_disown(key->parts[i].object);
         }
     }
+}
+
+/* ---- what the user sees of a key ------------------------------------------------------------- */
+
+PyObject *
+pfo_key_owner(const void *kept)
+{
+    if (kept == NULL || !PFO_KEY_IS_CALL(kept)) {
+        return NULL;
+    }
+    const pfo_call_key *key = call_key_of(kept);
+    const int has_owner = key->count > 0 && key->parts[0].kind == PFO_PART_SAME && key->parts[0].detail == SAME_OWNER;
+    return has_owner ? key->parts[0].object : NULL;
+}
+
+int
+pfo_key_is_owned(const void *kept, const PyObject *owner)
+{
+    return owner != NULL && pfo_key_owner(kept) == owner;
+}
+
+int
+pfo_key_keeps_original(pfo_core_state *state, PyObject *object, int depth)
+{
+    if (depth > PFO_CONTENT_MAX_DEPTH) {
+        return 0;
+    }
+    if (Py_TYPE(object)->tp_hash == PyObject_HashNotImplemented) {
+        return 0;
+    }
+    if (PyTuple_Check(object)) {
+        int keeps = 1;
+        for (Py_ssize_t i = 0; keeps == 1 && i < PyTuple_GET_SIZE(object); i++) {
+            keeps = pfo_key_keeps_original(state, PyTuple_GET_ITEM(object, i), depth + 1);
+        }
+        return keeps;
+    }
+    if (PyFrozenSet_Check(object)) {
+        PyObject *members = PySequence_Tuple(object);
+        const int keeps = members == NULL ? -1 : pfo_key_keeps_original(state, members, depth + 1);
+        Py_XDECREF(members);
+        return keeps;
+    }
+    const int by_content = pfo_content_goes_before_hash(state, object);
+    return by_content < 0 ? -1 : !by_content;
+}
+
+static PyObject *
+object_of_bits(const pfo_key_part *part)
+{
+    double numbers[2];
+    memcpy(&numbers[0], &part->low, sizeof numbers[0]);
+    memcpy(&numbers[1], &part->high, sizeof numbers[1]);
+    return part->detail == 'f' ? PyFloat_FromDouble(numbers[0]) : PyComplex_FromDoubles(numbers[0], numbers[1]);
+}
+
+PyObject *
+pfo_key_object(pfo_core_state *state, void *kept, uint64_t hash)
+{
+    if (!PFO_KEY_IS_CALL(kept)) {
+        return Py_NewRef((PyObject *)kept);
+    }
+    const pfo_call_key *key = call_key_of(kept);
+    if (key->original != NULL) {
+        return Py_NewRef(key->original);
+    }
+    if (key->count == 1) {
+        const pfo_key_part *part = &key->parts[0];
+        if (part->kind == PFO_PART_BITS) {
+            return object_of_bits(part);
+        }
+        if (part->kind == PFO_PART_SAME || part->kind == PFO_PART_BYTES || part->kind == PFO_PART_OBJECT) {
+            return Py_NewRef(part->object);
+        }
+    }
+    return pfo_content_key_of(state, kept, hash);
+}
+
+int
+pfo_key_add_kept(pfo_key_builder *builder, const void *kept)
+{
+    if (!PFO_KEY_IS_CALL(kept)) {
+        return add(builder, (PyObject *)(uintptr_t)kept, 0);
+    }
+    const pfo_call_key *key = call_key_of(kept);
+    for (Py_ssize_t i = 0; i < key->count; i++) {
+        const pfo_key_part *part = &key->parts[i];
+        PyObject *object = part->object;
+        if (part->kind == PFO_PART_INSTANCE) {
+            object = pfo_instance_of(part->object);
+            if (object == NULL) {
+                return 1;
+            }
+        }
+        if (add_part(builder, (pfo_part_kind)part->kind, part->detail, part->low, part->high, object) < 0) {
+            return -1;
+        }
+    }
+    builder->original = key->original;
+    return 0;
+}
+
+/* ---- the key outside this process ------------------------------------------------------------ */
+
+/* Marks and digests are written under the tag of a bytearray, which no part is: bytearrays come as digests. */
+static int
+encode_part(pfo_content *content, pfo_encoder *encoder, const pfo_key_part *part)
+{
+    unsigned char mark[1 + sizeof part->high];
+    double numbers[2];
+    switch ((pfo_part_kind)part->kind) {
+    case PFO_PART_SAME:
+        return part->detail == SAME_SINGLETON ? pfo_content_encode(content, encoder, part->object, 0) : 0;
+    case PFO_PART_BITS:
+        memcpy(&numbers[0], &part->low, sizeof numbers[0]);
+        memcpy(&numbers[1], &part->high, sizeof numbers[1]);
+        if (part->detail == 'f') {
+            pfo_encode_double(encoder, numbers[0]);
+        } else {
+            pfo_encode_complex(encoder, numbers[0], numbers[1]);
+        }
+        return 0;
+    case PFO_PART_DIGEST: {
+        const uint64_t halves[2] = { part->low, part->high };
+        pfo_encode_payload(encoder, 'y', halves, sizeof halves);
+        return 0;
+    }
+    case PFO_PART_MARK:
+        mark[0] = (unsigned char)part->detail;
+        for (size_t i = 0; i < sizeof part->high; i++) {
+            mark[1 + i] = (unsigned char)(part->high >> (8 * i));
+        }
+        pfo_encode_payload(encoder, 'y', mark, sizeof mark);
+        return 0;
+    case PFO_PART_INT:
+    case PFO_PART_STR:
+    case PFO_PART_BYTES:
+    case PFO_PART_OBJECT:
+    case PFO_PART_INSTANCE:
+        break;
+    }
+    return pfo_content_encode(content, encoder, part->object, 0);
+}
+
+int
+pfo_key_persistent(pfo_key_builder *builder, const pfo_digest *prefix, pfo_digest *digest)
+{
+    pfo_content content = { .state = builder->state };
+    pfo_encoder encoder;
+    pfo_encoder_start(&encoder, NULL);
+    if (prefix != NULL) {
+        pfo_encode_payload(&encoder, 'b', prefix->bytes, sizeof prefix->bytes);
+    }
+    int answer = 0;
+    for (Py_ssize_t i = 0; i < builder->count && answer == 0; i++) {
+        answer = encode_part(&content, &encoder, &builder->parts[i]);
+    }
+    if (answer != 0) {
+        pfo_encoder_drop(&encoder);
+        if (answer > 0) {
+            (void)cannot_key(builder, content.culprit);
+        }
+    } else {
+        pfo_error err = PFO_ERROR_INIT;
+        const pfo_status status = pfo_encoder_finish(&encoder, digest);
+        if (status != PFO_OK) {
+            (void)pfo_raise(status, &err);
+            answer = -1;
+        }
+    }
+    pfo_content_clear(&content);
+    return answer;
 }

@@ -45,8 +45,10 @@ typedef struct pfo_key_builder {
     pfo_key_part *parts;
     Py_ssize_t count;
     Py_ssize_t capacity;
-    uint64_t hash;    /* after pfo_key_finish() */
-    int holds_weakly; /* [instances] */
+    PyObject *original;    /* borrowed: what a kept key shall give back to the user as its key, or NULL */
+    uint64_t hash;         /* after pfo_key_finish() */
+    int64_t content_ticks; /* time spent on reading content */
+    int holds_weakly;      /* [instances] */
     pfo_key_part inline_parts[PFO_KEY_INLINE_PARTS];
 } pfo_key_builder;
 
@@ -62,8 +64,20 @@ int pfo_key_add_instance(pfo_key_builder *builder, PyObject *object);
 
 int pfo_key_add_mark(pfo_key_builder *builder, char detail, uint64_t count);
 
+/* A part that only meets itself and has no content: whose key it is, in a cache that several share. To be added first.
+ * [prefix] */
+int pfo_key_add_owner(pfo_key_builder *builder, PyObject *owner);
+
+/* The parts of a kept key, instances that still live included; 1 without an exception when one has died. */
+int pfo_key_add_kept(pfo_key_builder *builder, const void *kept);
+
 /* Computes the hash; nothing may be added after it. */
 void pfo_key_finish(pfo_key_builder *builder);
+
+/* The digest of a finished builder that is the same in every process: of prefix (may be NULL) and the parts, without reading any array
+ * again. Parts that have no content in the key (objects by their own equality, instances) are read for it. 0; 1 when one has none that
+ * can be read (culprit is set, no exception); -1 exception. Owner parts [prefix] are left out: prefix says whose key it is. */
+int pfo_key_persistent(pfo_key_builder *builder, const pfo_digest *prefix, pfo_digest *digest);
 
 /* pfo_table_equal: sought is a finished builder. */
 int pfo_key_equal(void *context, const void *sought, const void *kept);
@@ -78,7 +92,27 @@ typedef void (*pfo_key_orphaned)(PyObject *owner, uint64_t hash, void *key);
  * before it goes. Creating weak references may run the collector, so any table may have changed afterwards. */
 void *pfo_key_keep(const pfo_key_builder *builder, PyObject *owner, pfo_key_orphaned orphaned);
 
+/* Starts a builder as a copy of a finished one; it is dropped like any other. Runs no code. -1 with an exception. */
+int pfo_key_copy(pfo_key_builder *copy, const pfo_key_builder *builder);
+
+/* 1 equal, 0 different, -1 exception: two finished builders. Runs user code. */
+int pfo_key_same(const pfo_key_builder *left, const pfo_key_builder *right);
+
 void pfo_key_release(void *kept); /* NULL is allowed; may run user code */
+void *pfo_key_hold(void *kept);   /* one more reference, to be released */
+
+/* What the user knows the key as: the object given, where it says all (hashable keys), else a ContentKey. New reference, or NULL with an
+ * exception. */
+PyObject *pfo_key_object(pfo_core_state *state, void *kept, uint64_t hash);
+
+/* The owner part that a kept key begins with [prefix], borrowed, or NULL. */
+PyObject *pfo_key_owner(const void *kept);
+
+/* 1 for a kept key whose first part is this owner [prefix]. */
+int pfo_key_is_owned(const void *kept, const PyObject *owner);
+
+/* 1 when a key made from this object may keep it alive and give it back: it is hashable, and nothing in it is keyed by content. */
+int pfo_key_keeps_original(pfo_core_state *state, PyObject *object, int depth);
 int pfo_key_visit(const void *kept, visitproc visit, void *arg);
 
 /* The owner is going: no death of an instance calls it any more. Runs no code. */

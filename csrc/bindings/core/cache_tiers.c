@@ -1,0 +1,715 @@
+/* cache_tiers.c: see cache_tiers.h.
+ *
+ * Invariants: user code only runs while the store is consistent [re-entrancy]; what left the store is released last, one by one, and what
+ * runs meanwhile may release the rest.
+ * References: the store owns a kept key, a value and a guard for each entry.
+ */
+#include "bindings/core/cache_tiers.h"
+
+#include "bindings/common/errors.h"
+#include "bindings/core/cache_ledger.h"
+
+#include <time.h>
+
+int
+pfo_tiers_init(pfo_tiers *tiers, pfo_core_state *state, PyObject *owner, const pfo_tiers_options *options)
+{
+    pfo_error err = PFO_ERROR_INIT;
+    const pfo_status status = pfo_store_init(&tiers->store, options->policy, &options->bounds, &err);
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
+        return -1;
+    }
+    if (options->disk != NULL && pfo_disk_tier_open(state, options->disk, &tiers->disk) < 0) {
+        pfo_store_free(&tiers->store);
+        return -1;
+    }
+    tiers->state = state;
+    tiers->owner = owner;
+    tiers->on_evict = Py_XNewRef(options->on_evict);
+    tiers->ttl_ns = options->ttl_ns;
+    tiers->measures = options->bounds.max_bytes != PFO_STORE_UNBOUNDED;
+    tiers->closed = 0;
+    return 0;
+}
+
+int
+pfo_tiers_traverse(const pfo_tiers *tiers, visitproc visit, void *arg)
+{
+    if (tiers->state == NULL) {
+        return 0; /* not initialised */
+    }
+    Py_VISIT(tiers->on_evict);
+    if (tiers->disk != NULL) {
+        const int stop = pfo_disk_tier_traverse(tiers->disk, visit, arg);
+        if (stop != 0) {
+            return stop;
+        }
+    }
+    return pfo_visit_store(&tiers->store, visit, arg);
+}
+
+static void
+close_disk(pfo_tiers *tiers)
+{
+    pfo_disk_tier *disk = tiers->disk;
+    tiers->disk = NULL;
+    pfo_disk_tier_close(disk);
+}
+
+void
+pfo_tiers_abandon(pfo_tiers *tiers)
+{
+    tiers->closed = 1;
+    Py_CLEAR(tiers->on_evict);
+    close_disk(tiers);
+    pfo_store_clear(&tiers->store);
+    pfo_tiers_release(tiers);
+}
+
+void
+pfo_tiers_free(pfo_tiers *tiers)
+{
+    if (tiers->state == NULL) {
+        return;
+    }
+    tiers->closed = 1;
+    Py_CLEAR(tiers->on_evict);
+    close_disk(tiers);
+    pfo_disown_keys(&tiers->store);
+    pfo_store_clear(&tiers->store);
+    pfo_tiers_release(tiers);
+    pfo_store_free(&tiers->store);
+}
+
+/* ---- what leaves ----------------------------------------------------------------------------- */
+
+static void
+report(const pfo_tiers *tiers, const pfo_victim *victim)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *on_evict = Py_NewRef(tiers->on_evict);
+    PyObject *key = pfo_key_object(tiers->state, victim->key, victim->hash);
+    if (key == NULL && PyErr_ExceptionMatches(PyExc_ReferenceError)) {
+        PyErr_Clear();
+        key = Py_NewRef(Py_None); /* the instance that it was for has died */
+    }
+    PyObject *reason = PyUnicode_FromString(pfo_leave_reason_text(victim->reason));
+    PyObject *answer = key == NULL || reason == NULL
+                           ? NULL
+                           : PyObject_CallFunctionObjArgs(on_evict, key, (PyObject *)victim->value, reason, NULL);
+    if (answer == NULL) {
+        PyErr_WriteUnraisable(on_evict);
+    }
+    Py_XDECREF(answer);
+    Py_XDECREF(reason);
+    Py_XDECREF(key);
+    Py_DECREF(on_evict);
+    PyErr_Restore(type, value, traceback);
+}
+
+void
+pfo_tiers_release(pfo_tiers *tiers)
+{
+    pfo_victim victim;
+    while (pfo_store_take_victim(&tiers->store, &victim)) {
+        pfo_cache_ledger_enter(tiers->state, pfo_key_owner(victim.key), victim.reason);
+        if (tiers->on_evict != NULL) {
+            report(tiers, &victim);
+        }
+        pfo_key_release(victim.key);
+        Py_DECREF((PyObject *)victim.value);
+        Py_XDECREF((PyObject *)victim.guard);
+    }
+}
+
+static void
+remove_slot(pfo_tiers *tiers, uint32_t slot, pfo_leave_reason reason)
+{
+    pfo_store_remove(&tiers->store, slot, reason);
+    pfo_tiers_release(tiers);
+}
+
+/* The instance in a key has died [instances]. */
+static void
+drop_orphan(PyObject *owner, uint64_t hash, void *key)
+{
+    pfo_tiers *tiers = pfo_tiers_of(owner);
+    const uint32_t slot = pfo_table_find_identity(&tiers->store.table, hash, key);
+    if (slot != PFO_SLOT_NONE) {
+        remove_slot(tiers, slot, PFO_LEAVE_INVALID);
+    }
+}
+
+/* ---- finding and taking ---------------------------------------------------------------------- */
+
+uint32_t
+pfo_tiers_find(const pfo_tiers *tiers, const pfo_key_builder *builder)
+{
+    int exhausted;
+    const uint32_t slot = pfo_table_find(&tiers->store.table, builder->hash, builder, pfo_key_equal, NULL, &exhausted);
+    if (slot == PFO_SLOT_FAILED && exhausted) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the cache changed during every comparison of a key (does __eq__ use this cache?)");
+    }
+    return slot;
+}
+
+/* Whether the guard of a live slot holds; the check may run code, so *slot is found anew (PFO_SLOT_NONE if the entry is gone). */
+static int
+guard_holds(const pfo_tiers *tiers, uint32_t *slot)
+{
+    const pfo_entry *entry = &tiers->store.table.entries[*slot];
+    PyObject *guard = Py_NewRef((PyObject *)entry->guard);
+    void *key = entry->key;
+    const uint64_t hash = entry->hash;
+    const int holds = pfo_value_guard_holds(tiers->state, guard);
+    *slot = pfo_table_find_identity(&tiers->store.table, hash, key);
+    if (*slot != PFO_SLOT_NONE && tiers->store.table.entries[*slot].guard != guard) {
+        *slot = PFO_SLOT_NONE;
+    }
+    Py_DECREF(guard);
+    return holds;
+}
+
+int
+pfo_tiers_take(pfo_tiers *tiers, uint32_t slot, PyObject **value)
+{
+    const pfo_entry *entry = &tiers->store.table.entries[slot];
+    *value = NULL;
+    if (!pfo_tiers_is_good(tiers, slot)) {
+        remove_slot(tiers, slot, PFO_LEAVE_EXPIRED);
+        return 0;
+    }
+    PyObject *found = Py_NewRef((PyObject *)entry->value);
+    if ((entry->checks & PFO_CHECK_GUARD) != 0) {
+        const int holds = guard_holds(tiers, &slot);
+        if (holds != 1) {
+            Py_DECREF(found);
+            if (holds == 0 && slot != PFO_SLOT_NONE) {
+                remove_slot(tiers, slot, PFO_LEAVE_INVALID);
+            }
+            return holds;
+        }
+    }
+    if (slot != PFO_SLOT_NONE) {
+        pfo_store_hit(&tiers->store, slot);
+    } else {
+        tiers->store.hits++;
+    }
+    *value = found;
+    return 1;
+}
+
+/* The key on disk: 0; 1 when there is no disk, or nothing of this key can be there; -1. */
+static int
+disk_key(const pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, pfo_digest *key)
+{
+    if (tiers->disk == NULL || disk_prefix == NULL) {
+        return 1;
+    }
+    const int answer = pfo_key_persistent(builder, disk_prefix, key);
+    return answer == 0 && tiers->disk == NULL ? 1 : answer; /* reading a part may have run code that closed the cache */
+}
+
+static uint64_t *
+stripe_of(pfo_tiers *tiers, const pfo_key_builder *builder)
+{
+    return &tiers->changes[pfo_table_mix(builder->hash) % PFO_TIERS_STRIPES];
+}
+
+static uint64_t
+wall_clock_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* The end of a time to live on the wall clock, as the disk keeps it; 0: never. */
+static uint64_t
+wall_clock_end(uint64_t ttl_ns)
+{
+    const uint64_t now_ns = wall_clock_ns();
+    return ttl_ns == 0 ? 0 : ttl_ns > UINT64_MAX - now_ns ? UINT64_MAX : now_ns + ttl_ns;
+}
+
+/* The value on disk, which moves up to memory unless the key was changed meanwhile [stripes]. 1, 0, -1. */
+static int
+get_from_disk(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, PyObject **value)
+{
+    pfo_digest key;
+    const int answer = disk_key(tiers, builder, disk_prefix, &key);
+    if (answer != 0) {
+        return answer < 0 ? -1 : 0;
+    }
+    const uint64_t changes = *stripe_of(tiers, builder);
+    PyObject *found;
+    uint64_t end_ns;
+    if (pfo_disk_tier_get(tiers->disk, &key, &found, &end_ns) < 0) {
+        return -1;
+    }
+    if (found == NULL) {
+        return 0;
+    }
+    const uint64_t now_ns = end_ns == 0 ? 0 : wall_clock_ns();
+    if (end_ns != 0 && end_ns <= now_ns) {
+        Py_DECREF(found);
+        return 0;
+    }
+    const pfo_keep how = {
+        .ttl_ns = end_ns == 0 ? 0 : end_ns - now_ns,
+        .size = PFO_SIZE_MEASURE,
+        .first_wins = 1,
+        .only_if_changes = 1,
+        .changes = changes,
+    };
+    const int failed = pfo_tiers_keep(tiers, builder, found, &how, value) < 0;
+    Py_DECREF(found);
+    return failed ? -1 : 1;
+}
+
+int
+pfo_tiers_get(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, PyObject **value)
+{
+    *value = NULL;
+    const uint32_t slot = pfo_tiers_find(tiers, builder);
+    if (slot == PFO_SLOT_FAILED) {
+        return -1;
+    }
+    int found = slot == PFO_SLOT_NONE ? 0 : pfo_tiers_take(tiers, slot, value);
+    if (found == 0 && tiers->disk != NULL) {
+        found = get_from_disk(tiers, builder, disk_prefix, value);
+        tiers->disk_hits += found == 1;
+    }
+    tiers->store.misses += found == 0;
+    return found;
+}
+
+int
+pfo_tiers_contains(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix)
+{
+    const uint32_t slot = pfo_tiers_find(tiers, builder);
+    if (slot == PFO_SLOT_FAILED) {
+        return -1;
+    }
+    if (slot != PFO_SLOT_NONE && pfo_tiers_is_good(tiers, slot)) {
+        return 1;
+    }
+    pfo_digest key;
+    const int answer = disk_key(tiers, builder, disk_prefix, &key);
+    if (answer != 0) {
+        return answer < 0 ? -1 : 0;
+    }
+    PyObject *found;
+    uint64_t end_ns;
+    if (pfo_disk_tier_get(tiers->disk, &key, &found, &end_ns) < 0) {
+        return -1;
+    }
+    const int good = found != NULL;
+    Py_XDECREF(found);
+    return good;
+}
+
+/* ---- keeping --------------------------------------------------------------------------------- */
+
+static int
+measure(const pfo_tiers *tiers, PyObject *value, uint64_t size, size_t *bytes)
+{
+    if (size != PFO_SIZE_MEASURE) {
+        *bytes = (size_t)size;
+        return 0;
+    }
+    *bytes = 0;
+    return tiers->measures ? pfo_value_bytes(tiers->state, value, bytes) : 0;
+}
+
+/* Puts an item, all of whose references it takes over, where a search just found slot: 1, 0 when it does not fit, -1. */
+static int
+put_at(pfo_tiers *tiers, uint32_t slot, const pfo_item *item)
+{
+    pfo_error err;
+    err.code = PFO_OK; /* the whole of it would cost more than the insertion */
+    err.text[0] = '\0';
+    int stored = 0;
+    const pfo_status status = slot == PFO_SLOT_NONE ? pfo_store_insert(&tiers->store, item, &stored, &err)
+                                                    : pfo_store_replace(&tiers->store, slot, item, &stored, &err);
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
+    }
+    pfo_tiers_release(tiers);
+    if (!stored) {
+        pfo_key_release(item->key);
+        Py_DECREF((PyObject *)item->value);
+        Py_XDECREF((PyObject *)item->guard);
+    }
+    return status == PFO_OK ? stored : -1;
+}
+
+int
+pfo_tiers_set_simple(pfo_tiers *tiers, PyObject *object, PyObject *value)
+{
+    PyObject *guard;
+    PyObject *prepared = pfo_value_prepare(tiers->state, value, 0, &guard);
+    size_t bytes = 0;
+    if (prepared == NULL || measure(tiers, prepared, PFO_SIZE_MEASURE, &bytes) < 0) {
+        Py_XDECREF(prepared);
+        Py_XDECREF(guard);
+        return -1;
+    }
+    const pfo_item item = {
+        .hash = (uint64_t)Py_TYPE(object)->tp_hash(object),
+        .key = Py_NewRef(object),
+        .value = prepared,
+        .guard = guard,
+        .bytes = bytes,
+        .ttl_ns = tiers->ttl_ns,
+    };
+    return put_at(tiers, pfo_table_find_inline(&tiers->store.table, item.hash, object, pfo_key_equal_simple), &item);
+}
+
+/* A new reference to the value that is there already and stays, if first_wins and it is good; else NULL. */
+static PyObject *
+first_value(const pfo_tiers *tiers, uint32_t slot, const pfo_keep *how)
+{
+    if (!how->first_wins || slot == PFO_SLOT_NONE || !pfo_tiers_is_good(tiers, slot) ||
+        (tiers->store.table.entries[slot].checks & PFO_CHECK_GUARD) != 0) {
+        return NULL;
+    }
+    return Py_NewRef((PyObject *)tiers->store.table.entries[slot].value);
+}
+
+static int
+raise_not_storable(PyTypeObject *culprit)
+{
+    PyErr_Format(
+        PyExc_TypeError,
+        "value: an object of type %.200s cannot be stored on disk in a safe format; store what it is made of (numbers, "
+        "text, bytes, containers, arrays, tensors), or give allow_pickle= a secret key for authenticated pickles",
+        culprit->tp_name);
+    Py_DECREF(culprit);
+    return -1;
+}
+
+/* What keep() has to do on disk. 0, or -1 with an exception. */
+static int
+keep_on_disk(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how, uint64_t ttl_ns)
+{
+    pfo_digest key;
+    const int answer = disk_key(tiers, builder, how->disk_prefix, &key);
+    if (answer != 0) {
+        if (answer < 0) {
+            return -1;
+        }
+        if (how->disk == PFO_KEEP_DISK_WRITE && builder->culprit != NULL) {
+            PyErr_Format(
+                PyExc_TypeError,
+                "key: an object of type %.200s has no content that can be read, so it is no key of an entry on disk",
+                builder->culprit->tp_name);
+            return -1;
+        }
+        return 0;
+    }
+    if (how->disk == PFO_KEEP_DISK_FORGET) {
+        int existed;
+        return pfo_disk_tier_delete(tiers->disk, &key, &existed);
+    }
+    int stored;
+    PyTypeObject *culprit;
+    const int put = pfo_disk_tier_put(tiers->disk, &key, how->label, value, wall_clock_end(ttl_ns), &stored, &culprit);
+    if (put == 1 && how->culprit != NULL) {
+        *how->culprit = culprit;
+        return 0;
+    }
+    return put == 1 ? raise_not_storable(culprit) : put;
+}
+
+/* Puts prepared and guard (which it takes over) into memory: 1, 0, -1. *first: a new reference to the value that stays instead, or NULL. */
+static int
+keep_in_memory(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, PyObject *guard, const pfo_keep *how,
+               uint64_t ttl_ns, uint64_t expected_changes, PyObject **first)
+{
+    size_t bytes = 0;
+    void *key =
+        measure(tiers, prepared, how->size, &bytes) < 0 ? NULL : pfo_key_keep(builder, tiers->owner, drop_orphan);
+    const uint32_t slot = key == NULL ? PFO_SLOT_FAILED : pfo_tiers_find(tiers, builder);
+    *first = slot == PFO_SLOT_FAILED ? NULL : first_value(tiers, slot, how);
+    const int touches_disk = how->disk != PFO_KEEP_DISK_AS_IT_IS || how->only_if_changes;
+    const int overtaken =
+        tiers->disk != NULL && touches_disk && *stripe_of(tiers, builder) != expected_changes; /* [stripes] */
+    if (slot == PFO_SLOT_FAILED || tiers->closed || *first != NULL || overtaken) {
+        if (overtaken && !how->first_wins && slot != PFO_SLOT_NONE && slot != PFO_SLOT_FAILED) {
+            remove_slot(tiers, slot, PFO_LEAVE_REPLACED);
+        }
+        pfo_key_release(key);
+        Py_XDECREF(guard);
+        return slot == PFO_SLOT_FAILED ? -1 : *first != NULL;
+    }
+    const pfo_item item = {
+        .hash = builder->hash,
+        .key = key,
+        .value = Py_NewRef(prepared),
+        .guard = guard,
+        .bytes = bytes,
+        .ttl_ns = ttl_ns,
+    };
+    return put_at(tiers, slot, &item);
+}
+
+int
+pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how, PyObject **kept)
+{
+    if (kept != NULL) {
+        *kept = NULL;
+    }
+    const uint64_t ttl_ns = how->ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : how->ttl_ns;
+    uint64_t *changes = stripe_of(tiers, builder);
+    const uint64_t mine = how->only_if_changes ? how->changes : ++*changes;
+    PyObject *guard;
+    PyObject *first = NULL;
+    PyObject *prepared = pfo_value_prepare(tiers->state, value, how->is_private, &guard);
+    int answer = -1;
+    if (prepared != NULL) {
+        if (how->disk != PFO_KEEP_DISK_AS_IT_IS && keep_on_disk(tiers, builder, value, how, ttl_ns) < 0) {
+            Py_XDECREF(guard);
+        } else {
+            answer = keep_in_memory(tiers, builder, prepared, guard, how, ttl_ns, mine, &first);
+        }
+    }
+    if (!how->only_if_changes) {
+        ++*changes;
+    }
+    if (kept != NULL && answer >= 0) {
+        *kept = Py_NewRef(first != NULL ? first : prepared);
+    }
+    Py_XDECREF(first);
+    Py_XDECREF(prepared);
+    return answer;
+}
+
+/* ---- the rest -------------------------------------------------------------------------------- */
+
+int
+pfo_tiers_delete(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix)
+{
+    pfo_digest key;
+    int on_disk = 0;
+    const int answer = disk_key(tiers, builder, disk_prefix, &key);
+    ++*stripe_of(tiers, builder);
+    if (answer < 0 || (answer == 0 && pfo_disk_tier_delete(tiers->disk, &key, &on_disk) < 0)) {
+        return -1;
+    }
+    ++*stripe_of(tiers, builder);
+    const uint32_t slot = pfo_tiers_find(tiers, builder);
+    if (slot == PFO_SLOT_FAILED) {
+        return -1;
+    }
+    if (slot == PFO_SLOT_NONE) {
+        return on_disk;
+    }
+    const int existed = pfo_tiers_is_good(tiers, slot);
+    remove_slot(tiers, slot, existed ? PFO_LEAVE_DELETED : PFO_LEAVE_EXPIRED);
+    return existed || on_disk;
+}
+
+/* 1 when there was a good entry in memory, 0, -1. */
+static int
+touch_in_memory(pfo_tiers *tiers, const pfo_key_builder *builder, uint64_t ttl_ns)
+{
+    const uint32_t slot = pfo_tiers_find(tiers, builder);
+    if (slot == PFO_SLOT_FAILED) {
+        return -1;
+    }
+    if (slot == PFO_SLOT_NONE) {
+        return 0;
+    }
+    if (!pfo_tiers_is_good(tiers, slot)) {
+        remove_slot(tiers, slot, PFO_LEAVE_EXPIRED);
+        return 0;
+    }
+    pfo_error err = PFO_ERROR_INIT;
+    const pfo_status status = pfo_store_touch(&tiers->store, slot, ttl_ns, &err);
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
+        return -1;
+    }
+    return 1;
+}
+
+int
+pfo_tiers_touch(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, uint64_t ttl_ns)
+{
+    const uint64_t new_ttl_ns = ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : ttl_ns;
+    pfo_digest key;
+    int on_disk = 0;
+    const int answer = disk_key(tiers, builder, disk_prefix, &key);
+    if (answer < 0 ||
+        (answer == 0 && pfo_disk_tier_touch(tiers->disk, &key, wall_clock_end(new_ttl_ns), &on_disk) < 0)) {
+        return -1;
+    }
+    const int in_memory = touch_in_memory(tiers, builder, new_ttl_ns);
+    return in_memory < 0 ? -1 : in_memory || on_disk;
+}
+
+void
+pfo_tiers_clear_owner(pfo_tiers *tiers, const PyObject *owner)
+{
+    for (uint32_t slot = 0; slot < tiers->store.table.used_slots; slot++) {
+        const pfo_entry *entry = &tiers->store.table.entries[slot];
+        if (entry->live && pfo_key_is_owned(entry->key, owner)) {
+            pfo_store_remove(&tiers->store, slot, PFO_LEAVE_CLEARED);
+        }
+    }
+    pfo_tiers_release(tiers);
+}
+
+/* One entry of the directory, as pfo_disk_tier_list() describes it. */
+static int
+delete_if_labelled(pfo_disk_tier *disk, PyObject *entry, PyObject *label)
+{
+    PyObject *its_label = PyDict_GetItemString(entry, "label");
+    PyObject *its_key = PyDict_GetItemString(entry, "key");
+    if (its_label == NULL || its_key == NULL || !PyUnicode_Check(its_label) || !PyBytes_Check(its_key) ||
+        PyUnicode_Compare(its_label, label) != 0) {
+        return 0;
+    }
+    pfo_digest key;
+    int existed;
+    memcpy(key.bytes, PyBytes_AS_STRING(its_key), sizeof key.bytes);
+    return pfo_disk_tier_delete(disk, &key, &existed);
+}
+
+int
+pfo_tiers_clear_label(pfo_tiers *tiers, PyObject *label)
+{
+    PyObject *entries = tiers->disk == NULL ? PyList_New(0) : pfo_disk_tier_list(tiers->disk);
+    int failed = entries == NULL ? -1 : 0;
+    for (Py_ssize_t i = 0; !failed && i < PyList_GET_SIZE(entries) && tiers->disk != NULL; i++) {
+        failed = delete_if_labelled(tiers->disk, PyList_GET_ITEM(entries, i), label);
+    }
+    Py_XDECREF(entries);
+    return failed;
+}
+
+int
+pfo_tiers_clear(pfo_tiers *tiers)
+{
+    for (int i = 0; i < PFO_TIERS_STRIPES; i++) {
+        tiers->changes[i]++;
+    }
+    const int failed = tiers->disk == NULL ? 0 : pfo_disk_tier_clear(tiers->disk);
+    for (int i = 0; i < PFO_TIERS_STRIPES; i++) {
+        tiers->changes[i]++;
+    }
+    pfo_tiers_reset_counters(tiers);
+    pfo_store_clear(&tiers->store);
+    pfo_tiers_release(tiers);
+    return failed;
+}
+
+void
+pfo_tiers_reset_counters(pfo_tiers *tiers)
+{
+    pfo_store_reset_counters(&tiers->store);
+    tiers->disk_hits = 0;
+    if (tiers->disk != NULL) {
+        pfo_disk_tier_reset_counters(tiers->disk);
+    }
+}
+
+int
+pfo_tiers_expire(pfo_tiers *tiers, uint64_t *removed)
+{
+    *removed = pfo_store_expire(&tiers->store);
+    pfo_tiers_release(tiers);
+    uint64_t on_disk = 0;
+    if (tiers->disk != NULL && pfo_disk_tier_expire(tiers->disk, &on_disk) < 0) {
+        return -1;
+    }
+    *removed += on_disk;
+    return 0;
+}
+
+int
+pfo_tiers_resize(pfo_tiers *tiers, const pfo_bounds *bounds)
+{
+    pfo_error err = PFO_ERROR_INIT;
+    const pfo_status status = pfo_store_resize(&tiers->store, bounds, &err);
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
+        return -1;
+    }
+    tiers->measures = bounds->max_bytes != PFO_STORE_UNBOUNDED;
+    pfo_tiers_release(tiers);
+    return 0;
+}
+
+void
+pfo_tiers_close(pfo_tiers *tiers)
+{
+    tiers->closed = 1;
+    close_disk(tiers);
+    pfo_store_clear(&tiers->store);
+    pfo_tiers_release(tiers);
+}
+
+/* ---- snapshots ------------------------------------------------------------------------------- */
+
+typedef struct held_entry {
+    void *key;
+    PyObject *value;
+    uint64_t hash;
+} held_entry;
+
+/* References to every good entry; runs no code. NULL with an exception without memory. */
+static held_entry *
+hold_entries(const pfo_tiers *tiers, Py_ssize_t *count)
+{
+    *count = 0;
+    held_entry *held = PyMem_New(held_entry, tiers->store.table.count + 1);
+    if (held == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (uint32_t slot = 0; slot < tiers->store.table.used_slots; slot++) {
+        const pfo_entry *entry = &tiers->store.table.entries[slot];
+        if (entry->live && pfo_tiers_is_good(tiers, slot)) {
+            held[(*count)++] = (held_entry){
+                .key = pfo_key_hold(entry->key),
+                .value = Py_NewRef((PyObject *)entry->value),
+                .hash = entry->hash,
+            };
+        }
+    }
+    return held;
+}
+
+PyObject *
+pfo_tiers_snapshot(pfo_tiers *tiers, int with_values)
+{
+    Py_ssize_t count;
+    held_entry *held = hold_entries(tiers, &count);
+    PyObject *list = held == NULL ? NULL : PyList_New(0);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = list == NULL ? NULL : pfo_key_object(tiers->state, held[i].key, held[i].hash);
+        if (item != NULL && with_values) {
+            PyObject *pair = PyTuple_Pack(2, item, held[i].value);
+            Py_SETREF(item, pair);
+        }
+        if (item != NULL) {
+            if (PyList_Append(list, item) < 0) {
+                Py_CLEAR(list);
+            }
+            Py_DECREF(item);
+        } else if (list != NULL && PyErr_ExceptionMatches(PyExc_ReferenceError)) {
+            PyErr_Clear(); /* an instance that died just now: its entry has left */
+        } else {
+            Py_CLEAR(list);
+        }
+        pfo_key_release(held[i].key);
+        Py_DECREF(held[i].value);
+    }
+    PyMem_Free(held);
+    return list;
+}

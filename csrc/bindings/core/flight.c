@@ -1,0 +1,387 @@
+/* flight.c: see flight.h.
+ *
+ * A flight is found in the table of its cache while it is `listed`. Its references are the owner's, and one for each thread at
+ * its gate. The gate is a lock made by the first waiter and held until the flight ends; then every waiter takes it and lets go at once, so
+ * that one release wakes them all in turn. Python's own locks are used because their waits, unlike those of a condition, end on a signal.
+ *
+ * [cycles] Each thread chains the flights it computes, innermost first. While it waits, all of them say what for (`awaits`). From any flight the
+ * chain of waiting is then followed without a search: to its `awaits`, the `awaits` of that, and so on. Nobody waits who would
+ * find itself at the end of the chain, so the chains have no loops.
+ *
+ * [generations] A fork moves the generation of the child and stamps it on the flights of the one thread that lives on.
+ *
+ * Threads: the GIL; `innermost` is each thread's own. Of the flights in it only those of the running interpreter are written to.
+ */
+#include "bindings/core/flight.h"
+
+#include "bindings/common/errors.h"
+
+#include <pthread.h>
+
+typedef enum flight_state { IN_FLIGHT, LANDED, CRASHED, ABANDONED } flight_state;
+
+struct pfo_flight {
+    pfo_flights *flights;
+    PyInterpreterState *interpreter;
+    pfo_key_builder key;
+    pfo_flight *outer;       /* the next flight that the same thread computes */
+    pfo_flight *awaits;      /* [cycles] */
+    const void *thread;      /* whose it is */
+    PyThread_type_lock gate; /* NULL until somebody waits */
+    PyObject *value;         /* LANDED */
+    PyObject *guard;         /* LANDED, or NULL */
+    PyObject *error;         /* CRASHED */
+    Py_ssize_t references;
+    unsigned generation; /* [generations] */
+    flight_state state;
+    int listed; /* in the table of flights */
+};
+
+static _Thread_local pfo_flight *innermost;
+static unsigned current_generation;
+static pthread_once_t fork_handler = PTHREAD_ONCE_INIT;
+
+static const void *
+this_thread(void)
+{
+    return &innermost;
+}
+
+static void
+begin_generation(void)
+{
+    current_generation++;
+    for (pfo_flight *own = innermost; own != NULL; own = own->outer) {
+        own->generation = current_generation;
+    }
+}
+
+static void
+watch_forks(void)
+{
+    (void)pthread_atfork(NULL, NULL,
+                         begin_generation); /* fails only without memory; then forks in mid-flight go unseen */
+}
+
+void
+pfo_flights_init(pfo_flights *flights)
+{
+    (void)pthread_once(&fork_handler, watch_forks);
+    pfo_table_init(&flights->table);
+}
+
+void
+pfo_flights_free(pfo_flights *flights)
+{
+    pfo_table_free(&flights->table);
+}
+
+static void
+release(pfo_flight *flight)
+{
+    if (--flight->references > 0) {
+        return;
+    }
+    if (flight->gate != NULL) {
+        PyThread_free_lock(flight->gate);
+    }
+    pfo_key_drop(&flight->key);
+    Py_XDECREF(flight->value);
+    Py_XDECREF(flight->guard);
+    Py_XDECREF(flight->error);
+    PyMem_Free(flight);
+}
+
+static void
+unlist(pfo_flight *flight)
+{
+    if (!flight->listed) {
+        return;
+    }
+    pfo_table *table = &flight->flights->table;
+    const uint32_t slot = pfo_table_find_identity(table, flight->key.hash, flight);
+    flight->listed = 0;
+    pfo_table_unlink(table, slot);
+    pfo_table_release_slot(table, slot);
+}
+
+/* pfo_table_equal: a builder and the flight it may be the key of. */
+static int
+is_of_key(void *context, const void *sought, const void *kept)
+{
+    (void)context;
+    pfo_flight *flight = (pfo_flight *)(uintptr_t)kept;
+    flight->references++; /* user code may end it */
+    const int same = pfo_key_same(sought, &flight->key);
+    release(flight);
+    return same;
+}
+
+/* The flight of a key: 1 and *flight, 0 when there is none, -1 exception. */
+static int
+find(const pfo_flights *flights, const pfo_key_builder *builder, pfo_flight **flight)
+{
+    int exhausted;
+    const uint32_t slot = pfo_table_find(&flights->table, builder->hash, builder, is_of_key, NULL, &exhausted);
+    if (slot == PFO_SLOT_FAILED) {
+        if (exhausted) {
+            PyErr_SetString(PyExc_RuntimeError, "the keys being computed changed during every comparison of a key "
+                                                "(does __eq__ call the cached function?)");
+        }
+        return -1;
+    }
+    if (slot == PFO_SLOT_NONE) {
+        return 0;
+    }
+    *flight = flights->table.entries[slot].key;
+    return 1;
+}
+
+/* ---- the one who computes -------------------------------------------------------------------- */
+
+/* A new flight of this thread, listed; NULL with an exception. Runs no code. pre: there is none of this key. */
+static pfo_flight *
+take_off(pfo_flights *flights, const pfo_key_builder *builder)
+{
+    pfo_error err = PFO_ERROR_INIT;
+    const pfo_status status = pfo_table_reserve_one(&flights->table, &err);
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
+        return NULL;
+    }
+    pfo_flight *flight = PyMem_Malloc(sizeof *flight);
+    if (flight == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    if (pfo_key_copy(&flight->key, builder) < 0) {
+        PyMem_Free(flight);
+        return NULL;
+    }
+    flight->flights = flights;
+    flight->interpreter = PyInterpreterState_Get();
+    flight->outer = innermost;
+    flight->awaits = NULL;
+    flight->thread = this_thread();
+    flight->gate = NULL;
+    flight->value = NULL;
+    flight->guard = NULL;
+    flight->error = NULL;
+    flight->references = 1;
+    flight->generation = current_generation;
+    flight->state = IN_FLIGHT;
+    flight->listed = 1;
+    (void)pfo_table_insert(&flights->table, builder->hash, flight);
+    innermost = flight;
+    return flight;
+}
+
+static void
+leave_thread(pfo_flight *flight)
+{
+    pfo_flight **link = &innermost;
+    while (*link != NULL && *link != flight) {
+        link = &(*link)->outer;
+    }
+    if (*link != NULL) {
+        *link = flight->outer;
+    }
+    flight->outer = NULL;
+}
+
+static void
+end(pfo_flight *flight, flight_state state)
+{
+    leave_thread(flight);
+    unlist(flight);
+    flight->state = state;
+    if (flight->gate != NULL) {
+        PyThread_release_lock(flight->gate);
+    }
+    release(flight);
+}
+
+int
+pfo_flight_is_stale(const pfo_flight *flight)
+{
+    return !flight->listed;
+}
+
+void
+pfo_flight_land(pfo_flight *flight, PyObject *value, PyObject *guard)
+{
+    if (flight->references > 1) { /* somebody waits */
+        flight->value = Py_NewRef(value);
+        flight->guard = Py_XNewRef(guard);
+    }
+    end(flight, LANDED);
+}
+
+void
+pfo_flight_fail(pfo_flight *flight)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    const int is_everyones = PyErr_GivenExceptionMatches(type, PyExc_Exception);
+    if (is_everyones && flight->references > 1) {
+        PyErr_NormalizeException(&type, &value, &traceback);
+        if (traceback != NULL) {
+            (void)PyException_SetTraceback(value, traceback);
+        }
+        flight->error = Py_NewRef(value);
+    }
+    end(flight, is_everyones ? CRASHED : ABANDONED);
+    PyErr_Restore(type, value, traceback);
+}
+
+void
+pfo_flight_give_up(pfo_flight *flight)
+{
+    end(flight, ABANDONED);
+}
+
+/* ---- those who wait -------------------------------------------------------------------------- */
+
+/* Whether waiting for this flight would be waiting for oneself. [cycles] */
+static int
+leads_back(const pfo_flight *flight)
+{
+    const void *self = this_thread();
+    for (; flight != NULL && flight->generation == current_generation; flight = flight->awaits) {
+        if (flight->thread == self) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Returns what they said before: a signal handler may wait while the code it interrupted does. */
+static pfo_flight *
+say_what_for(pfo_flight *awaited)
+{
+    PyInterpreterState *interpreter = PyInterpreterState_Get();
+    pfo_flight *before = NULL;
+    for (pfo_flight *own = innermost; own != NULL; own = own->outer) {
+        if (own->interpreter == interpreter) {
+            before = own->awaits;
+            own->awaits = awaited;
+        }
+    }
+    return before;
+}
+
+static int
+close_gate(pfo_flight *flight)
+{
+    if (flight->gate != NULL) {
+        return 0;
+    }
+    flight->gate = PyThread_allocate_lock();
+    if (flight->gate == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    (void)PyThread_acquire_lock(flight->gate, NOWAIT_LOCK);
+    return 0;
+}
+
+/* Sleeps until the flight has ended, or this process is the child of a fork that a signal handler made; -1 when a handler raised. */
+static int
+sleep_at_gate(pfo_flight *flight)
+{
+    while (flight->state == IN_FLIGHT && flight->generation == current_generation) {
+        PyLockStatus status;
+        Py_BEGIN_ALLOW_THREADS
+        status = PyThread_acquire_lock_timed(flight->gate, -1, 1);
+        if (status == PY_LOCK_ACQUIRED) {
+            PyThread_release_lock(flight->gate);
+        }
+        Py_END_ALLOW_THREADS
+        if (status == PY_LOCK_INTR && PyErr_CheckSignals() < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static pfo_flight_answer
+outcome(const pfo_flight *flight, pfo_boarded *boarded)
+{
+    switch (flight->state) {
+    case LANDED:
+        boarded->value = Py_NewRef(flight->value);
+        boarded->guard = Py_XNewRef(flight->guard);
+        return PFO_FLIGHT_LANDED;
+    case CRASHED:
+        PyErr_SetObject((PyObject *)Py_TYPE(flight->error), flight->error);
+        return PFO_FLIGHT_FAILED;
+    case IN_FLIGHT:
+    case ABANDONED:
+        break;
+    }
+    return PFO_FLIGHT_AGAIN;
+}
+
+static pfo_flight_answer
+wait_for(pfo_flight *flight, pfo_boarded *boarded)
+{
+    if (close_gate(flight) < 0) {
+        return PFO_FLIGHT_FAILED;
+    }
+    flight->references++;
+    pfo_flight *before = say_what_for(flight);
+    const int interrupted = sleep_at_gate(flight) < 0;
+    (void)say_what_for(before);
+    const pfo_flight_answer answer = interrupted ? PFO_FLIGHT_FAILED : outcome(flight, boarded);
+    release(flight);
+    return answer;
+}
+
+/* A flight whose thread stayed behind in the parent of a fork: nobody else can hold it. */
+static void
+discard(pfo_flight *flight)
+{
+    unlist(flight);
+    flight->references = 1;
+    release(flight);
+}
+
+pfo_flight_answer
+pfo_flight_board(pfo_flights *flights, const pfo_key_builder *builder, pfo_boarded *boarded)
+{
+    *boarded = (pfo_boarded){ 0 };
+    pfo_flight *flight = NULL;
+    const int found = find(flights, builder, &flight);
+    if (found > 0 && flight->generation != current_generation) {
+        discard(flight);
+        return PFO_FLIGHT_AGAIN;
+    }
+    if (found > 0) {
+        return leads_back(flight) ? PFO_FLIGHT_ALONE : wait_for(flight, boarded);
+    }
+    boarded->flight = found < 0 ? NULL : take_off(flights, builder);
+    return boarded->flight == NULL ? PFO_FLIGHT_FAILED : PFO_FLIGHT_MINE;
+}
+
+/* ---- out of sight ---------------------------------------------------------------------------- */
+
+int
+pfo_flight_detach(pfo_flights *flights, const pfo_key_builder *builder)
+{
+    pfo_flight *flight = NULL;
+    const int found = find(flights, builder, &flight);
+    if (found > 0) {
+        unlist(flight);
+    }
+    return found < 0 ? -1 : 0;
+}
+
+void
+pfo_flight_detach_all(pfo_flights *flights)
+{
+    for (uint32_t slot = 0; slot < flights->table.used_slots; slot++) {
+        if (flights->table.entries[slot].live) {
+            unlist(flights->table.entries[slot].key);
+        }
+    }
+}

@@ -1,0 +1,223 @@
+"""PerformanceCache over two tiers: what is persistent comes back, what was overwritten or deleted does not."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perfopt.cache import PerformanceCache
+
+KEY = b"a secret of sixteen bytes or more"
+
+
+@pytest.mark.spec("S0-10", "S0-12", "S0-16")
+def test_entries_outlive_the_cache(tmp_path: pathlib.Path) -> None:
+    array = np.arange(50_000.0)
+    keys: list[Any] = [
+        "text",
+        5,
+        -(10**30),
+        2.5,
+        b"b",
+        None,
+        True,
+        (1, "a"),
+        [1, {"x": 2}],
+        array,
+        {"k": array[::2]},
+        1j,
+    ]
+    with PerformanceCache(5, tmp_path) as cache:
+        for i, key in enumerate(keys):
+            cache.set(key, [i, array], persist=True)
+        cache.set("memory only", 1)
+    with PerformanceCache(5, tmp_path) as cache:
+        for i, key in enumerate(keys):
+            number, kept = cache.get(key)
+            assert number == i
+            np.testing.assert_array_equal(kept, array)
+            assert not kept.flags.writeable
+        assert cache.get("memory only") is None
+        stats = cache.get_stats()
+        assert (stats["disk_hits"], stats["memory_hits"], stats["misses"]) == (len(keys), 0, 1)
+        assert stats["hits"] == len(keys)
+        assert stats["cache_hit_rate"] == len(keys) / (len(keys) + 1)
+        assert stats["disk_entries"] == len(keys)
+        assert stats["disk_bytes"] > 0
+        cache.get(keys[-1])
+        assert cache.get_stats()["memory_hits"] == 1, "what was found has moved up"
+        assert len(cache) == 5
+        assert "text" in cache
+
+
+def test_another_process_finds_them(tmp_path: pathlib.Path) -> None:
+    code = (
+        "import sys, numpy as np; from perfopt.cache import PerformanceCache\n"
+        "cache = PerformanceCache(cache_dir=sys.argv[1])\n"
+        "cache.set(('a', 1.5, [np.arange(10)]), {'v': np.arange(20000)}, persist=True)\n"
+        "print(cache.get('mine'))\n"
+    )
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        cache.set("mine", 7, True)
+        output = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+        assert output.stdout.strip() == "7"
+        value = cache.get(("a", 1.5, [np.arange(10)]))
+        np.testing.assert_array_equal(value["v"], np.arange(20000))
+
+
+def test_what_was_overwritten_does_not_come_back(tmp_path: pathlib.Path) -> None:
+    with PerformanceCache(1, tmp_path) as cache:
+        cache.set("a", "old", persist=True)
+        cache.set("a", "new")
+        cache.set("b", "pushes a out")
+        assert cache.get("a") is None
+        cache.set("a", "old", persist=True)
+        cache.set("a", "newer", persist=True)
+        cache.set("b", 1)
+        assert cache.get("a") == "newer"
+        assert cache.delete("a") is True
+        assert cache.delete("a") is False
+        assert cache.get("a") is None
+        cache.set("a", 1, persist=True)
+        cache.clear()
+        assert "a" not in cache
+        assert cache.get_stats()["disk_entries"] == 0
+
+
+def test_get_or_compute_looks_on_disk_first(tmp_path: pathlib.Path) -> None:
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        assert cache.get_or_compute("a", lambda: [1], persist=True) == [1]
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        assert cache.get_or_compute("a", lambda: [2], persist=True) == [1]
+        assert cache.get_or_compute("b", lambda: [3]) == [3]
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        assert cache.get("b") is None
+
+
+def test_time_to_live_on_disk(tmp_path: pathlib.Path) -> None:
+    with PerformanceCache(cache_dir=tmp_path, ttl=0.2) as cache:
+        for key in "abc":
+            cache.set(key, key, persist=True, ttl=100 if key == "c" else None)
+        assert cache.touch("b", 100) is True
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        assert [cache.get(key) for key in "abc"] == ["a", "b", "c"]
+        time.sleep(0.25)
+        assert [cache.get(key) for key in "abc"] == [None, "b", "c"], "the end moves up with the value"
+        assert cache.touch("a") is False
+        cache.expire()
+        assert cache.get_stats()["disk_entries"] == 2
+        assert cache.touch("c", 0.01) is True
+        time.sleep(0.02)
+        assert "c" not in cache
+
+
+def test_values_and_keys_without_a_safe_format(tmp_path: pathlib.Path) -> None:
+    class Odd:
+        pass
+
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        with pytest.raises(TypeError, match=r"value: an object of type Odd .*allow_pickle"):
+            cache.set("a", Odd(), persist=True)
+        assert "a" not in cache
+        odd = Odd()
+        with pytest.raises(TypeError, match=r"key: an object of type object has no content"):
+            cache.set(object(), 1, persist=True)
+        cache.set(object, odd)
+        assert cache.get(object) is odd, "in memory anything goes"
+        assert cache.get(object()) is None
+    with pytest.raises(ValueError, match="persist=True needs a directory"):
+        PerformanceCache().set("a", 1, persist=True)
+    with pytest.raises(ValueError, match="no cache_dir"):
+        PerformanceCache().verify()
+    PerformanceCache().flush()
+
+
+def test_pickles_need_the_key(tmp_path: pathlib.Path) -> None:
+    value = range(3), pathlib.PurePosixPath("a")
+    exotic = {1: type("", (), {}).__mro__[1], 2: ValueError("a")}
+    with PerformanceCache(cache_dir=tmp_path, allow_pickle=KEY) as cache:
+        cache.set("a", exotic, persist=True)
+        cache.set("b", value, persist=True)
+    with PerformanceCache(cache_dir=tmp_path, allow_pickle=KEY) as cache:
+        assert repr(cache.get("a")) == repr(exotic)
+        assert cache.get("b") == value
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        assert cache.get("a") is None
+    with PerformanceCache(cache_dir=tmp_path, allow_pickle=KEY + b"x") as cache:
+        assert cache.get("a") is None
+
+
+def test_verify_flush_and_statistics(tmp_path: pathlib.Path) -> None:
+    with PerformanceCache(cache_dir=tmp_path, durability="power", compression="none") as cache:
+        cache.set("a", np.arange(100_000), persist=True)
+        cache.set("b", 1, persist=True)
+        cache.flush()
+        report = cache.verify()
+        assert (report["checked"], report["damaged"]) == (2, 0)
+    file = max((path for path in tmp_path.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        assert cache.get("a") is None, "damage is a miss"
+        assert cache.get("b") == 1
+        assert cache.get_stats()["corrupt_entries"] == 1
+        cache.reset_stats()
+        assert cache.get_stats()["corrupt_entries"] == 0
+        cache.verify(repair=True)
+        assert cache.verify()["damaged"] == 0
+
+
+def test_the_two_tiers_agree_under_threads(tmp_path: pathlib.Path) -> None:
+    """Writers of one key from many threads: whatever memory says at the end, the disk says too."""
+    for _ in range(20):
+        with PerformanceCache(cache_dir=tmp_path) as cache:
+            barrier = threading.Barrier(4)
+
+            def work(seed: int, cache: PerformanceCache = cache, barrier: threading.Barrier = barrier) -> None:
+                barrier.wait()
+                for i in range(10):
+                    cache.set("k", (seed, i), persist=True)
+                    cache.get("k")
+
+            threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            last = cache.get("k")
+            with PerformanceCache(cache_dir=tmp_path) as other:
+                assert other.get("k") == last
+
+
+def test_closing_while_others_read(tmp_path: pathlib.Path) -> None:
+    cache = PerformanceCache(2, cache_dir=tmp_path)
+    for i in range(20):
+        cache.set(i, [i] * 1000, persist=True)
+    wrong: list[Any] = []
+
+    def read() -> None:
+        try:
+            for i in range(100_000):
+                value = cache.get(i % 20)
+                if value is not None and value[0] != i % 20:
+                    wrong.append(value)
+        except ValueError as error:
+            if "closed" not in str(error):
+                wrong.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    cache.close()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

@@ -1,0 +1,215 @@
+"""The async face of PerformanceCache: one computation for many tasks, cancellation, threads, and a loop that is not blocked."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import pathlib
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perfopt.cache import PerformanceCache
+
+
+def run(main: Any) -> Any:
+    return asyncio.run(main)
+
+
+@pytest.mark.spec("S1-27")
+def test_get_and_set() -> None:
+    async def main() -> None:
+        cache = PerformanceCache(ttl=100)
+        assert await cache.aget("a") is None
+        assert await cache.aget([1], default=3) == 3
+        await cache.aset("a", 1)
+        await cache.aset([1], np.arange(3), ttl=5, size=3)
+        assert await cache.aget("a") == 1
+        assert (await cache.aget([1])).tolist() == [0, 1, 2]
+        stats = cache.get_stats()
+        assert (stats["hits"], stats["misses"]) == (2, 2)
+        with pytest.raises(ValueError, match="cache_dir"):
+            await cache.aset("a", 1, persist=True)
+        cache.close()
+        with pytest.raises(ValueError, match="the cache is closed"):
+            await cache.aget("a")
+
+    run(main())
+
+
+def test_one_computation_for_many_tasks() -> None:
+    async def main() -> None:
+        cache = PerformanceCache()
+        calls = []
+
+        async def compute() -> list[int]:
+            calls.append(1)
+            await asyncio.sleep(0.02)
+            return [len(calls)]
+
+        values = await asyncio.gather(*(cache.aget_or_compute((1, "k"), compute) for _ in range(200)))
+        assert calls == [1]
+        assert all(value is values[0] for value in values)
+        assert await cache.aget((1, "k")) is values[0]
+        assert await cache.aget_or_compute((1, "k"), compute) is values[0]
+        assert cache.get_stats()["misses"] == 1
+        assert await cache.aget_or_compute("other", compute) == [2]
+
+    run(main())
+
+
+def test_cancelling_one_waiter_leaves_the_others() -> None:
+    async def main() -> None:
+        cache = PerformanceCache()
+        started = asyncio.Event()
+
+        async def compute() -> str:
+            started.set()
+            await asyncio.sleep(0.02)
+            return "value"
+
+        tasks = [asyncio.create_task(cache.aget_or_compute("k", compute)) for _ in range(5)]
+        await started.wait()
+        tasks[0].cancel()
+        values = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(values[0], asyncio.CancelledError)
+        assert values[1:] == ["value"] * 4
+
+    run(main())
+
+
+def test_a_failure_goes_to_all_and_nothing_is_kept() -> None:
+    async def main() -> None:
+        cache = PerformanceCache()
+
+        async def fail() -> None:
+            await asyncio.sleep(0.001)
+            raise OSError("no")
+
+        results = await asyncio.gather(*(cache.aget_or_compute("k", fail) for _ in range(3)), return_exceptions=True)
+        assert [type(result) for result in results] == [OSError] * 3
+        assert "k" not in cache
+        lonely = asyncio.create_task(cache.aget_or_compute("k", fail))
+        await asyncio.sleep(0)
+        lonely.cancel()
+        await asyncio.sleep(0.02)
+        gc.collect()  # nothing is reported as never retrieved
+        assert await cache.aget_or_compute("k", lambda: 5) == 5
+
+    run(main())
+
+
+def test_plain_functions_run_in_a_thread() -> None:
+    async def main() -> None:
+        cache = PerformanceCache()
+        here = threading.get_ident()
+        assert await cache.aget_or_compute("k", threading.get_ident) != here
+
+        async def later() -> int:
+            return threading.get_ident()
+
+        assert await cache.aget_or_compute("l", later) == here
+        assert await cache.aget_or_compute("m", lambda: later()) == here
+
+        class Callable:
+            async def __call__(self) -> int:
+                return threading.get_ident()
+
+        assert await cache.aget_or_compute("n", Callable()) == here
+
+    run(main())
+
+
+def test_a_computation_that_asks_for_its_own_key() -> None:
+    async def main() -> None:
+        cache = PerformanceCache()
+
+        async def inner() -> str:
+            return "inner"
+
+        async def outer() -> str:
+            return "outer around " + await cache.aget_or_compute("k", inner)
+
+        async def through_another_key() -> str:
+            return await cache.aget_or_compute("between", outer)
+
+        assert await asyncio.wait_for(cache.aget_or_compute("k", through_another_key), 5) == "inner"
+        assert cache.get("between") == "outer around inner"
+
+    run(main())
+
+
+def test_computations_that_wait_for_each_other() -> None:
+    async def main() -> None:
+        cache = PerformanceCache()
+
+        async def ask(mine: str, other: str) -> str:
+            await asyncio.sleep(0.01)
+
+            async def last() -> str:
+                return f"{other} for {mine}"
+
+            return await cache.aget_or_compute(other, last)
+
+        both = [cache.aget_or_compute(mine, lambda m=mine, o=other: ask(m, o)) for mine, other in ("ab", "ba")]
+        values = await asyncio.wait_for(asyncio.gather(*both), 5)
+        assert set(values) <= {"a for b", "b for a"}
+
+    run(main())
+
+
+def test_many_event_loops_on_one_cache() -> None:
+    cache = PerformanceCache()
+    values: list[Any] = []
+
+    def work(cache: PerformanceCache = cache) -> None:
+        async def main() -> Any:
+            async def compute() -> object:
+                await asyncio.sleep(0.01)
+                return object()
+
+            return await asyncio.gather(*(cache.aget_or_compute("k", compute) for _ in range(10)))
+
+        values.append(run(main()))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(value) for batch in values for value in batch}) == 1, "what was kept first stays"
+    gone = weakref.ref(cache)
+    del cache, work, threads, thread
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_disk_does_not_block_the_loop(tmp_path: pathlib.Path) -> None:
+    async def main() -> None:
+        array = np.arange(100_000.0)
+        with PerformanceCache(cache_dir=tmp_path) as cache:
+            await cache.aset("a", array, persist=True)
+            assert await cache.aget_or_compute("b", lambda: [1], persist=True) == [1]
+        with PerformanceCache(cache_dir=tmp_path) as cache:
+            assert (await cache.aget("a")).tolist() == array.tolist()
+            assert await cache.aget_or_compute("b", lambda: [2]) == [1]
+            assert cache.get_stats()["disk_hits"] == 2
+            assert await cache.aget([5], "none") == "none"
+
+    run(main())
+
+
+def test_closing_while_it_computes_still_gives_the_value() -> None:
+    async def main() -> None:
+        cache = PerformanceCache()
+
+        async def compute() -> int:
+            cache.close()
+            return 5
+
+        assert await cache.aget_or_compute("k", compute) == 5
+
+    run(main())
