@@ -1,9 +1,9 @@
-"""What a function computes, as a value that is the same in every process: the part of a persistent key that changes with its code.
+"""What a function computes, as a value that is the same in every process: what changes a persistent key with the code.
 
-Taken in: the byte code, its constants (those of functions and comprehensions inside it, too) and the names it uses, its parameters and
-their defaults, and what its closure holds. Left out: where the code stands (file, line numbers), docstrings of the function itself, and
-annotations. Not seen: the code of the functions and the values of the globals that it names, and of extension modules;
-``version=`` stands for those. Byte code belongs to a minor version of Python, which is taken in as well.
+Taken in: the byte code, its constants (those of functions and comprehensions inside it, too) and the names it uses, its
+parameters and their defaults, and what its closure holds. Left out: where the code stands (file, line numbers), the docstring
+of the function itself, and annotations. Not seen: the code of the functions and the values of the globals that it names, and of
+extension modules; ``version=`` stands for those. Byte code belongs to a minor version of Python, which is taken in as well.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _place(value: Any) -> tuple[str, str]:
 
 
 class _Reader:
-    """Turns functions and the values around them into content; remembers the functions it is in, for those that name themselves."""
+    """Turns functions and the values around them into content; remembers which it is in, for those that name themselves."""
 
     def __init__(self) -> None:
         self._inside: list[Any] = []

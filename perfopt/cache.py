@@ -313,8 +313,9 @@ def cache_result(
         code: byte code, constants, names, defaults and what its closure holds, which is the same in every process of one minor
         version of Python. It does not see the functions that it calls, nor globals: change the version when those change.
     allow_pickle: the key (bytes) that authenticates pickles, for results that no safe format can hold.
-        A result that cannot be stored is still returned and kept in memory; it counts in ``rejects``, with a warning once for each
-        function.
+
+    A result that cannot be stored is still returned and kept in memory; it counts in ``rejects``, with a warning once for each
+    function.
 
     Together:
 
@@ -326,10 +327,10 @@ def cache_result(
     in callables written in C; a default left out and the same value written out are two keys. See the module's text for what
     counts as equal, and for arrays and tensors as values.
 
-    Works on functions, methods, ``classmethod`` and ``staticmethod`` in either order. A method's instance is held weakly, counts by
-    identity (with persist: by content), and its entries go when it dies. Of ``async def`` functions the awaited value is kept. Under
-    asyncio one task for each key and loop computes it for all its callers, in the context of the first; it is cancelled with the
-    last of them. Elsewhere (trio) pass ``single_flight=False``.
+    Works on functions, methods, ``classmethod`` and ``staticmethod`` in either order. A method's instance is held weakly, counts
+    by identity (with persist: by content), and its entries go when it dies. Of ``async def`` functions the awaited value is kept.
+    Under asyncio one task for each key and loop computes it for all its callers, in the context of the first; it is cancelled
+    with the last of them. Elsewhere (trio) pass ``single_flight=False``.
 
     The wrapper has ``__wrapped__`` and is pickled by its name. Its methods:
 

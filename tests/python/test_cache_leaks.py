@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import gc
 import os
+import pathlib
 import sys
+import threading
 import tracemalloc
 import weakref
 from collections.abc import Callable
@@ -332,3 +334,106 @@ def test_resident_memory_stays_flat() -> None:
     before = _core.resident_bytes()
     run(operations)
     assert _core.resident_bytes() - before < 4 << 20
+
+
+def test_shared_caches_do_not_leak() -> None:
+    cache = PerformanceCache(8)
+    array = np.arange(50)
+
+    def operation() -> None:
+        @cache_result(cache=cache, ttl=100)
+        def function(x: Any, y: Any = None) -> Any:
+            return [x]
+
+        for key in (1, "a", Key(2), [Key(3)], array, Plain()):
+            function(key)
+            function(key, y=1)
+        function.invalidate(1)  # type: ignore[attr-defined]
+        function.cache_info()  # type: ignore[attr-defined]
+
+        @cache_result(cache=cache)
+        def looped(x: Any) -> Any:
+            return looped
+
+        looped(1)
+
+    steady(operation, 200)
+    gc.collect()
+    assert len(cache) == 1, "a function that is its own value is held by the cache, as any value is"
+
+
+def test_flights_do_not_leak() -> None:
+    """Those that land, fail, give up, go stale and are waited for."""
+    count = [0]
+
+    @cache_result(max_size=3, cache_if=lambda result: result != [0])
+    def function(x: Any) -> Any:
+        count[0] += 1
+        if count[0] % 5 == 0:
+            raise ValueError(x)
+        if count[0] % 5 == 1:
+            function.invalidate(x)  # type: ignore[attr-defined]
+        if count[0] % 5 == 2:
+            function.cache_clear()  # type: ignore[attr-defined]
+        if count[0] % 7 == 0:
+            raise KeyboardInterrupt
+        return [count[0] % 5]
+
+    def call(x: Any) -> None:
+        with contextlib.suppress(ValueError, KeyboardInterrupt):
+            function(x)
+
+    def operation() -> None:
+        key = Key(count[0] % 4)
+        threads = [threading.Thread(target=call, args=(key,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for x in ([1, key], (key, 2), count[0] % 6):
+            call(x)
+
+    steady(operation, 150)
+
+
+def test_cancelled_async_calls_do_not_leak() -> None:
+    @cache_result(max_size=3)
+    async def function(x: Any) -> Any:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return [x]
+
+    count = [0]
+
+    async def main() -> None:
+        for _ in range(5):
+            count[0] += 1
+            tasks = [asyncio.ensure_future(function(Key(count[0] % 9))) for _ in range(4)]
+            await asyncio.sleep(0)
+            for task in tasks[: count[0] % 5]:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            function.invalidate(Key(0))  # type: ignore[attr-defined]
+
+    steady(lambda: asyncio.run(main()), 30)
+
+
+def test_results_on_disk_do_not_leak(tmp_path: pathlib.Path) -> None:
+    array = np.arange(20_000)
+    count = [0]
+
+    @cache_result("leak", persist=True, cache_dir=tmp_path, version=1, max_size=2)
+    def function(x: Any) -> Any:
+        return {"x": x, "array": array}
+
+    def operation() -> None:
+        count[0] += 1
+        for key in (count[0] % 5, [1, "a"], array):
+            function(key)
+        with pytest.raises(TypeError):
+            function(Plain())
+        if count[0] % 10 == 0:
+            function.cache_clear()  # type: ignore[attr-defined]
+        function.invalidate(3)  # type: ignore[attr-defined]
+
+    steady(operation, 100)

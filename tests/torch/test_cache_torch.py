@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import copy
 import dataclasses
@@ -12,6 +13,8 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -533,3 +536,61 @@ g(torch.ones(2)); g(torch.ones(2))
 assert len(calls) == 1
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_tensor_changed_by_one_of_its_waiters_is_a_miss() -> None:
+    calls = []
+    go = threading.Event()
+
+    @cache_result
+    def function(x: int) -> torch.Tensor:
+        calls.append(x)
+        go.wait(60)
+        return torch.zeros(3)
+
+    threads = [threading.Thread(target=lambda: function(1).add_(1)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    go.set()
+    for thread in threads:
+        thread.join(60)
+    assert float(function(1).sum()) == 0
+    assert len(calls) >= 2
+
+
+def test_tensors_of_coroutine_functions() -> None:
+    @cache_result
+    async def function(x: int) -> torch.Tensor:
+        await asyncio.sleep(0)
+        return torch.zeros(3)
+
+    async def main() -> None:
+        async def change() -> float:
+            tensor = await function(1)
+            total = float(tensor.sum())
+            tensor.add_(1)
+            return total
+
+        assert await asyncio.gather(*(change() for _ in range(5))) == [0.0] * 5
+
+    asyncio.run(main())
+
+
+def test_tensors_and_modules_on_disk(tmp_path: pathlib.Path) -> None:
+    for expected in (1, 0):
+        calls = []
+
+        def body(module: torch.nn.Module, x: torch.Tensor, calls: list[int] = calls) -> torch.Tensor:
+            calls.append(1)
+            with torch.no_grad():
+                return module(x)
+
+        function = cache_result("forward", persist=True, cache_dir=tmp_path, version=1, ignore="calls")(body)
+        torch.manual_seed(0)
+        module = torch.nn.Linear(4, 2)
+        x = torch.ones(3, 4)
+        result = function(module, x)
+        with torch.no_grad():
+            assert torch.equal(result, module(x))
+        assert len(calls) == expected

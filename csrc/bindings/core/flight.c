@@ -143,7 +143,9 @@ find(const pfo_flights *flights, const pfo_key_builder *builder, pfo_flight **fl
 static pfo_flight *
 take_off(pfo_flights *flights, const pfo_key_builder *builder)
 {
-    pfo_error err = PFO_ERROR_INIT;
+    pfo_error err;
+    err.code = PFO_OK; /* clearing the whole of it would cost more than the rest */
+    err.text[0] = '\0';
     const pfo_status status = pfo_table_reserve_one(&flights->table, &err);
     if (status != PFO_OK) {
         (void)pfo_raise(status, &err);
