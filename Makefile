@@ -63,7 +63,7 @@ $(BUILD)/c-$(1)/libperfopt.a: $(patsubst %.c,$(BUILD)/c-$(1)/%.o,$(PURE_SOURCES)
 	@rm -f $$@ && ar rcs $$@ $$^
 
 $(BUILD)/c-$(1)/test_%: $(BUILD)/c-$(1)/tests/c/test_%.o $(BUILD)/c-$(1)/libperfopt.a
-	@$(CC) $(2) -pthread $$(filter %.o %.a,$$^) -o $$@ -ldl -lm
+	@$(CC) $(2) -pthread $$(filter %.o %.a,$$^) -o $$@ $$(PFO_LIBS) -ldl -lm
 
 $(BUILD)/c-$(1)/fake_%.so: tests/c/fake_backend.c $(C_HEADERS) csrc/flags.mk
 	@mkdir -p $$(dir $$@)

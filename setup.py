@@ -103,7 +103,8 @@ class BuildExtensions(build_ext):
             objects = list(pool.map(compile_one, ext.sources))
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        link = [*compiler, "-shared", "-pthread", "-Wl,-O1,--as-needed", *objects, "-o", str(target), "-ldl", "-lm"]
+        link = [*compiler, "-shared", "-pthread", "-Wl,-O1,--as-needed", *objects, "-o", str(target)]
+        link += [*flags["PFO_LIBS"], "-ldl", "-lm"]
         if sanitize:
             link.append(f"-fsanitize={sanitize}")
         self.spawn(link)

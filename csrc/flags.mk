@@ -7,6 +7,9 @@ PFO_WARN = -Wall -Wextra -Wshadow -Wconversion -Wdouble-promotion -Wstrict-proto
 # Bindings include Python's and NumPy's headers, whose macros are not clean under -Wconversion and -Wcast-qual.
 PFO_WARN_BINDINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 -Wno-cast-function-type -Wno-missing-field-initializers
 
+# Libraries that pure C uses (the disk cache compresses with zstd); read by the C lanes and by setup.py.
+PFO_LIBS = -lzstd
+
 # Flags of single files (by stem): instruction sets go to the file that is only entered after cpuid said yes.
 # Contraction is off wherever arithmetic is specified bit by bit (every variant must round as the scalar reference does).
 PFO_FILE_kernels_scalar = -ffp-contract=off

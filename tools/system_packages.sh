@@ -16,8 +16,9 @@ fi
 if command -v gcc >/dev/null; then
     echo '#include <stdio.h>' | gcc -E - >/dev/null 2>&1 || missing+=(libc6-dev)
     echo '#include <xxhash.h>' | gcc -E - >/dev/null 2>&1 || missing+=(libxxhash-dev)
+    echo '#include <zstd.h>' | gcc -E - >/dev/null 2>&1 || missing+=(libzstd-dev)
 else
-    missing+=(libxxhash-dev)
+    missing+=(libxxhash-dev libzstd-dev)
 fi
 
 if [ ${#missing[@]} -eq 0 ]; then

@@ -1,0 +1,231 @@
+/* disk_files.c: see disk_files.h. */
+#include "cache/disk_files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h> /* renameat() */
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifdef PFO_TESTING
+#include <stdatomic.h>
+
+static atomic_long fail_countdown; /* 0: off; 1: this one fails */
+static atomic_int fail_fault;
+
+void
+pfo_files_fail_at(long n, pfo_fault fault)
+{
+    atomic_store(&fail_fault, (int)fault);
+    atomic_store(&fail_countdown, n);
+}
+
+/* 0, or the errno value this call shall fail with. */
+static int
+injected_error(void)
+{
+    long seen = atomic_load(&fail_countdown);
+    while (seen > 0 && !atomic_compare_exchange_weak(&fail_countdown, &seen, seen - 1)) {
+    }
+    if (seen != 1) {
+        return 0;
+    }
+    return atomic_load(&fail_fault) == PFO_FAULT_FULL ? ENOSPC : EIO;
+}
+
+/* What a cut transfer still moves. */
+static size_t
+injected_share(size_t length)
+{
+    return atomic_load(&fail_fault) == PFO_FAULT_SHORT ? length / 2 : 0;
+}
+#else
+static int
+injected_error(void)
+{
+    return 0;
+}
+
+static size_t
+injected_share(size_t length)
+{
+    (void)length;
+    return 0;
+}
+#endif
+
+static int
+result_of(int returned)
+{
+    return returned == 0 ? 0 : errno;
+}
+
+int
+pfo_file_open(pfo_file *file, int directory, const char *name, int flags)
+{
+    struct stat facts;
+    file->descriptor = -1;
+    int error = injected_error();
+    if (error != 0) {
+        return error;
+    }
+    do {
+        file->descriptor = openat(directory, name, flags | O_CLOEXEC, 0600);
+    } while (file->descriptor < 0 && errno == EINTR);
+    if (file->descriptor < 0) {
+        return errno;
+    }
+    if (fstat(file->descriptor, &facts) != 0) {
+        error = errno;
+        (void)close(file->descriptor);
+        file->descriptor = -1;
+        return error;
+    }
+    file->device = (uint64_t)facts.st_dev;
+    file->inode = (uint64_t)facts.st_ino;
+    return 0;
+}
+
+int
+pfo_file_is_ours(const pfo_file *file, struct stat *facts)
+{
+    return file->descriptor >= 0 && fstat(file->descriptor, facts) == 0 && file->device == (uint64_t)facts->st_dev &&
+           file->inode == (uint64_t)facts->st_ino;
+}
+
+void
+pfo_file_close(pfo_file *file)
+{
+    struct stat facts;
+    if (pfo_file_is_ours(file, &facts)) {
+        (void)close(file->descriptor);
+    }
+    file->descriptor = -1;
+}
+
+static size_t
+read_all(int descriptor, unsigned char *data, size_t length, uint64_t offset)
+{
+    size_t done = 0;
+    while (done < length) {
+        const ssize_t got = pread(descriptor, data + done, length - done, (off_t)(offset + done));
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got <= 0) {
+            break;
+        }
+        done += (size_t)got;
+    }
+    return done;
+}
+
+size_t
+pfo_file_read(int descriptor, void *data, size_t length, uint64_t offset)
+{
+    return read_all(descriptor, data, injected_error() != 0 ? injected_share(length) : length, offset);
+}
+
+static int
+write_all(int descriptor, const unsigned char *data, size_t length, uint64_t offset)
+{
+    size_t done = 0;
+    while (done < length) {
+        const ssize_t put = pwrite(descriptor, data + done, length - done, (off_t)(offset + done));
+        if (put < 0 && errno == EINTR) {
+            continue;
+        }
+        if (put <= 0) {
+            return put < 0 ? errno : EIO;
+        }
+        done += (size_t)put;
+    }
+    return 0;
+}
+
+int
+pfo_file_write(int descriptor, const void *data, size_t length, uint64_t offset)
+{
+    const int error = injected_error();
+    if (error != 0) {
+        (void)write_all(descriptor, data, injected_share(length), offset);
+        return error;
+    }
+    return write_all(descriptor, data, length, offset);
+}
+
+int
+pfo_file_sync(int descriptor)
+{
+    const int error = injected_error();
+    return error != 0 ? error : result_of(fsync(descriptor));
+}
+
+int
+pfo_file_sync_all(int descriptor)
+{
+    const int error = injected_error();
+    return error != 0 ? error : result_of(syncfs(descriptor));
+}
+
+int
+pfo_file_truncate(int descriptor, uint64_t length)
+{
+    const int error = injected_error();
+    return error != 0 ? error : result_of(ftruncate(descriptor, (off_t)length));
+}
+
+int
+pfo_file_allocate(int descriptor, uint64_t length)
+{
+    const int error = injected_error();
+    return error != 0 ? error : posix_fallocate(descriptor, 0, (off_t)length);
+}
+
+int
+pfo_file_rename(int directory, const char *from, const char *to)
+{
+    const int error = injected_error();
+    return error != 0 ? error : result_of(renameat(directory, from, directory, to));
+}
+
+int
+pfo_file_remove(int directory, const char *name)
+{
+    const int error = injected_error();
+    return error != 0 ? error : result_of(unlinkat(directory, name, 0));
+}
+
+int
+pfo_file_make_directory(int directory, const char *name)
+{
+    int error = injected_error();
+    if (error == 0) {
+        error = result_of(mkdirat(directory, name, 0700));
+    }
+    return error == EEXIST ? 0 : error;
+}
+
+void *
+pfo_file_map(int descriptor, size_t length, int protection, int flags)
+{
+    if (injected_error() != 0) {
+        return NULL;
+    }
+    void *map = mmap(NULL, length, protection, flags, descriptor, 0);
+    return map == MAP_FAILED ? NULL : map;
+}
+
+int
+pfo_file_lock(int descriptor, short kind, int waiting)
+{
+    struct flock request = { .l_type = kind, .l_whence = SEEK_SET };
+    int error = kind == F_UNLCK ? 0 : injected_error(); /* giving back does not fail */
+    if (error != 0) {
+        return error;
+    }
+    do {
+        error = result_of(fcntl(descriptor, waiting ? F_OFD_SETLKW : F_OFD_SETLK, &request));
+    } while (error == EINTR);
+    return error == EACCES ? EAGAIN : error;
+}

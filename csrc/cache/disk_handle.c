@@ -1,0 +1,651 @@
+/* disk_handle.c: see disk_handle.h. Opening and closing a directory, the writers' lock, the change of indexes, fork. */
+#include "cache/disk_handle.h"
+
+#include "base/alloc.h"
+#include "base/procfile.h"
+#include "cache/disk_payload.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h> /* snprintf() */
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+enum { LOCK_TRIES = 8, REMAP_TRIES = 16 };
+
+/* ---- fork ---- */
+
+static pfo_mutex handles_lock = PFO_MUTEX_INIT;
+static pfo_disk *handles;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+static void
+before_fork(void)
+{
+    pfo_mutex_lock(&handles_lock);
+    for (pfo_disk *disk = handles; disk != NULL; disk = disk->next) {
+        pfo_mutex_lock(&disk->lock);
+        pfo_mutex_lock(&disk->segments_lock);
+        pfo_mutex_lock(&disk->payloads_lock);
+    }
+}
+
+static void
+after_fork_in_parent(void)
+{
+    for (pfo_disk *disk = handles; disk != NULL; disk = disk->next) {
+        pfo_mutex_unlock(&disk->payloads_lock);
+        pfo_mutex_unlock(&disk->segments_lock);
+        pfo_mutex_unlock(&disk->lock);
+    }
+    pfo_mutex_unlock(&handles_lock);
+}
+
+/* Readers of other threads are gone with their threads: what they counted as users is theirs no more. */
+static void
+after_fork_in_child(void)
+{
+    for (pfo_disk *disk = handles; disk != NULL; disk = disk->next) {
+        pfo_file_close(&disk->lock_file);
+        for (int i = 0; i < PFO_DISK_OPEN_SEGMENTS; i++) {
+            atomic_store(&disk->segments[i].users, 0);
+        }
+        disk->payloads_lock = (pfo_mutex)PFO_MUTEX_INIT;
+        disk->segments_lock = (pfo_mutex)PFO_MUTEX_INIT;
+        disk->lock = (pfo_mutex)PFO_MUTEX_INIT;
+    }
+    handles_lock = (pfo_mutex)PFO_MUTEX_INIT;
+}
+
+static void
+register_fork_handlers(void)
+{
+    (void)pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+static void
+enlist(pfo_disk *disk)
+{
+    (void)pthread_once(&fork_once, register_fork_handlers);
+    pfo_mutex_lock(&handles_lock);
+    disk->next = handles;
+    if (handles != NULL) {
+        handles->previous = disk;
+    }
+    handles = disk;
+    pfo_mutex_unlock(&handles_lock);
+}
+
+static void
+delist(pfo_disk *disk)
+{
+    pfo_mutex_lock(&handles_lock);
+    if (disk->previous != NULL) {
+        disk->previous->next = disk->next;
+    } else {
+        handles = disk->next;
+    }
+    if (disk->next != NULL) {
+        disk->next->previous = disk->previous;
+    }
+    pfo_mutex_unlock(&handles_lock);
+}
+
+/* ---- small things ---- */
+
+pfo_status
+pfo_disk_io_error(pfo_error *err, int error, const char *what, const char *name)
+{
+    if (error == ENOMEM) {
+        return pfo_fail(err, PFO_NO_MEMORY, "out of memory: cannot %s %s", what, name);
+    }
+    return pfo_fail(err, PFO_IO, "the disk cache cannot %s %s: %s", what, name, strerror(error));
+}
+
+uint64_t
+pfo_disk_bytes(const pfo_disk *disk, const pfo_index *index)
+{
+    (void)disk;
+    return PFO_DISK_PAGE + index->bytes + pfo_index_count(index, PFO_COUNT_SEGMENT_BYTES) +
+           pfo_index_count(index, PFO_COUNT_FILE_PAGES) * PFO_DISK_PAGE +
+           pfo_index_count(index, PFO_COUNT_TEMPORARY_BYTES);
+}
+
+void
+pfo_disk_temporary_name(pfo_disk *disk, uint64_t bytes, char name[PFO_DISK_NAME])
+{
+    uint64_t random = 0;
+    if (getrandom(&random, sizeof random, GRND_NONBLOCK) != (ssize_t)sizeof random) {
+        random = ++disk->next_temporary; /* with the process id it is unique but for processes on other machines */
+    }
+    (void)snprintf(name, PFO_DISK_NAME, "tmp/%lx-%016llx-%llx", (unsigned long)getpid(), (unsigned long long)random,
+                   (unsigned long long)bytes);
+}
+
+pfo_status
+pfo_disk_sync_folder(pfo_disk *disk, const char *name, pfo_error *err)
+{
+    pfo_file folder;
+    if (disk->durability != PFO_DURABLE_POWER) {
+        return PFO_OK;
+    }
+    int error = pfo_file_open(&folder, disk->root.descriptor, name, O_RDONLY | O_DIRECTORY);
+    if (error == 0) {
+        error = pfo_file_sync(folder.descriptor);
+        pfo_file_close(&folder);
+    }
+    return error == 0 ? PFO_OK : pfo_disk_io_error(err, error, "sync", name);
+}
+
+/* Which run of the machine this is: after a power cut the index may be a mixture of old and new pages. */
+static void
+read_boot(unsigned char boot[16])
+{
+    char text[64];
+    unsigned char digest[PFO_DIGEST_BYTES] = { 0 };
+    const ptrdiff_t length = pfo_procfile_read("/proc/sys/kernel/random/boot_id", text, sizeof text);
+    if (length > 0) {
+        pfo_xxh_ops_best()->digest(text, (size_t)length, digest);
+    }
+    memcpy(boot, digest, 16);
+}
+
+/* ---- the directory ---- */
+
+static uint64_t
+format_check(const pfo_format_header *format)
+{
+    return pfo_disk_check(format, offsetof(pfo_format_header, check));
+}
+
+static pfo_status
+write_format(pfo_disk *disk, pfo_error *err)
+{
+    char name[PFO_DISK_NAME];
+    pfo_file file;
+    pfo_format_header format = { .magic = PFO_DISK_FORMAT_MAGIC,
+                                 .version = PFO_DISK_VERSION,
+                                 .version_again = ~(uint32_t)PFO_DISK_VERSION,
+                                 .salt = atomic_load(&disk->salt) };
+    format.check = format_check(&format);
+    pfo_disk_temporary_name(disk, sizeof format, name);
+    int error = pfo_file_open(&file, disk->root.descriptor, name, O_RDWR | O_CREAT | O_TRUNC);
+    if (error == 0) {
+        error = pfo_file_write(file.descriptor, &format, sizeof format, 0);
+        if (error == 0 && disk->durability == PFO_DURABLE_POWER) {
+            error = pfo_file_sync(file.descriptor);
+        }
+        if (error == 0) {
+            error = pfo_file_rename(disk->root.descriptor, name, "format");
+        }
+        pfo_file_close(&file);
+        if (error != 0) {
+            (void)pfo_file_remove(disk->root.descriptor, name);
+        }
+    }
+    if (error != 0) {
+        return pfo_disk_io_error(err, error, "write", "format");
+    }
+    return pfo_disk_sync_folder(disk, ".", err);
+}
+
+/* *known: the salt was read. STATE: not a directory for this version. */
+static pfo_status
+read_format(pfo_disk *disk, int *known, pfo_error *err)
+{
+    pfo_file file;
+    pfo_format_header format;
+    *known = 0;
+    const int error = pfo_file_open(&file, disk->root.descriptor, "format", O_RDONLY);
+    if (error != 0) {
+        return error == ENOENT ? PFO_OK : pfo_disk_io_error(err, error, "open", "format");
+    }
+    const size_t got = pfo_file_read(file.descriptor, &format, sizeof format, 0);
+    pfo_file_close(&file);
+    if (got >= 16 && format.magic == __builtin_bswap64(PFO_DISK_FORMAT_MAGIC)) {
+        return pfo_fail(err, PFO_STATE, "cache_dir %s was written on a machine of the other byte order",
+                        disk->directory);
+    }
+    if (got >= 16 && format.magic == PFO_DISK_FORMAT_MAGIC && format.version == ~format.version_again &&
+        format.version > PFO_DISK_VERSION) {
+        return pfo_fail(err, PFO_STATE,
+                        "cache_dir %s has format version %u; this version of perfopt reads versions up to %d",
+                        disk->directory, format.version, PFO_DISK_VERSION);
+    }
+    *known = got == sizeof format && format.magic == PFO_DISK_FORMAT_MAGIC && format.version == PFO_DISK_VERSION &&
+             format.check == format_check(&format);
+    if (*known) {
+        atomic_store(&disk->salt, format.salt);
+    }
+    return PFO_OK;
+}
+
+/* The salt of an index whose format file was lost, so that its segments can be read still. */
+static int
+salvage_salt(pfo_disk *disk)
+{
+    pfo_file file;
+    pfo_index_header header;
+    if (pfo_file_open(&file, disk->root.descriptor, "index", O_RDONLY) != 0) {
+        return 0;
+    }
+    const size_t got = pfo_file_read(file.descriptor, &header, sizeof header, 0);
+    pfo_file_close(&file);
+    if (got != sizeof header || header.magic != PFO_DISK_INDEX_MAGIC || header.version != PFO_DISK_VERSION ||
+        header.check != pfo_disk_check(&header, offsetof(pfo_index_header, check))) {
+        return 0;
+    }
+    atomic_store(&disk->salt, header.salt);
+    return 1;
+}
+
+static void
+close_directory(pfo_disk *disk)
+{
+    pfo_segments_close(disk);
+    pfo_payloads_close(disk);
+    pfo_file_close(&disk->lock_file);
+    pfo_file_close(&disk->root);
+}
+
+/* mkdir -p */
+static int
+make_path(const char *path)
+{
+    char *copy = pfo_alloc(strlen(path) + 1);
+    if (copy == NULL) {
+        return ENOMEM;
+    }
+    (void)memcpy(copy, path, strlen(path) + 1);
+    int error = 0;
+    for (char *slash = strchr(copy + 1, '/'); slash != NULL && error == 0; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        error = pfo_file_make_directory(AT_FDCWD, copy);
+        if (error != 0 && access(copy, F_OK) == 0) {
+            error = 0; /* one that is there may be where we may make nothing */
+        }
+        *slash = '/';
+    }
+    if (error == 0) {
+        error = pfo_file_make_directory(AT_FDCWD, copy);
+    }
+    pfo_free(copy);
+    return error;
+}
+
+static pfo_status
+open_root(pfo_disk *disk, int make, pfo_error *err)
+{
+    int error = pfo_file_open(&disk->root, AT_FDCWD, disk->directory, O_RDONLY | O_DIRECTORY);
+    if (error == ENOENT && make) {
+        error = make_path(disk->directory);
+        if (error == 0) {
+            error = pfo_file_open(&disk->root, AT_FDCWD, disk->directory, O_RDONLY | O_DIRECTORY);
+        }
+    }
+    return error == 0 ? PFO_OK : pfo_disk_io_error(err, error, "open", disk->directory);
+}
+
+/* The directory, its folders and its lock file; sets read_only where we may not write. */
+static pfo_status
+open_directory(pfo_disk *disk, pfo_error *err)
+{
+    static const char *const folders[] = { "segments", "payloads", "tmp" };
+    PFO_TRY(open_root(disk, 1, err));
+    int error = pfo_file_open(&disk->lock_file, disk->root.descriptor, "lock", O_RDWR | O_CREAT);
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0] && error == 0; i++) {
+        error = pfo_file_make_directory(disk->root.descriptor, folders[i]);
+    }
+    if (error == EACCES || error == EROFS || error == EPERM) {
+        pfo_file_close(&disk->lock_file);
+        (void)pfo_file_open(&disk->lock_file, disk->root.descriptor, "lock", O_RDONLY);
+        disk->read_only = 1;
+        return PFO_OK;
+    }
+    if (error != 0) {
+        pfo_file_close(&disk->lock_file);
+        pfo_file_close(&disk->root);
+        return pfo_disk_io_error(err, error, "make", disk->directory);
+    }
+    return PFO_OK;
+}
+
+/* ---- indexes ---- */
+
+/* Readers keep no reference, so the old one stays mapped until the handle is closed. */
+static void
+adopt(pfo_disk *disk, pfo_index *index)
+{
+    index->older = atomic_load(&disk->index);
+    atomic_store(&disk->index, index);
+    disk->victim_next = disk->victim_count = 0;
+}
+
+pfo_status
+pfo_disk_publish_index(pfo_disk *disk, pfo_index *index, const char *name, pfo_error *err)
+{
+    pfo_index *old = atomic_load(&disk->index);
+    if (name == NULL) {
+        adopt(disk, index);
+        return PFO_OK;
+    }
+    atomic_store(&index->header->changing, 1);
+    const int error = pfo_file_rename(disk->root.descriptor, name, "index");
+    if (error != 0) {
+        pfo_index_close(index);
+        (void)pfo_file_remove(disk->root.descriptor, name);
+        return pfo_disk_io_error(err, error, "replace", "index");
+    }
+    if (old != NULL && old->writable) {
+        atomic_store(&old->header->retired, 1);
+    }
+    adopt(disk, index);
+    return PFO_OK;
+}
+
+pfo_status
+pfo_disk_grow(pfo_disk *disk, pfo_error *err)
+{
+    const pfo_index *old = atomic_load(&disk->index);
+    for (uint32_t slots = old->slot_count * 2; slots > old->slot_count; slots *= 2) {
+        char name[PFO_DISK_NAME];
+        pfo_index *index;
+        pfo_disk_temporary_name(disk, pfo_index_bytes(slots), name);
+        PFO_TRY(pfo_index_create(&index, disk->root.descriptor, name, slots, old->salt, disk->boot, err));
+        if (pfo_index_copy(old, index)) {
+            return pfo_disk_publish_index(disk, index, name, err);
+        }
+        pfo_index_close(index);
+        (void)pfo_file_remove(disk->root.descriptor, name);
+    }
+    return pfo_fail(err, PFO_OVERFLOW, "the index of %s cannot grow further", disk->directory);
+}
+
+/* Whether the handle's index is the directory's. */
+static int
+is_current(const pfo_index *index)
+{
+    struct stat facts;
+    return index != NULL && atomic_load(&index->header->retired) == 0 && pfo_file_is_ours(&index->file, &facts) &&
+           facts.st_nlink != 0 && (uint64_t)facts.st_size == index->bytes;
+}
+
+static pfo_status
+remap(pfo_disk *disk, pfo_error *err)
+{
+    pfo_index *index;
+    PFO_TRY(pfo_index_open(&index, disk->root.descriptor, "index", !disk->read_only, atomic_load(&disk->salt), err));
+    if (index != NULL) {
+        adopt(disk, index);
+    }
+    return PFO_OK;
+}
+
+pfo_index *
+pfo_disk_index(pfo_disk *disk)
+{
+    pfo_index *index = atomic_load_explicit(&disk->index, memory_order_acquire);
+    if (index != NULL && atomic_load_explicit(&index->header->retired, memory_order_relaxed) == 0) {
+        return index;
+    }
+    pfo_mutex_lock(&disk->lock);
+    for (int tries = 0; tries < REMAP_TRIES; tries++) {
+        index = atomic_load(&disk->index);
+        if (index != NULL && atomic_load(&index->header->retired) == 0) {
+            break;
+        }
+        const pfo_index *before = index;
+        if (remap(disk, NULL) != PFO_OK || atomic_load(&disk->index) == before) {
+            break; /* what there is has been retired but nothing has come in its place: gone, or being made */
+        }
+    }
+    pfo_mutex_unlock(&disk->lock);
+    return index;
+}
+
+/* ---- the lock ---- */
+
+/* Opens what is missing, and locks; the directory may be deleted and made again by others at any time. */
+static pfo_status
+lock_directory(pfo_disk *disk, pfo_error *err)
+{
+    for (int tries = 0; tries < LOCK_TRIES; tries++) {
+        struct stat facts;
+        if (disk->root.descriptor >= 0 && !pfo_file_is_ours(&disk->root, &facts)) {
+            disk->root.descriptor = -1;
+        }
+        if (disk->root.descriptor < 0 || facts.st_nlink == 0) {
+            close_directory(disk);
+            PFO_TRY(open_directory(disk, err));
+            if (disk->read_only) {
+                break;
+            }
+        }
+        if (!pfo_file_is_ours(&disk->lock_file, &facts) || facts.st_nlink == 0) {
+            pfo_file_close(&disk->lock_file);
+            const int error = pfo_file_open(&disk->lock_file, disk->root.descriptor, "lock", O_RDWR | O_CREAT);
+            if (error == ENOENT) {
+                pfo_file_close(&disk->root);
+                continue;
+            }
+            if (error != 0) {
+                return pfo_disk_io_error(err, error, "open", "lock");
+            }
+        }
+        const int error = pfo_file_lock(disk->lock_file.descriptor, F_WRLCK, 1);
+        if (error != 0) {
+            return pfo_disk_io_error(err, error, "lock", disk->directory);
+        }
+        if (pfo_file_is_ours(&disk->lock_file, &facts) && facts.st_nlink != 0) {
+            return PFO_OK;
+        }
+    }
+    return pfo_fail(err, PFO_IO, "the disk cache cannot lock %s: it is deleted again and again", disk->directory);
+}
+
+/* After the lock: a salt, the folders, and a whole index. */
+static pfo_status
+begin_change(pfo_disk *disk, pfo_error *err)
+{
+    pfo_index *index = atomic_load(&disk->index);
+    if (!is_current(index)) {
+        static const char *const folders[] = { "segments", "payloads", "tmp" };
+        for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) {
+            const int error = pfo_file_make_directory(disk->root.descriptor, folders[i]);
+            if (error != 0) {
+                return pfo_disk_io_error(err, error, "make", folders[i]);
+            }
+        }
+        int known;
+        PFO_TRY(read_format(disk, &known, err));
+        if (!known) {
+            if (!salvage_salt(disk)) {
+                uint64_t salt = 0;
+                PFO_TRY(pfo_disk_remove_all(disk, err)); /* nothing in them can be checked */
+                if (getrandom(&salt, sizeof salt, 0) != (ssize_t)sizeof salt) {
+                    return pfo_fail(err, PFO_IO, "the system gives no random numbers");
+                }
+                atomic_store(&disk->salt, salt);
+            }
+            PFO_TRY(write_format(disk, err));
+        }
+        PFO_TRY(remap(disk, err));
+        index = atomic_load(&disk->index);
+    }
+    if (is_current(index) && index->salt == atomic_load(&disk->salt) && !disk->must_rebuild &&
+        memcmp(index->header->boot, disk->boot, sizeof disk->boot) == 0 && pfo_index_begin(index)) {
+        return PFO_OK;
+    }
+    return pfo_disk_rebuild(disk, err);
+}
+
+pfo_status
+pfo_disk_lock(pfo_disk *disk, pfo_error *err)
+{
+    pfo_mutex_lock(&disk->lock);
+    pfo_status status = disk->read_only ? PFO_UNAVAILABLE : lock_directory(disk, err);
+    if (status == PFO_OK) {
+        status = begin_change(disk, err);
+        if (status != PFO_OK) {
+            (void)pfo_file_lock(disk->lock_file.descriptor, F_UNLCK, 0);
+        }
+    }
+    if (status != PFO_OK) {
+        pfo_mutex_unlock(&disk->lock);
+        if (disk->read_only) {
+            return pfo_fail(err, PFO_UNAVAILABLE, "cache_dir %s cannot be written to: it is open for reading only",
+                            disk->directory);
+        }
+    }
+    return status;
+}
+
+void
+pfo_disk_unlock(pfo_disk *disk)
+{
+    pfo_index *index = atomic_load(&disk->index);
+    if (!disk->must_rebuild) {
+        pfo_index_end(index);
+    }
+    (void)pfo_file_lock(disk->lock_file.descriptor, F_UNLCK, 0);
+    pfo_mutex_unlock(&disk->lock);
+}
+
+/* ---- opening and closing ---- */
+
+static uint64_t
+wall_clock_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
+}
+
+static uint32_t
+segment_bytes_for(uint64_t max_bytes)
+{
+    const uint64_t share = max_bytes / 64;
+    return (uint32_t)(share<32 * 1024 ? 32 * 1024 : share>(8 << 20) ? (8 << 20) : share);
+}
+
+/* A directory we may only read: the index as it is, or one made in memory. */
+static pfo_status
+open_for_reading(pfo_disk *disk, pfo_error *err)
+{
+    int known;
+    PFO_TRY(read_format(disk, &known, err));
+    if (!known && !salvage_salt(disk)) {
+        return pfo_fail(err, PFO_UNAVAILABLE, "%s holds no cache, and one cannot be made there: it is read-only",
+                        disk->directory);
+    }
+    const int locked = disk->lock_file.descriptor >= 0 && pfo_file_lock(disk->lock_file.descriptor, F_RDLCK, 1) == 0;
+    pfo_status status = remap(disk, err);
+    if (status == PFO_OK) {
+        const pfo_index *index = atomic_load(&disk->index);
+        if (index == NULL || atomic_load(&index->header->changing) != 0 ||
+            memcmp(index->header->boot, disk->boot, sizeof disk->boot) != 0) {
+            status = pfo_disk_rebuild(disk, err);
+        }
+    }
+    if (locked) {
+        (void)pfo_file_lock(disk->lock_file.descriptor, F_UNLCK, 0);
+    }
+    return status;
+}
+
+static pfo_status
+check_exists(pfo_disk *disk, pfo_error *err)
+{
+    pfo_file file;
+    if (pfo_file_open(&disk->root, AT_FDCWD, disk->directory, O_RDONLY | O_DIRECTORY) != 0) {
+        return pfo_fail(err, PFO_UNAVAILABLE, "there is no directory %s", disk->directory);
+    }
+    const int error = pfo_file_open(&file, disk->root.descriptor, "format", O_RDONLY);
+    pfo_file_close(&disk->root);
+    if (error != 0) {
+        return pfo_fail(err, PFO_UNAVAILABLE, "%s holds no cache", disk->directory);
+    }
+    pfo_file_close(&file);
+    return PFO_OK;
+}
+
+static pfo_status
+open_all(pfo_disk *disk, const pfo_disk_options *options, pfo_error *err)
+{
+    if (options->must_exist) {
+        PFO_TRY(check_exists(disk, err));
+    }
+    PFO_TRY(open_directory(disk, err));
+    if (disk->read_only) {
+        return open_for_reading(disk, err);
+    }
+    const pfo_status status = pfo_disk_lock(disk, err);
+    if (status == PFO_OK) {
+        pfo_disk_sweep_temporary(disk, NULL, NULL);
+        pfo_disk_unlock(disk);
+    }
+    return status;
+}
+
+pfo_status
+pfo_disk_open(pfo_disk **out, const pfo_disk_options *options, pfo_error *err)
+{
+    *out = NULL;
+    if (options->directory == NULL || options->directory[0] == '\0') {
+        return pfo_fail(err, PFO_BAD_ARGUMENT, "cache_dir is empty; a directory's path is needed");
+    }
+    const uint64_t least = PFO_DISK_PAGE + pfo_index_bytes(PFO_DISK_FIRST_SLOTS);
+    if (options->max_bytes < least) {
+        return pfo_fail(err, PFO_BAD_ARGUMENT, "max_disk_bytes is %llu; a cache on disk needs at least %llu",
+                        (unsigned long long)options->max_bytes, (unsigned long long)least);
+    }
+    pfo_disk *disk = pfo_alloc_array(1, sizeof *disk);
+    if (disk == NULL) {
+        return pfo_fail(err, PFO_NO_MEMORY, "out of memory opening a disk cache");
+    }
+    const size_t length = strlen(options->directory) + 1;
+    disk->directory = pfo_alloc(length);
+    disk->root.descriptor = disk->lock_file.descriptor = -1;
+    pfo_status status = disk->directory == NULL ? pfo_fail(err, PFO_NO_MEMORY, "out of memory opening a disk cache")
+                                                : pfo_disk_policy_by_name(options->policy, &disk->policy, err);
+    if (status == PFO_OK) {
+        (void)memcpy(disk->directory, options->directory, length);
+        disk->max_bytes = options->max_bytes;
+        disk->segment_bytes = segment_bytes_for(options->max_bytes);
+        disk->durability = options->durability;
+        disk->compression = options->compression;
+        disk->now_ns = options->now_ns != NULL ? options->now_ns : wall_clock_ns;
+        disk->lock = disk->segments_lock = disk->payloads_lock = (pfo_mutex)PFO_MUTEX_INIT;
+        read_boot(disk->boot);
+        status = open_all(disk, options, err);
+    }
+    if (status != PFO_OK) {
+        close_directory(disk);
+        pfo_index_close(atomic_load(&disk->index));
+        pfo_free(disk->victims);
+        pfo_free(disk->directory);
+        pfo_free(disk);
+        return status;
+    }
+    enlist(disk);
+    *out = disk;
+    return PFO_OK;
+}
+
+void
+pfo_disk_close(pfo_disk *disk)
+{
+    if (disk == NULL) {
+        return;
+    }
+    delist(disk);
+    close_directory(disk);
+    pfo_index_close(atomic_load(&disk->index));
+    pfo_mutex_destroy(&disk->payloads_lock);
+    pfo_mutex_destroy(&disk->segments_lock);
+    pfo_mutex_destroy(&disk->lock);
+    pfo_free(disk->victims);
+    pfo_free(disk->directory);
+    pfo_free(disk);
+}

@@ -1,0 +1,154 @@
+/* disk_handle.h: what the disk tier's files share: the handle, its lock, and how a change to the directory begins and ends.
+ *
+ * Contract: pfo_disk_lock() gives the one right to write in the directory, over all threads and processes, with an index that is whole and
+ * belongs to the directory that is there now; it makes or repairs what is missing. Between it and pfo_disk_unlock() the index says
+ * `changing`; a writer that dies there leaves that word behind, and the next one rebuilds the index from the segments. A function
+ * that cannot leave index and segments in agreement sets `must_rebuild` for the same effect.
+ * Threads: `lock` guards everything that is neither atomic nor constant. Order of locks: handles list, handle, payloads.
+ * Fork: a child closes the lock file that it shares with its parent (an open file description lock would be shared, too) and opens its
+ * own; no handle's locks are held while a process forks.
+ */
+#ifndef PFO_CACHE_DISK_HANDLE_H
+#define PFO_CACHE_DISK_HANDLE_H
+
+#include "base/sync.h"
+#include "cache/disk_files.h"
+#include "cache/disk_index.h"
+#include "cache/diskformat.h"
+
+enum { PFO_DISK_OPEN_SEGMENTS = 64, PFO_DISK_CHECKED = 64, PFO_DISK_NAME = 96 };
+
+/* An open segment. `users` counts the readers that are in it; the top bit keeps new ones out while it is exchanged. */
+typedef struct pfo_segment_file {
+    _Atomic uint32_t number; /* 0: none */
+    _Atomic uint32_t users;
+    pfo_file file;
+} pfo_segment_file;
+
+/* A mapped payload, shared by the values that were got. */
+typedef struct pfo_payload_map {
+    _Atomic uint32_t references;
+    void *base;
+    size_t length;
+} pfo_payload_map;
+
+/* A payload file whose checksum was found right. */
+typedef struct pfo_checked_payload {
+    pfo_digest key;
+    uint64_t sequence; /* of its record; 0: free */
+    pfo_file file;
+    struct timespec modified;
+    uint64_t last_use;
+    char kind[PFO_DISK_KIND];
+    uint64_t payload_length;
+    uint32_t item_bytes;
+    uint16_t flags;
+    pfo_payload_map *map;
+} pfo_checked_payload;
+
+typedef enum pfo_disk_policy {
+    PFO_ORDER_LRU,
+    PFO_ORDER_FIFO,
+    PFO_ORDER_SIEVE,
+    PFO_ORDER_S3FIFO,
+    PFO_ORDER_WTINYLFU
+} pfo_disk_policy;
+
+/* A candidate for eviction as it was when the index was looked through; disk_order.c. */
+typedef struct pfo_victim {
+    uint64_t rank; /* the lowest leaves first */
+    uint64_t sequence;
+    uint32_t position;
+    uint32_t stamp;
+} pfo_victim;
+
+struct pfo_disk {
+    char *directory;
+    uint64_t max_bytes;
+    uint32_t segment_bytes; /* at which a segment is sealed */
+    pfo_disk_policy policy;
+    pfo_durability durability;
+    pfo_compression compression;
+    uint64_t (*now_ns)(void);
+    int read_only;
+    unsigned char boot[16];
+
+    struct pfo_disk *previous; /* the handles of this process, for fork */
+    struct pfo_disk *next;
+    pfo_mutex lock;
+    pfo_file root;
+    pfo_file lock_file;
+    _Atomic uint64_t salt;
+    _Atomic(pfo_index *) index;
+    int must_rebuild;
+    uint64_t next_temporary;
+    pfo_victim *victims; /* ascending; the next one is victims[victim_next] */
+    uint32_t victim_count;
+    uint32_t victim_next;
+    const pfo_index *victims_of;
+
+    pfo_mutex segments_lock; /* of opening and closing segments */
+    pfo_segment_file segments[PFO_DISK_OPEN_SEGMENTS];
+    pfo_mutex payloads_lock;
+    pfo_checked_payload checked[PFO_DISK_CHECKED];
+    uint64_t payload_uses;
+
+    _Atomic uint64_t hits, misses, expirations, evictions, rejects, corrupt, write_failures;
+};
+
+/* ---- disk_handle.c ---- */
+
+pfo_status pfo_disk_lock(pfo_disk *disk, pfo_error *err);
+void pfo_disk_unlock(pfo_disk *disk);
+/* The index to read from: mapped anew if another took its place. NULL: there is none (the directory is gone). */
+pfo_index *pfo_disk_index(pfo_disk *disk);
+/* pre: locked. Puts the file `name` in the place of the index; on failure the old one stays. Owns index either way. name == NULL: an
+ * index in memory, for a handle that only reads. */
+pfo_status pfo_disk_publish_index(pfo_disk *disk, pfo_index *index, const char *name, pfo_error *err);
+/* pre: locked. An index of twice the slots, with everything in it. */
+pfo_status pfo_disk_grow(pfo_disk *disk, pfo_error *err);
+/* A name in tmp/ that nobody else uses; it ends with the bytes the file is meant to have. */
+void pfo_disk_temporary_name(pfo_disk *disk, uint64_t bytes, char name[PFO_DISK_NAME]);
+/* fsync of the folder `name` where the handle promises to survive a power cut. */
+pfo_status pfo_disk_sync_folder(pfo_disk *disk, const char *name, pfo_error *err);
+/* IO with the system's text, and which file. */
+pfo_status pfo_disk_io_error(pfo_error *err, int error, const char *what, const char *name);
+/* pre: locked. Everything in the directory, in bytes, garbage included. */
+uint64_t pfo_disk_bytes(const pfo_disk *disk, const pfo_index *index);
+
+/* ---- disk_recover.c; pre: locked, or a handle that only reads ---- */
+
+/* A new index from what the segments say; published unless the handle only reads, where it is kept in memory. */
+pfo_status pfo_disk_rebuild(pfo_disk *disk, pfo_error *err);
+/* Removes temporary files that nobody is writing, and sums the others up. */
+void pfo_disk_sweep_temporary(pfo_disk *disk, uint64_t *orphans, uint64_t *orphan_bytes);
+/* Payload files that no entry names; remove != 0 unlinks them. */
+pfo_status pfo_disk_sweep_payloads(pfo_disk *disk, const pfo_index *index, int remove, uint64_t *orphans,
+                                   uint64_t *orphan_bytes, pfo_error *err);
+/* Unlinks all segments and payload files. */
+pfo_status pfo_disk_remove_all(pfo_disk *disk, pfo_error *err);
+/* Calls each(context, folder, name) for everything in a folder but names that begin with a dot, until it does not return OK. A missing
+ * folder is empty. */
+typedef pfo_status (*pfo_disk_each)(void *context, const char *folder, const char *name);
+pfo_status pfo_disk_walk(const pfo_disk *disk, const char *folder, pfo_disk_each each, void *context, pfo_error *err);
+
+/* ---- disk_room.c; pre: locked ---- */
+
+/* Takes the entry out: record, slot, payload file. */
+pfo_status pfo_disk_remove_entry(pfo_disk *disk, uint32_t position, const pfo_slot *slot, pfo_error *err);
+/* Evicts and compacts until `need` more bytes fit the bound. UNAVAILABLE when they cannot. */
+pfo_status pfo_disk_make_room(pfo_disk *disk, uint64_t need, pfo_error *err);
+/* A place for the key, growing the index or giving up a neighbour. The index may be another afterwards. */
+pfo_status pfo_disk_find_place(pfo_disk *disk, const pfo_digest *key, uint32_t *position, pfo_error *err);
+
+/* ---- disk_order.c; pre: locked ---- */
+
+/* PFO_BAD_ARGUMENT for an unknown name. */
+pfo_status pfo_disk_policy_by_name(const char *name, pfo_disk_policy *policy, pfo_error *err);
+/* The entry that leaves next. *found == 0: there is none. */
+pfo_status pfo_disk_next_victim(pfo_disk *disk, pfo_index *index, uint32_t *position, pfo_slot *slot, int *found,
+                                pfo_error *err);
+/* 1 when the entry's promise has run out, or the clock was set back to before it was stored. */
+int pfo_disk_has_expired(const pfo_disk *disk, const pfo_slot *slot, uint64_t now_ns);
+
+#endif

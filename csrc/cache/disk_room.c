@@ -1,0 +1,135 @@
+/* disk_room.c: how entries leave and how room is made under the bound; see disk_handle.h for the contract.
+ *
+ * Order of work when bytes are wanted: drafts of dead writers, then garbage (the sealed segment with the least live share, while that
+ * is below three quarters), then entries in the policy's order. Evicting makes garbage, so the loop ends.
+ */
+#include "cache/disk_payload.h"
+
+#include <errno.h>
+
+pfo_status
+pfo_disk_remove_entry(pfo_disk *disk, uint32_t position, const pfo_slot *slot, pfo_error *err)
+{
+    pfo_index *index = atomic_load(&disk->index);
+    pfo_record_header header;
+    pfo_file_extension extension;
+    const int is_file = (slot->flags & PFO_RECORD_FILE) != 0;
+    const int is_named = is_file && pfo_payload_record(disk, slot, &header, &extension) == PFO_RECORD_WHOLE;
+    PFO_TRY(
+        pfo_segment_kill(disk, index, slot->segment, slot->offset, (uint32_t)slot->units * PFO_DISK_ALIGNMENT, err));
+    pfo_index_clear(index, position);
+    pfo_index_add(index, PFO_COUNT_ENTRIES, 0 - (uint64_t)1);
+    if (is_file) {
+        const int error = is_named ? pfo_payload_remove(disk, &slot->key, &extension) : EIO;
+        pfo_index_add(index, PFO_COUNT_FILES, 0 - (uint64_t)1);
+        pfo_index_add(index, PFO_COUNT_FILE_PAGES, 0 - (uint64_t)slot->file_pages);
+        if (error != 0 && error != ENOENT) {
+            disk->must_rebuild = 1; /* which looks for files that no entry names */
+        }
+    }
+    return PFO_OK;
+}
+
+/* Takes back what is not worth its room. *done: something was. */
+static pfo_status
+collect_garbage(pfo_disk *disk, pfo_index *index, int *done, pfo_error *err)
+{
+    pfo_segment_row row;
+    *done = 0;
+    const uint32_t active = (uint32_t)pfo_index_count(index, PFO_COUNT_ACTIVE);
+    if (active != 0 && pfo_index_row(index, active, &row) == PFO_FOUND && row.live_records == 0 && row.size != 0) {
+        pfo_segment_drop(disk, index, active);
+        *done = 1;
+        return PFO_OK;
+    }
+    const uint32_t worst = pfo_segment_worst(index, &row);
+    if (worst == 0 || (uint64_t)row.live_bytes * 4 >= (uint64_t)row.size * 3 ||
+        pfo_disk_bytes(disk, index) + row.live_bytes > disk->max_bytes) {
+        return PFO_OK;
+    }
+    *done = 1;
+    return pfo_segment_compact(disk, worst, err);
+}
+
+pfo_status
+pfo_disk_make_room(pfo_disk *disk, uint64_t need, pfo_error *err)
+{
+    const uint64_t spare = disk->max_bytes / 8 >= disk->segment_bytes ? disk->segment_bytes : 0; /* for compaction */
+    int swept = 0;
+    for (;;) {
+        pfo_index *index = atomic_load(&disk->index);
+        uint32_t position;
+        pfo_slot slot;
+        int done;
+        const uint64_t bytes = pfo_disk_bytes(disk, index);
+        if (bytes + need + spare <= disk->max_bytes) {
+            return PFO_OK;
+        }
+        if (!swept && pfo_index_count(index, PFO_COUNT_TEMPORARY_BYTES) != 0) {
+            pfo_disk_sweep_temporary(disk, NULL, NULL);
+            swept = 1;
+            continue;
+        }
+        PFO_TRY(collect_garbage(disk, index, &done, err));
+        if (disk->must_rebuild) {
+            return pfo_fail(err, PFO_IO, "the index of %s is damaged; it will be rebuilt", disk->directory);
+        }
+        if (done) {
+            continue;
+        }
+        PFO_TRY(pfo_disk_next_victim(disk, index, &position, &slot, &done, err));
+        if (!done) {
+            return bytes + need <= disk->max_bytes
+                       ? PFO_OK
+                       : pfo_fail(err, PFO_UNAVAILABLE, "%llu bytes do not fit into %s now: others are being written",
+                                  (unsigned long long)need, disk->directory);
+        }
+        PFO_TRY(pfo_disk_remove_entry(disk, position, &slot, err));
+        atomic_fetch_add_explicit(&disk->evictions, 1, memory_order_relaxed);
+    }
+}
+
+/* Gives up the least recently used of the entries that share the key's buckets. */
+static pfo_status
+give_up_neighbour(pfo_disk *disk, const pfo_digest *key, uint32_t *position, pfo_error *err)
+{
+    pfo_index *index = atomic_load(&disk->index);
+    uint32_t positions[2 * PFO_DISK_BUCKET];
+    const uint32_t now = pfo_index_clock(index);
+    pfo_slot chosen = { 0 };
+    pfo_index_neighbours(index, key, positions);
+    for (size_t i = 0; i < sizeof positions / sizeof positions[0]; i++) {
+        pfo_slot slot;
+        if (pfo_index_at(index, positions[i], &slot) == PFO_FOUND &&
+            (chosen.sequence == 0 || now - slot.stamp > now - chosen.stamp)) {
+            chosen = slot;
+            *position = positions[i];
+        }
+    }
+    if (chosen.sequence == 0) {
+        disk->must_rebuild = 1; /* neither empty nor whole */
+        return pfo_fail(err, PFO_IO, "the index of %s is damaged; it will be rebuilt", disk->directory);
+    }
+    PFO_TRY(pfo_disk_remove_entry(disk, *position, &chosen, err));
+    atomic_fetch_add_explicit(&disk->evictions, 1, memory_order_relaxed);
+    return PFO_OK;
+}
+
+pfo_status
+pfo_disk_find_place(pfo_disk *disk, const pfo_digest *key, uint32_t *position, pfo_error *err)
+{
+    const pfo_index *index = atomic_load(&disk->index);
+    if (pfo_index_place(index, key, position)) {
+        return PFO_OK;
+    }
+    /* While it grows, the old index and the new one are both there. */
+    const uint64_t larger = pfo_index_bytes(index->slot_count * 2);
+    if (pfo_disk_bytes(disk, index) + larger <= disk->max_bytes) {
+        PFO_TRY(pfo_disk_grow(disk, err));
+        index = atomic_load(&disk->index);
+        if (pfo_index_place(index, key, position)) {
+            return PFO_OK;
+        }
+    }
+    return give_up_neighbour(disk, key, position, err);
+}

@@ -1,0 +1,461 @@
+/* disk_segments.c: see disk_segments.h. */
+#include "cache/disk_segments.h"
+
+#include "base/alloc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h> /* snprintf() */
+#include <string.h>
+
+enum { SCAN_BLOCK = 256 * 1024 };
+
+#define CLOSING 0x80000000U
+
+/* ---- records ---- */
+
+uint64_t
+pfo_record_check(const pfo_record_header *header, uint64_t salt, uint32_t segment, uint32_t offset)
+{
+    unsigned char bytes[sizeof *header + 8];
+    memcpy(bytes, header, sizeof *header);
+    memcpy(bytes, &segment, sizeof segment);
+    memcpy(bytes + offsetof(pfo_record_header, check), &salt, sizeof salt);
+    memset(bytes + sizeof *header, 0, 8);
+    memcpy(bytes + sizeof *header, &offset, sizeof offset);
+    return pfo_disk_check(bytes, sizeof bytes);
+}
+
+uint32_t
+pfo_record_bytes(const pfo_record_header *header)
+{
+    return ((uint32_t)sizeof *header + header->length + PFO_DISK_ALIGNMENT - 1) & ~(uint32_t)(PFO_DISK_ALIGNMENT - 1);
+}
+
+static int
+is_whole_header(const pfo_record_header *header, uint64_t salt, uint32_t segment, uint32_t offset)
+{
+    return (header->state == PFO_DISK_LIVE || header->state == PFO_DISK_DEAD) &&
+           header->length <= PFO_RECORD_MOST - sizeof *header && header->label_length <= header->length &&
+           header->check == pfo_record_check(header, salt, segment, offset);
+}
+
+/* ---- open segments ---- */
+
+void
+pfo_segment_name(uint32_t number, char name[PFO_DISK_NAME])
+{
+    (void)snprintf(name, PFO_DISK_NAME, "segments/%08x.seg", number);
+}
+
+static int
+open_segment(const pfo_disk *disk, uint32_t number, pfo_file *file)
+{
+    char name[PFO_DISK_NAME];
+    pfo_segment_name(number, name);
+    return pfo_file_open(file, disk->root.descriptor, name, disk->read_only ? O_RDONLY : O_RDWR);
+}
+
+/* Under segments_lock: puts the segment into its place if no reader is in there. 1 when a use was counted. */
+static int
+exchange(pfo_segment_file *place, uint32_t number, const pfo_file *file)
+{
+    uint32_t none = 0;
+    if (!atomic_compare_exchange_strong(&place->users, &none, CLOSING)) {
+        return 0;
+    }
+    if (atomic_load(&place->number) != 0) {
+        pfo_file_close(&place->file);
+    }
+    place->file = *file;
+    atomic_store(&place->number, number);
+    atomic_fetch_sub(&place->users, CLOSING - 1); /* and this one's use */
+    return 1;
+}
+
+int
+pfo_segment_use_open(pfo_disk *disk, uint32_t number, pfo_segment_use *use)
+{
+    pfo_segment_file *place = &disk->segments[number % PFO_DISK_OPEN_SEGMENTS];
+    use->shared = place;
+    use->file = &place->file;
+    if ((atomic_fetch_add(&place->users, 1) & CLOSING) == 0 && atomic_load(&place->number) == number) {
+        return 0;
+    }
+    atomic_fetch_sub(&place->users, 1);
+    const int error = open_segment(disk, number, &use->own);
+    if (error != 0) {
+        use->shared = NULL;
+        return error;
+    }
+    pfo_mutex_lock(&disk->segments_lock);
+    if (!exchange(place, number, &use->own)) {
+        use->shared = NULL;
+        use->file = &use->own;
+    }
+    pfo_mutex_unlock(&disk->segments_lock);
+    return 0;
+}
+
+void
+pfo_segment_release(pfo_segment_use *use)
+{
+    if (use->shared != NULL) {
+        atomic_fetch_sub(&use->shared->users, 1);
+    } else {
+        pfo_file_close(&use->own);
+    }
+}
+
+/* Closes one if nobody reads in it: an unlinked file shall not keep its room on the disk. */
+static void
+forget_segment(pfo_disk *disk, pfo_segment_file *place)
+{
+    pfo_file closed = PFO_FILE_CLOSED;
+    pfo_mutex_lock(&disk->segments_lock);
+    if (atomic_load(&place->number) != 0 && exchange(place, 0, &closed)) {
+        atomic_fetch_sub(&place->users, 1);
+    }
+    pfo_mutex_unlock(&disk->segments_lock);
+}
+
+void
+pfo_segments_close(pfo_disk *disk)
+{
+    for (int i = 0; i < PFO_DISK_OPEN_SEGMENTS; i++) {
+        forget_segment(disk, &disk->segments[i]);
+    }
+}
+
+/* ---- reading ---- */
+
+pfo_record_state
+pfo_segment_read(pfo_disk *disk, const pfo_slot *slot, void *record, size_t bytes)
+{
+    pfo_segment_use use;
+    struct stat facts;
+    pfo_record_header *header = record;
+    if (pfo_segment_use_open(disk, slot->segment, &use) != 0) {
+        return PFO_RECORD_STALE;
+    }
+    const size_t got = pfo_file_read(use.file->descriptor, record, bytes, slot->offset);
+    const int is_there = fstat(use.file->descriptor, &facts) == 0 && facts.st_nlink != 0;
+    pfo_segment_release(&use);
+    if (!is_there) {
+        return PFO_RECORD_STALE;
+    }
+    const uint64_t salt = atomic_load_explicit(&disk->salt, memory_order_relaxed);
+    if (got != bytes || !is_whole_header(header, salt, slot->segment, slot->offset)) {
+        return PFO_RECORD_BROKEN;
+    }
+    if (header->state != PFO_DISK_LIVE || header->sequence != slot->sequence ||
+        memcmp(&header->key, &slot->key, sizeof slot->key) != 0) {
+        return PFO_RECORD_STALE;
+    }
+    if (pfo_record_bytes(header) != (uint32_t)slot->units * PFO_DISK_ALIGNMENT) {
+        return PFO_RECORD_BROKEN;
+    }
+    return sizeof *header + header->length > bytes || pfo_disk_check(header + 1, header->length) == header->body_check
+               ? PFO_RECORD_WHOLE
+               : PFO_RECORD_BROKEN;
+}
+
+pfo_status
+pfo_segment_scan(pfo_disk *disk, uint32_t number, uint64_t salt, pfo_record_each each, void *context,
+                 uint64_t *valid_end, uint64_t *damaged, pfo_error *err)
+{
+    char name[PFO_DISK_NAME];
+    pfo_file file;
+    struct stat facts;
+    pfo_segment_name(number, name);
+    *valid_end = 0;
+    const int error = pfo_file_open(&file, disk->root.descriptor, name, O_RDONLY);
+    if (error != 0) {
+        return pfo_disk_io_error(err, error, "open", name);
+    }
+    unsigned char *block = pfo_alloc(SCAN_BLOCK);
+    if (block == NULL) {
+        pfo_file_close(&file);
+        return pfo_fail(err, PFO_NO_MEMORY, "out of memory reading %s", name);
+    }
+    pfo_status status = PFO_OK;
+    uint64_t begin = 0; /* of the block */
+    size_t held = 0;
+    uint64_t offset = 0;
+    int in_damage = 0;
+    const uint64_t size = pfo_file_is_ours(&file, &facts) ? (uint64_t)facts.st_size : 0;
+    while (status == PFO_OK && offset + sizeof(pfo_record_header) <= size && offset < UINT32_MAX) {
+        if (offset < begin || offset + sizeof(pfo_record_header) > begin + held) {
+            begin = offset;
+            held = pfo_file_read(file.descriptor, block, SCAN_BLOCK, begin);
+            if (held < sizeof(pfo_record_header)) {
+                status = pfo_disk_io_error(err, EIO, "read", name);
+                break;
+            }
+        }
+        pfo_record_header header;
+        memcpy(&header, block + (offset - begin), sizeof header);
+        if (!is_whole_header(&header, salt, number, (uint32_t)offset) ||
+            offset + sizeof header + header.length > size) {
+            in_damage =
+                1; /* looks for the next record that is whole; at the end it is the torn tail of a writer that died */
+            offset += PFO_DISK_ALIGNMENT;
+            continue;
+        }
+        *damaged += (uint64_t)in_damage;
+        in_damage = 0;
+        status = each(context, &header, (uint32_t)offset);
+        offset += pfo_record_bytes(&header);
+        *valid_end = offset;
+    }
+    pfo_free(block);
+    pfo_file_close(&file);
+    return status;
+}
+
+/* ---- writing ---- */
+
+static pfo_status
+start_segment(pfo_disk *disk, pfo_index *index, pfo_segment_row *row, pfo_error *err)
+{
+    char name[PFO_DISK_NAME];
+    pfo_file file;
+    uint32_t number = (uint32_t)pfo_index_count(index, PFO_COUNT_LAST_SEGMENT);
+    pfo_found found = PFO_DAMAGED;
+    for (uint32_t tries = 0; tries < index->row_count && found != PFO_ABSENT; tries++) {
+        number = number == UINT32_MAX ? 1 : number + 1;
+        found = pfo_index_row_at(index, number % index->row_count, row);
+    }
+    if (found != PFO_ABSENT) {
+        return PFO_STATE;
+    }
+    pfo_segment_name(number, name);
+    const int error = pfo_file_open(&file, disk->root.descriptor, name, O_RDWR | O_CREAT | O_TRUNC);
+    if (error != 0) {
+        return pfo_disk_io_error(err, error, "make", name);
+    }
+    pfo_file_close(&file);
+    pfo_index_set_count(index, PFO_COUNT_LAST_SEGMENT, number);
+    *row = (pfo_segment_row){ .number = number };
+    pfo_index_set_row(index, number, row);
+    pfo_index_set_count(index, PFO_COUNT_ACTIVE, number);
+    pfo_index_add(index, PFO_COUNT_SEGMENTS, 1);
+    return pfo_disk_sync_folder(disk, "segments", err);
+}
+
+/* The active segment with room for `bytes` more. */
+static pfo_status
+active_row(pfo_disk *disk, pfo_index *index, uint32_t bytes, pfo_segment_row *row, pfo_error *err)
+{
+    const uint32_t active = (uint32_t)pfo_index_count(index, PFO_COUNT_ACTIVE);
+    if (active != 0) {
+        if (pfo_index_row(index, active, row) != PFO_FOUND) {
+            disk->must_rebuild = 1;
+            return pfo_fail(err, PFO_IO, "the index of %s is damaged; it will be rebuilt", disk->directory);
+        }
+        if (row->size == 0 || row->size + bytes <= disk->segment_bytes) {
+            return PFO_OK;
+        }
+        pfo_index_set_count(index, PFO_COUNT_ACTIVE, 0); /* sealed */
+        if (row->live_records == 0) {
+            pfo_segment_drop(disk, index, active);
+        }
+    }
+    return start_segment(disk, index, row, err);
+}
+
+pfo_status
+pfo_segment_append(pfo_disk *disk, pfo_index *index, void *record, uint32_t bytes, uint32_t *segment, uint32_t *offset,
+                   pfo_error *err)
+{
+    pfo_segment_row row;
+    pfo_segment_use use;
+    struct stat facts;
+    char name[PFO_DISK_NAME];
+    pfo_record_header *header = record;
+    PFO_TRY(active_row(disk, index, bytes, &row, err));
+    pfo_segment_name(row.number, name);
+    int error = pfo_segment_use_open(disk, row.number, &use);
+    if (error == 0 && (!pfo_file_is_ours(use.file, &facts) || facts.st_nlink == 0)) {
+        pfo_segment_release(&use);
+        error = ENOENT;
+    }
+    if (error != 0) {
+        disk->must_rebuild = 1; /* it was unlinked, or its descriptor closed, by someone else */
+        return pfo_disk_io_error(err, error, "open", name);
+    }
+    header->check = pfo_record_check(header, atomic_load(&disk->salt), row.number, row.size);
+    error = pfo_file_write(use.file->descriptor, record, bytes, row.size);
+    if (error != 0 && pfo_file_truncate(use.file->descriptor, row.size) != 0) {
+        disk->must_rebuild = 1; /* what was written of it is not in the accounts */
+    }
+    pfo_segment_release(&use);
+    if (error != 0) {
+        return pfo_disk_io_error(err, error, "write", name);
+    }
+    *segment = row.number;
+    *offset = row.size;
+    row.size += bytes;
+    row.live_bytes += bytes;
+    row.live_records++;
+    pfo_index_set_row(index, row.number, &row);
+    pfo_index_add(index, PFO_COUNT_SEGMENT_BYTES, bytes);
+    pfo_index_add(index, PFO_COUNT_LIVE_BYTES, bytes);
+    return PFO_OK;
+}
+
+pfo_status
+pfo_segment_sync(pfo_disk *disk, uint32_t segment, pfo_error *err)
+{
+    pfo_segment_use use;
+    if (disk->durability != PFO_DURABLE_POWER) {
+        return PFO_OK;
+    }
+    int error = pfo_segment_use_open(disk, segment, &use);
+    if (error == 0) {
+        error = pfo_file_sync(use.file->descriptor);
+        pfo_segment_release(&use);
+    }
+    return error == 0 ? PFO_OK : pfo_disk_io_error(err, error, "sync", "a segment");
+}
+
+int
+pfo_segment_mark_dead(pfo_disk *disk, uint32_t segment, uint32_t offset)
+{
+    const uint32_t dead = PFO_DISK_DEAD;
+    pfo_segment_use use;
+    struct stat facts;
+    int error = pfo_segment_use_open(disk, segment, &use);
+    if (error != 0) {
+        return error == ENOENT ? 0 : error; /* gone with all its records */
+    }
+    if (!pfo_file_is_ours(use.file, &facts)) {
+        error = EBADF;
+    } else if ((uint64_t)facts.st_size > offset) {
+        error = pfo_file_write(use.file->descriptor, &dead, sizeof dead, offset);
+    }
+    pfo_segment_release(&use);
+    return error;
+}
+
+pfo_status
+pfo_segment_kill(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t offset, uint32_t bytes, pfo_error *err)
+{
+    pfo_segment_row row;
+    const int error = pfo_segment_mark_dead(disk, segment, offset);
+    if (error != 0) {
+        return pfo_disk_io_error(err, error, "write", "a segment");
+    }
+    PFO_TRY(pfo_segment_sync(disk, segment, err));
+    if (pfo_index_row(index, segment, &row) != PFO_FOUND || row.live_bytes < bytes || row.live_records == 0) {
+        disk->must_rebuild = 1;
+        return PFO_OK;
+    }
+    row.live_bytes -= bytes;
+    row.live_records--;
+    pfo_index_set_row(index, segment, &row);
+    pfo_index_add(index, PFO_COUNT_LIVE_BYTES, 0 - (uint64_t)bytes);
+    if (row.live_records == 0 && segment != pfo_index_count(index, PFO_COUNT_ACTIVE)) {
+        pfo_segment_drop(disk, index, segment);
+    }
+    return PFO_OK;
+}
+
+void
+pfo_segment_drop(pfo_disk *disk, pfo_index *index, uint32_t number)
+{
+    char name[PFO_DISK_NAME];
+    pfo_segment_row row;
+    pfo_segment_name(number, name);
+    const int error = pfo_file_remove(disk->root.descriptor, name);
+    if ((error != 0 && error != ENOENT) || pfo_index_row(index, number, &row) != PFO_FOUND) {
+        disk->must_rebuild = 1;
+        return;
+    }
+    pfo_segment_file *place = &disk->segments[number % PFO_DISK_OPEN_SEGMENTS];
+    if (atomic_load(&place->number) == number) {
+        forget_segment(disk, place);
+    }
+    pfo_index_add(index, PFO_COUNT_SEGMENTS, 0 - (uint64_t)1);
+    pfo_index_add(index, PFO_COUNT_SEGMENT_BYTES, 0 - (uint64_t)row.size);
+    pfo_index_add(index, PFO_COUNT_LIVE_BYTES, 0 - (uint64_t)row.live_bytes);
+    if (pfo_index_count(index, PFO_COUNT_ACTIVE) == number) {
+        pfo_index_set_count(index, PFO_COUNT_ACTIVE, 0);
+    }
+    pfo_index_set_row(index, number, NULL);
+}
+
+/* ---- compaction ---- */
+
+uint32_t
+pfo_segment_worst(const pfo_index *index, pfo_segment_row *row)
+{
+    const uint32_t active = (uint32_t)pfo_index_count(index, PFO_COUNT_ACTIVE);
+    uint32_t worst = 0;
+    for (uint32_t place = 0; place < index->row_count; place++) {
+        pfo_segment_row one;
+        if (pfo_index_row_at(index, place, &one) == PFO_FOUND && one.number != active && one.size != 0 &&
+            (worst == 0 || (uint64_t)one.live_bytes * row->size < (uint64_t)row->live_bytes * one.size)) {
+            worst = one.number;
+            *row = one;
+        }
+    }
+    return worst;
+}
+
+typedef struct compaction {
+    pfo_disk *disk;
+    pfo_error *err;
+    unsigned char *record;
+    uint32_t number;
+} compaction;
+
+static pfo_status
+move_record(void *context, const pfo_record_header *header, uint32_t offset)
+{
+    compaction *run = context;
+    pfo_index *index = atomic_load(&run->disk->index);
+    pfo_slot slot;
+    uint32_t position;
+    if (header->state != PFO_DISK_LIVE || pfo_index_find(index, &header->key, &slot, &position) != PFO_FOUND ||
+        slot.segment != run->number || slot.offset != offset) {
+        return PFO_OK;
+    }
+    const uint32_t bytes = (uint32_t)slot.units * PFO_DISK_ALIGNMENT;
+    if (pfo_segment_read(run->disk, &slot, run->record, bytes) != PFO_RECORD_WHOLE) {
+        atomic_fetch_add(&run->disk->corrupt, 1);
+        return pfo_disk_remove_entry(run->disk, position, &slot, run->err);
+    }
+    const pfo_slot old = slot;
+    pfo_status status = pfo_segment_append(run->disk, index, run->record, bytes, &slot.segment, &slot.offset, run->err);
+    if (status == PFO_STATE) {
+        PFO_TRY(pfo_disk_grow(run->disk, run->err));
+        return move_record(context, header, offset);
+    }
+    PFO_TRY(status);
+    PFO_TRY(pfo_segment_sync(run->disk, slot.segment, run->err));
+    pfo_index_set(index, position, &slot);
+    return pfo_segment_kill(run->disk, index, old.segment, old.offset, bytes, run->err);
+}
+
+pfo_status
+pfo_segment_compact(pfo_disk *disk, uint32_t number, pfo_error *err)
+{
+    uint64_t end;
+    uint64_t damaged = 0;
+    compaction run = { .disk = disk, .err = err, .record = pfo_alloc(PFO_RECORD_MOST), .number = number };
+    if (run.record == NULL) {
+        return pfo_fail(err, PFO_NO_MEMORY, "out of memory compacting a segment");
+    }
+    const pfo_status status =
+        pfo_segment_scan(disk, number, atomic_load(&disk->salt), move_record, &run, &end, &damaged, err);
+    pfo_free(run.record);
+    if (status == PFO_OK) {
+        pfo_segment_row
+            row; /* the last kill has dropped it, unless the scan missed a damaged record that a slot names */
+        if (pfo_index_row(atomic_load(&disk->index), number, &row) == PFO_FOUND) {
+            disk->must_rebuild = 1;
+        }
+    }
+    return status;
+}
