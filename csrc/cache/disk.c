@@ -14,7 +14,7 @@
 #include <errno.h>
 #include <string.h>
 
-enum { LOOK_UP_TRIES = 8, GROW_TRIES = 8 };
+enum { LOOK_UP_TRIES = 8, GROW_TRIES = 8, PUT_TRIES = 2 };
 
 static void
 count_one(_Atomic uint64_t *counter)
@@ -466,10 +466,20 @@ put(pfo_disk *disk, const pfo_digest *key, const pfo_disk_record *record, int *s
     const size_t on_disk = pfo_parts_length(parts, part_count);
     pfo_status status = PFO_OK;
     *stored = !is_too_large(disk, on_disk);
-    if (*stored) {
-        status = on_disk < PFO_DISK_INLINE ? put_inline(disk, key, record, parts, part_count, flags, length, err)
-                                           : put_file(disk, key, record, parts, part_count, flags, length, err);
-    } else {
+    for (int tries = 0; *stored && tries < PUT_TRIES; tries++) {
+        pfo_error failure = PFO_ERROR_INIT;
+        status = on_disk < PFO_DISK_INLINE
+                     ? put_inline(disk, key, record, parts, part_count, flags, length, &failure)
+                     : put_file(disk, key, record, parts, part_count, flags, length, &failure);
+        if (status == PFO_IO && tries + 1 < PUT_TRIES && atomic_load(&disk->must_rebuild)) {
+            continue; /* it met damage; the next lock rebuilds the index */
+        }
+        if (status != PFO_OK) {
+            (void)pfo_fail(err, status, "%s", failure.text);
+        }
+        break;
+    }
+    if (!*stored) {
         count_one(&disk->rejects);
     }
     pfo_free(block);

@@ -80,7 +80,7 @@ struct pfo_disk {
     pfo_file lock_file;
     _Atomic uint64_t salt;
     _Atomic(pfo_index *) index;
-    int must_rebuild;
+    _Atomic int must_rebuild;
     uint64_t next_temporary;
     pfo_victim *victims; /* ascending; the next one is victims[victim_next] */
     uint32_t victim_count;

@@ -298,7 +298,7 @@ describe(const rebuild *run, const pfo_record_header *header, uint32_t offset, p
 static pfo_status
 mark_dead(const rebuild *run, uint32_t segment, uint32_t offset)
 {
-    const int error = run->disk->read_only ? 0 : pfo_segment_mark_dead(run->disk, segment, offset);
+    const int error = run->disk->read_only ? 0 : pfo_segment_mark(run->disk, segment, offset, PFO_DISK_DEAD);
     return error == 0 ? PFO_OK : pfo_disk_io_error(run->err, error, "write", "a segment");
 }
 

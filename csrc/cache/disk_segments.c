@@ -320,9 +320,8 @@ pfo_segment_sync(pfo_disk *disk, uint32_t segment, pfo_error *err)
 }
 
 int
-pfo_segment_mark_dead(pfo_disk *disk, uint32_t segment, uint32_t offset)
+pfo_segment_mark(pfo_disk *disk, uint32_t segment, uint32_t offset, uint32_t state)
 {
-    const uint32_t dead = PFO_DISK_DEAD;
     pfo_segment_use use;
     struct stat facts;
     int error = pfo_segment_use_open(disk, segment, &use);
@@ -332,7 +331,7 @@ pfo_segment_mark_dead(pfo_disk *disk, uint32_t segment, uint32_t offset)
     if (!pfo_file_is_ours(use.file, &facts)) {
         error = EBADF;
     } else if ((uint64_t)facts.st_size > offset) {
-        error = pfo_file_write(use.file->descriptor, &dead, sizeof dead, offset);
+        error = pfo_file_write(use.file->descriptor, &state, sizeof state, offset);
     }
     pfo_segment_release(&use);
     return error;
@@ -342,11 +341,13 @@ pfo_status
 pfo_segment_kill(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t offset, uint32_t bytes, pfo_error *err)
 {
     pfo_segment_row row;
-    const int error = pfo_segment_mark_dead(disk, segment, offset);
-    if (error != 0) {
-        return pfo_disk_io_error(err, error, "write", "a segment");
+    const int error = pfo_segment_mark(disk, segment, offset, PFO_DISK_DEAD);
+    const pfo_status status =
+        error == 0 ? pfo_segment_sync(disk, segment, err) : pfo_disk_io_error(err, error, "write", "a segment");
+    if (status != PFO_OK) {
+        (void)pfo_segment_mark(disk, segment, offset, PFO_DISK_LIVE); /* it may be half written; the entry stays */
+        return status;
     }
-    PFO_TRY(pfo_segment_sync(disk, segment, err));
     if (pfo_index_row(index, segment, &row) != PFO_FOUND || row.live_bytes < bytes || row.live_records == 0) {
         disk->must_rebuild = 1;
         return PFO_OK;
@@ -435,7 +436,11 @@ move_record(void *context, const pfo_record_header *header, uint32_t offset)
     PFO_TRY(status);
     PFO_TRY(pfo_segment_sync(run->disk, slot.segment, run->err));
     pfo_index_set(index, position, &slot);
-    return pfo_segment_kill(run->disk, index, old.segment, old.offset, bytes, run->err);
+    status = pfo_segment_kill(run->disk, index, old.segment, old.offset, bytes, run->err);
+    if (status != PFO_OK) {
+        run->disk->must_rebuild = 1; /* two live copies are in the accounts */
+    }
+    return status;
 }
 
 pfo_status

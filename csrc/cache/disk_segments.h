@@ -43,8 +43,8 @@ pfo_status pfo_segment_kill(pfo_disk *disk, pfo_index *index, uint32_t segment, 
                             pfo_error *err);
 /* fsync where the handle promises to survive a power cut. */
 pfo_status pfo_segment_sync(pfo_disk *disk, uint32_t segment, pfo_error *err);
-/* Writes DEAD over a record's state. 0 or an errno value. */
-int pfo_segment_mark_dead(pfo_disk *disk, uint32_t segment, uint32_t offset);
+/* Writes a record's state. 0 (also where the segment is gone) or an errno value. */
+int pfo_segment_mark(pfo_disk *disk, uint32_t segment, uint32_t offset, uint32_t state);
 
 /* Unlinks a segment and frees its row; pre: nothing in it is live. */
 void pfo_segment_drop(pfo_disk *disk, pfo_index *index, uint32_t number);

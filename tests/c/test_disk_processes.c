@@ -1,0 +1,162 @@
+/* test_disk_processes.c: fork before and after opening, many processes under a bound, and kill -9 of a writer at random moments. */
+#include "disk_fixture.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+
+static int
+exit_code_of(pid_t child)
+{
+    int status = -1;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static size_t
+length_of(unsigned number)
+{
+    return number % 10 == 3 ? 40000 : number % 9 * 50;
+}
+
+static void
+parent_and_child_share_a_handle(void)
+{
+    fixture tree = fixture_new();
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+    CHECK(put_ok(disk, 1000, 1, 40000) && get_version(disk, 1000, 40000) == 1);
+    pid_t children[3];
+    for (unsigned c = 0; c < 3; c++) {
+        children[c] = fork();
+        if (children[c] == 0) {
+            check_failures = 0;
+            for (unsigned i = 0; i < 300; i++) {
+                CHECK(put_ok(disk, c * 300 + i, 1, length_of(i)));
+                CHECK(put_ok(disk, 2000 + i % 5, c, 100) && get_version(disk, 2000 + i % 5, 100) >= 0);
+                CHECK(get_version(disk, c * 300 + i, length_of(i)) == 1);
+            }
+            CHECK(get_version(disk, 1000, 40000) == 1);
+            _exit(check_failures != 0);
+        }
+    }
+    for (unsigned i = 0; i < 300; i++) {
+        CHECK(put_ok(disk, 5000 + i, 1, length_of(i)) && get_version(disk, 5000 + i, length_of(i)) == 1);
+    }
+    for (unsigned c = 0; c < 3; c++) {
+        CHECK(exit_code_of(children[c]) == 0);
+    }
+    for (unsigned i = 0; i < 900; i++) {
+        CHECK(get_version(disk, i, length_of(i % 300)) == 1);
+    }
+    CHECK(stats_of(disk).entries == 1 + 900 + 300 + 5 && stats_of(disk).corrupt == 0);
+    pfo_disk_close(disk);
+    fixture_delete(&tree);
+}
+
+static void
+many_processes_keep_the_bound(void)
+{
+    const uint64_t bound = 600 * 1024;
+    fixture tree = fixture_new();
+    pfo_disk *disk = open_disk(&tree, bound, "sieve");
+    pid_t children[4];
+    for (unsigned c = 0; c < 4; c++) {
+        children[c] = fork();
+        if (children[c] == 0) {
+            check_failures = 0;
+            unsigned long long state = c + 5;
+            pfo_disk *own = open_disk(&tree, bound, "sieve");
+            for (unsigned i = 0; i < 1500; i++) {
+                const unsigned number = (unsigned)(check_random(&state) % 500);
+                CHECK(get_version(own, number, length_of(number)) >= -1);
+                (void)put_value(own, number, i, length_of(number), 0, NULL);
+            }
+            CHECK(stats_of(own).corrupt == 0);
+            pfo_disk_close(own);
+            _exit(check_failures != 0);
+        }
+    }
+    for (int i = 0; i < 100; i++) {
+        CHECK(directory_bytes(&tree) <= (long long)bound);
+        CHECK(get_version(disk, (unsigned)i, length_of((unsigned)i)) >= -1);
+    }
+    for (unsigned c = 0; c < 4; c++) {
+        CHECK(exit_code_of(children[c]) == 0);
+    }
+    pfo_disk_report report;
+    CHECK(pfo_disk_verify(disk, 0, &report, NULL) == PFO_OK && report.damaged == 0 && report.orphans == 0);
+    pfo_disk_close(disk);
+    fixture_delete(&tree);
+}
+
+enum { KILLS = 40, KILL_KEYS = 24 };
+
+/* Puts version after version and says each one that it was told is stored. */
+static void
+write_until_killed(const fixture *tree, int pipe_end, unsigned first)
+{
+    pfo_disk *disk = open_disk(tree, ROOMY, "lru");
+    for (unsigned i = first;; i++) {
+        if (!put_ok(disk, i % KILL_KEYS, i, length_of(i % KILL_KEYS)) || write(pipe_end, &i, sizeof i) != sizeof i) {
+            _exit(1);
+        }
+    }
+}
+
+static void
+killed_writers_lose_nothing(void)
+{
+    fixture tree = fixture_new();
+    unsigned acknowledged[KILL_KEYS] = { 0 };
+    unsigned next = KILL_KEYS;
+    unsigned long long state = 12345;
+    pfo_disk *watching = open_disk(&tree, ROOMY, "lru");
+    for (int kills = 0; kills < KILLS; kills++) {
+        int ends[2];
+        REQUIRE(pipe(ends) == 0);
+        const pid_t child = fork();
+        if (child == 0) {
+            write_until_killed(&tree, ends[1], next);
+        }
+        REQUIRE(close(ends[1]) == 0);
+        const struct timespec pause = { .tv_sec = 0, .tv_nsec = (long)(check_random(&state) % 12000000) };
+        (void)nanosleep(&pause, NULL);
+        REQUIRE(kill(child, SIGKILL) == 0);
+        (void)exit_code_of(child);
+        unsigned version;
+        while (read(ends[0], &version, sizeof version) == sizeof version) {
+            acknowledged[version % KILL_KEYS] = version;
+            next = version + 1;
+        }
+        REQUIRE(close(ends[0]) == 0);
+        pfo_disk *disk = kills % 2 == 0 ? open_disk(&tree, ROOMY, "lru") : watching;
+        for (unsigned i = 0; i < KILL_KEYS; i++) {
+            const int got = get_version(disk, i, length_of(i));
+            CHECK(got == (int)acknowledged[i] || (next % KILL_KEYS == i && got == (int)next) ||
+                  (acknowledged[i] == 0 && got == -1));
+            if (next % KILL_KEYS == i && got == (int)next) {
+                acknowledged[i] = next; /* done but not said */
+            }
+        }
+        pfo_disk_report report;
+        CHECK(pfo_disk_verify(disk, 0, &report, NULL) == PFO_OK && report.damaged == 0 && report.orphans == 0);
+        CHECK(stats_of(disk).corrupt == 0);
+        CHECK(directory_bytes(&tree) <= (long long)stats_of(disk).bytes);
+        next++;
+        if (kills % 2 == 0) {
+            pfo_disk_close(disk);
+        }
+    }
+    CHECK(next > KILLS + KILL_KEYS);
+    pfo_disk_close(watching);
+    fixture_delete(&tree);
+}
+
+int
+main(void)
+{
+    RUN(parent_and_child_share_a_handle);
+    RUN(many_processes_keep_the_bound);
+    RUN(killed_writers_lose_nothing);
+    return FINISH();
+}

@@ -1,0 +1,107 @@
+/* test_disk_threads.c: many threads on one handle and on two, under a bound that makes entries leave, segments move and the index grow:
+ * a value that is found is right. Runs under ThreadSanitizer. */
+#include "disk_fixture.h"
+
+#include <pthread.h>
+
+enum { THREADS = 4, KEYS = 400, ROUNDS = 1500 };
+
+static pfo_disk *handles[2];
+static atomic_int wrong;
+static atomic_int found;
+
+static size_t
+length_of(unsigned number)
+{
+    return number % 50 == 0 ? 33000 : number % 7 * 100;
+}
+
+static void *
+work(void *argument)
+{
+    const unsigned who = *(const unsigned *)argument;
+    pfo_disk *disk = handles[who % 2];
+    unsigned long long state = who + 77;
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        const unsigned number = (unsigned)(check_random(&state) % KEYS);
+        const pfo_digest key = key_of(number);
+        int existed;
+        pfo_disk_stats stats;
+        switch (check_random(&state) % 16) {
+        case 0:
+            (void)pfo_disk_delete(disk, &key, &existed, NULL);
+            break;
+        case 1:
+            (void)pfo_disk_touch(disk, &key, 0, &existed, NULL);
+            break;
+        case 2:
+        case 3:
+        case 4:
+        case 5:
+        case 6:
+            (void)put_value(disk, number, round % 30, length_of(number), 0, NULL);
+            break;
+        case 7:
+            pfo_disk_get_stats(disk, &stats);
+            atomic_fetch_add(&wrong, stats.bytes > stats.max_bytes);
+            break;
+        default: {
+            const int version = get_version(disk, number, length_of(number));
+            atomic_fetch_add(&wrong, version < -1);
+            atomic_fetch_add(&found, version >= 0);
+        }
+        }
+    }
+    return NULL;
+}
+
+static void
+run_threads(uint64_t max_bytes, int two_handles)
+{
+    fixture tree = fixture_new();
+    pthread_t threads[THREADS];
+    unsigned who[THREADS];
+    handles[0] = open_disk(&tree, max_bytes, "lru");
+    handles[1] = two_handles ? open_disk(&tree, max_bytes, "lru") : handles[0];
+    atomic_store(&found, 0);
+    for (unsigned i = 0; i < THREADS; i++) {
+        who[i] = i;
+        REQUIRE(pthread_create(&threads[i], NULL, work, &who[i]) == 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        REQUIRE(pthread_join(threads[i], NULL) == 0);
+    }
+    CHECK(atomic_load(&wrong) == 0 && atomic_load(&found) > 100);
+    CHECK(stats_of(handles[0]).corrupt == 0 && stats_of(handles[1]).corrupt == 0);
+    CHECK(stats_of(handles[0]).write_failures == 0);
+    pfo_disk_report report;
+    CHECK(pfo_disk_verify(handles[0], 0, &report, NULL) == PFO_OK && report.damaged == 0 && report.orphans == 0);
+    CHECK(directory_bytes(&tree) <= (long long)max_bytes);
+    if (two_handles) {
+        pfo_disk_close(handles[1]);
+    }
+    pfo_disk_close(handles[0]);
+    fixture_delete(&tree);
+}
+
+static void
+one_handle(void)
+{
+    run_threads(400 * 1024, 0);
+    run_threads(ROOMY, 0);
+}
+
+static void
+two_handles(void)
+{
+    run_threads(400 * 1024, 1);
+    run_threads(ROOMY, 1);
+}
+
+int
+main(void)
+{
+    RUN(one_handle);
+    RUN(two_handles);
+    return FINISH();
+}
