@@ -296,7 +296,9 @@ compressed_values_come_back(void)
         REQUIRE(pfo_disk_open(&disk, &options, NULL) == PFO_OK);
         for (unsigned count = 1; count <= COUNT; count = count * 3 + 1) {
             const pfo_bytes part = { numbers, count * sizeof numbers[0] };
-            const pfo_disk_record record = { .kind = "i4", .suffix = ".npy", .parts = &part, .part_count = 1, .item_bytes = 4 };
+            const pfo_disk_record record = {
+                .kind = "i4", .suffix = ".npy", .parts = &part, .part_count = 1, .item_bytes = 4
+            };
             const pfo_digest key = key_of(count);
             int stored = 0;
             CHECK(pfo_disk_put(disk, &key, &record, &stored, NULL) == PFO_OK && stored);
