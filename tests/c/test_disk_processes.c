@@ -112,6 +112,15 @@ write_until_killed(const fixture *tree, int pipe_end, unsigned first)
     }
 }
 
+/* What was acknowledged, or the one put that was under way. */
+static int
+is_right(pfo_disk *disk, unsigned key, unsigned acknowledged, unsigned next)
+{
+    const int got = get_version(disk, key, length_of(key));
+    return got == (int)acknowledged || (next % KILL_KEYS == key && got == (int)next) ||
+           (acknowledged == 0 && got == -1);
+}
+
 static void
 killed_writers_lose_nothing(void)
 {
@@ -139,16 +148,18 @@ killed_writers_lose_nothing(void)
         }
         REQUIRE(close(ends[0]) == 0);
         pfo_disk *disk = kills % 2 == 0 ? open_disk(&tree, ROOMY, "lru") : watching;
-        for (unsigned i = 0; i < KILL_KEYS; i++) {
-            const int got = get_version(disk, i, length_of(i));
-            CHECK(got == (int)acknowledged[i] || (next % KILL_KEYS == i && got == (int)next) ||
-                  (acknowledged[i] == 0 && got == -1));
-            if (next % KILL_KEYS == i && got == (int)next) {
-                acknowledged[i] = next; /* done but not said */
-            }
+        for (unsigned i = 0; i < KILL_KEYS;
+             i++) { /* before and after the recovery, which may finish what was not said */
+            CHECK(is_right(disk, i, acknowledged[i], next));
         }
         pfo_disk_report report;
         CHECK(pfo_disk_verify(disk, 0, &report, NULL) == PFO_OK && report.damaged == 0 && report.orphans == 0);
+        for (unsigned i = 0; i < KILL_KEYS; i++) {
+            CHECK(is_right(disk, i, acknowledged[i], next));
+        }
+        if (get_version(disk, next % KILL_KEYS, length_of(next % KILL_KEYS)) == (int)next) {
+            acknowledged[next % KILL_KEYS] = next;
+        }
         CHECK(stats_of(disk).corrupt == 0);
         CHECK(directory_bytes(&tree) <= (long long)stats_of(disk).bytes);
         next++;
