@@ -468,9 +468,8 @@ put(pfo_disk *disk, const pfo_digest *key, const pfo_disk_record *record, int *s
     *stored = !is_too_large(disk, on_disk);
     for (int tries = 0; *stored && tries < PUT_TRIES; tries++) {
         pfo_error failure = PFO_ERROR_INIT;
-        status = on_disk < PFO_DISK_INLINE
-                     ? put_inline(disk, key, record, parts, part_count, flags, length, &failure)
-                     : put_file(disk, key, record, parts, part_count, flags, length, &failure);
+        status = on_disk < PFO_DISK_INLINE ? put_inline(disk, key, record, parts, part_count, flags, length, &failure)
+                                           : put_file(disk, key, record, parts, part_count, flags, length, &failure);
         if (status == PFO_IO && tries + 1 < PUT_TRIES && atomic_load(&disk->must_rebuild)) {
             continue; /* it met damage; the next lock rebuilds the index */
         }

@@ -160,6 +160,17 @@ pfo_segment_read(pfo_disk *disk, const pfo_slot *slot, void *record, size_t byte
                : PFO_RECORD_BROKEN;
 }
 
+/* A kill may cut a write between two pages, behind a whole header: the body of a live record counts, too. */
+static int
+is_whole_record(const unsigned char *record, size_t held, uint64_t salt, uint32_t segment, uint32_t offset)
+{
+    pfo_record_header header;
+    memcpy(&header, record, sizeof header);
+    return is_whole_header(&header, salt, segment, offset) && sizeof header + header.length <= held &&
+           (header.state == PFO_DISK_DEAD ||
+            pfo_disk_check(record + sizeof header, header.length) == header.body_check);
+}
+
 pfo_status
 pfo_segment_scan(pfo_disk *disk, uint32_t number, uint64_t salt, pfo_record_each each, void *context,
                  uint64_t *valid_end, uint64_t *damaged, pfo_error *err)
@@ -185,23 +196,23 @@ pfo_segment_scan(pfo_disk *disk, uint32_t number, uint64_t salt, pfo_record_each
     int in_damage = 0;
     const uint64_t size = pfo_file_is_ours(&file, &facts) ? (uint64_t)facts.st_size : 0;
     while (status == PFO_OK && offset + sizeof(pfo_record_header) <= size && offset < UINT32_MAX) {
-        if (offset < begin || offset + sizeof(pfo_record_header) > begin + held) {
+        const size_t wanted = size - offset < PFO_RECORD_MOST ? (size_t)(size - offset) : PFO_RECORD_MOST;
+        if (offset < begin || offset + wanted > begin + held) {
             begin = offset;
             held = pfo_file_read(file.descriptor, block, SCAN_BLOCK, begin);
-            if (held < sizeof(pfo_record_header)) {
+            if (held < wanted) {
                 status = pfo_disk_io_error(err, EIO, "read", name);
                 break;
             }
         }
-        pfo_record_header header;
-        memcpy(&header, block + (offset - begin), sizeof header);
-        if (!is_whole_header(&header, salt, number, (uint32_t)offset) ||
-            offset + sizeof header + header.length > size) {
-            in_damage =
-                1; /* looks for the next record that is whole; at the end it is the torn tail of a writer that died */
+        const unsigned char *record = block + (offset - begin);
+        if (!is_whole_record(record, wanted, salt, number, (uint32_t)offset)) {
+            in_damage = 1; /* looks for the next whole one; at the end it is the torn tail of a writer that died */
             offset += PFO_DISK_ALIGNMENT;
             continue;
         }
+        pfo_record_header header;
+        memcpy(&header, record, sizeof header);
         *damaged += (uint64_t)in_damage;
         in_damage = 0;
         status = each(context, &header, (uint32_t)offset);

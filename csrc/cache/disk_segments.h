@@ -53,7 +53,7 @@ uint32_t pfo_segment_worst(const pfo_index *index, pfo_segment_row *row);
 /* Copies what is live in a segment to the active one, and unlinks it. */
 pfo_status pfo_segment_compact(pfo_disk *disk, uint32_t number, pfo_error *err);
 
-/* Calls each() for every record with a right header; stops when it does not return OK. *valid_end: the end of the last one. */
+/* Calls each() for every whole record; stops when it does not return OK. *valid_end: the end of the last one. */
 typedef pfo_status (*pfo_record_each)(void *context, const pfo_record_header *header, uint32_t offset);
 pfo_status pfo_segment_scan(pfo_disk *disk, uint32_t number, uint64_t salt, pfo_record_each each, void *context,
                             uint64_t *valid_end, uint64_t *damaged, pfo_error *err);

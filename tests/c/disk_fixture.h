@@ -49,7 +49,9 @@ static inline pfo_status
 put_value(pfo_disk *disk, unsigned number, unsigned version, size_t length, uint64_t expires_ns, pfo_error *err)
 {
     unsigned char *data = malloc(length + 8);
-    REQUIRE(data != NULL);
+    if (data == NULL) {
+        abort(); /* not REQUIRE: threads call this */
+    }
     (void)memcpy(data, &version, 4);
     (void)memcpy(data + 4, &number, 4);
     fill_value(number, version, data + 8, length);
@@ -93,7 +95,9 @@ get_version(pfo_disk *disk, unsigned number, size_t length)
             (void)memcpy(&version, value.data, 4);
             (void)memcpy(&whose, (const unsigned char *)value.data + 4, 4);
             unsigned char *right = malloc(length + 1);
-            REQUIRE(right != NULL);
+            if (right == NULL) {
+                abort();
+            }
             fill_value(number, version, right, length);
             if (whose == number && memcmp(right, (const unsigned char *)value.data + 8, length) == 0) {
                 result = (int)version;

@@ -1,6 +1,8 @@
 /* test_disk.c: what the disk cache promises while nothing goes wrong: values, replacing, deleting, expiry, bounds, orders, listing. */
 #include "disk_fixture.h"
 
+#include <errno.h>
+
 static void
 values_of_all_sizes_come_back(void)
 {
@@ -296,7 +298,9 @@ compressed_values_come_back(void)
         REQUIRE(pfo_disk_open(&disk, &options, NULL) == PFO_OK);
         for (unsigned count = 1; count <= COUNT; count = count * 3 + 1) {
             const pfo_bytes part = { numbers, count * sizeof numbers[0] };
-            const pfo_disk_record record = { .kind = "i4", .suffix = ".npy", .parts = &part, .part_count = 1, .item_bytes = 4 };
+            const pfo_disk_record record = {
+                .kind = "i4", .suffix = ".npy", .parts = &part, .part_count = 1, .item_bytes = 4
+            };
             const pfo_digest key = key_of(count);
             int stored = 0;
             CHECK(pfo_disk_put(disk, &key, &record, &stored, NULL) == PFO_OK && stored);
@@ -346,6 +350,50 @@ bad_options_are_refused(void)
     fixture_delete(&tree);
 }
 
+static const char *copy_target;
+
+static int
+copy_one(const char *path, const struct stat *facts, int kind, struct FTW *place)
+{
+    (void)facts;
+    (void)place;
+    char name[256];
+    (void)snprintf(name, sizeof name, "%s%s", copy_target, path + strlen("tests/data/disk-v1"));
+    if (kind == FTW_D) {
+        return mkdir(name, 0700) != 0 && errno != EEXIST;
+    }
+    static unsigned char data[64 * 1024];
+    const int from = open(path, O_RDONLY);
+    const int to = open(name, O_RDWR | O_CREAT, 0600);
+    const ssize_t length = read(from, data, sizeof data);
+    return length < 0 || write(to, data, (size_t)length) != length || close(from) != 0 || close(to) != 0;
+}
+
+/* What version 1 of the format wrote once; made on a little-endian machine. */
+static void
+the_golden_directory_is_read(void)
+{
+    fixture tree = fixture_new();
+    copy_target = tree.root;
+    REQUIRE(nftw("tests/data/disk-v1", copy_one, 16, FTW_PHYS) == 0);
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+    CHECK(stats_of(disk).entries == 5 && stats_of(disk).corrupt == 0 && stats_of(disk).payload_files == 1);
+    for (unsigned i = 0; i < 4; i++) {
+        CHECK(get_version(disk, i, i == 3 ? 33000 : 50 * i) == (i == 0 ? 2 : 1));
+    }
+    pfo_disk_value value;
+    const pfo_digest key = key_of(4);
+    CHECK(pfo_disk_get(disk, &key, 0, &value, NULL) == PFO_OK && value.found && strcmp(value.kind, "i4") == 0);
+    for (int i = 0; i < 3000 && value.length == 12000; i++) {
+        int number;
+        (void)memcpy(&number, (const char *)value.data + 4 * i, 4);
+        CHECK(number == i);
+    }
+    pfo_disk_release(&value);
+    pfo_disk_close(disk);
+    fixture_delete(&tree);
+}
+
 int
 main(void)
 {
@@ -359,5 +407,6 @@ main(void)
     RUN(entries_are_listed_with_their_labels);
     RUN(compressed_values_come_back);
     RUN(bad_options_are_refused);
+    RUN(the_golden_directory_is_read);
     return FINISH();
 }

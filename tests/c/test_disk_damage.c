@@ -320,7 +320,8 @@ failing_system_calls_harm_nothing(void)
     for (int fault = PFO_FAULT_IO; fault <= PFO_FAULT_SHORT; fault++) {
         chosen_fault = (pfo_fault)fault;
         for (long n = 1; n < 200; n++) {
-                work_with_failure(arm_files, n, fault == PFO_FAULT_FULL && n % 4 == 0 ? PFO_DURABLE_POWER : PFO_DURABLE_PROCESS);
+            work_with_failure(arm_files, n,
+                              fault == PFO_FAULT_FULL && n % 8 == 0 ? PFO_DURABLE_POWER : PFO_DURABLE_PROCESS);
         }
     }
 }
