@@ -1,4 +1,4 @@
-"""The README's examples run as they stand, each in an interpreter of its own."""
+"""The examples run as they stand: each of the README in an interpreter of its own, each guide as one program."""
 
 from __future__ import annotations
 
@@ -10,8 +10,21 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+GUIDES = ["cache.md"]
+
+
+def examples_of(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, flags=re.S)
+
+
+EXAMPLES = examples_of(README)
+
+
+def run(code: str, folder: Path) -> None:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_there_are_three_examples() -> None:
@@ -22,13 +35,20 @@ def test_there_are_three_examples() -> None:
 def test_example_runs(code: str, tmp_path: Path) -> None:
     if "import torch" in code and importlib.util.find_spec("torch") is None:
         pytest.skip("PyTorch is not installed")
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert result.returncode == 0, result.stderr
+    run(code, tmp_path)
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
-def test_links_lead_somewhere(link: str) -> None:
-    assert (Path(__file__).resolve().parents[2] / link).exists(), link
+@pytest.mark.parametrize("guide", GUIDES)
+def test_guide_runs(guide: str, tmp_path: Path) -> None:
+    blocks = examples_of((ROOT / "docs" / guide).read_text())
+    assert blocks
+    run("\n".join(blocks), tmp_path)
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{guide}" for guide in GUIDES)])
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+        assert ((ROOT / page).parent / link).exists(), link
 
 
 def test_no_placeholder_is_left() -> None:
