@@ -26,8 +26,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, TypeVar, cast, overload
 
 from perfopt import _core
-from perfopt._cached_async import wrap_coroutine_function
-from perfopt._code_identity import code_identity
 from perfopt._core import fingerprint
 from perfopt._performance_cache import PerformanceCache
 
@@ -188,6 +186,8 @@ def _label(function: Any) -> str:
 def _identity(function: Callable[..., Any], name: str | None, version: str | int | None) -> tuple[str, bytes]:
     """What the entries on disk are called, and what their keys begin with: whose results these are, in every process."""
     label = f"{getattr(function, '__module__', None)}.{_label(function)}" if name is None else name
+    from perfopt._code_identity import code_identity
+
     tag = ("code", code_identity(function)) if version is None else ("version", version)
     identity = fingerprint("perfopt.cache_result", label, tag)
     if len(label.encode()) > 200:  # PFO_DISK_LABEL of disk.h
@@ -241,6 +241,8 @@ def _decorate(function: Any, options: _Options) -> Any:
     if _is_method_of_a_class(function):
         cached.__set_name__(None, function.__name__)
     if inspect.iscoroutinefunction(body):
+        from perfopt._cached_async import wrap_coroutine_function  # asyncio, which only those pay for who use it
+
         return wrap_coroutine_function(cached, function, options.single_flight)
     return functools.update_wrapper(cached, function)
 

@@ -1,373 +1,26 @@
-/* cached_function_type.c: CachedFunction: a function with its cache, callable without a Python frame on a hit.
+/* cached_function_type.c: the type CachedFunction: making one, the steps of a call whose result comes later, and what the user sees.
  *
- * Call: key and hash once -> table probe -> policy touch -> new reference. A miss takes off (flight.h): the first thread looks on disk, then calls
- * the function with no search in progress, then searches again, because the call may have filled the entry (recursion); what is there
- * first stays. Other threads sleep and get the same value. What was begun before cache_clear() or invalidate() is handed out, but not
- * kept. [epochs]
- * Its cache is a PerformanceCache (cache_tiers.h): its own, where keys are bare, or a shared one, where each of its keys begins with its
- * ledger. The ledger counts what leaves the shared cache; it is a part of the keys so that these do not keep the function alive.
- * Invariants: user code (the function, __eq__, __hash__, __del__) only runs while the cache is consistent.
- * References: owns function, cache, ledger and the glue objects. tiers points into cache.
- * Threads: the GIL serialises; it may change hands wherever user code runs.
+ * Invariants, references and threads: see cached_function.h.
  */
+#include "bindings/core/cached_function.h"
+
 #include "base/clock.h"
 #include "bindings/common/errors.h"
 #include "bindings/core/cache_ledger.h"
 #include "bindings/core/cache_options.h"
-#include "bindings/core/cache_tiers.h"
-#include "bindings/core/call_key.h"
-#include "bindings/core/flight.h"
 #include "bindings/core/pending_call.h"
 
 #include <structmember.h>
-
-typedef struct cached_function {
-    PyObject_HEAD
-    vectorcallfunc vectorcall;
-    pfo_tiers *tiers;
-    pfo_core_state *state;
-    pfo_signature signature;
-    pfo_flights flights;
-    PyObject *function;
-    PyObject *cache;
-    PyObject *ledger;  /* NULL in a cache of its own */
-    PyObject *keep_if; /* NULL, or asked whether a result is to be kept */
-    PyObject *info_type;
-    PyObject *parameters;
-    PyObject *label; /* str: what its entries on disk are called; NULL without any */
-    PyObject *dict;
-    PyObject *weak_references;
-    pfo_digest identity; /* what its keys on disk begin with */
-    uint64_t ttl_ns;
-    uint64_t hits;
-    uint64_t misses;
-    uint64_t rejects;
-    uint64_t epoch; /* [epochs] moved by cache_clear() */
-    int64_t hash_ticks;
-    int64_t load_ticks;
-    int64_t compute_ticks;
-    int fast_single; /* one exact int or str by position is its own key */
-    int copies;
-    int single_flight;
-    int persists;
-    int has_warned; /* of a result that cannot be stored */
-} cached_function;
-
-/* ---- a hit ----------------------------------------------------------------------------------- */
-
-/* Counts a hit; what a caller gets of a kept value, which it takes over. */
-static PyObject *
-hand_out(cached_function *self, PyObject *value)
-{
-    self->hits++;
-    if (self->copies) {
-        Py_SETREF(value, pfo_value_copy(self->state, value));
-    }
-    return value;
-}
-
-/* In memory: 1 and a new reference for the caller; 0 when nothing good is there; -1 exception. */
-static int
-look_up(cached_function *self, const pfo_key_builder *builder, PyObject **value)
-{
-    const uint32_t slot = pfo_tiers_find(self->tiers, builder);
-    if (slot >= PFO_SLOT_FAILED) {
-        return slot == PFO_SLOT_FAILED ? -1 : 0;
-    }
-    const int found = pfo_tiers_take(self->tiers, slot, value);
-    if (found == 1) {
-        *value = hand_out(self, *value);
-        return *value == NULL ? -1 : 1;
-    }
-    return found;
-}
-
-static const pfo_digest *
-disk_prefix(const cached_function *self)
-{
-    return self->persists ? &self->identity : NULL;
-}
-
-/* ---- keeping --------------------------------------------------------------------------------- */
-
-/* Whether a result is to be kept: 1, 0, or -1 with an exception from cache_if. */
-static int
-is_wanted(const cached_function *self, PyObject *result)
-{
-    if (self->keep_if == NULL) {
-        return 1;
-    }
-    PyObject *answer = PyObject_CallOneArg(self->keep_if, result);
-    const int wanted = answer == NULL ? -1 : PyObject_IsTrue(answer);
-    Py_XDECREF(answer);
-    return wanted;
-}
-
-static int
-stores_nothing(const cached_function *self)
-{
-    return self->tiers->store.bounds.max_entries == 0 && !self->persists;
-}
-
-/* Whether what began in that epoch must not be kept any more. */
-static int
-is_stale(const cached_function *self, const pfo_flight *flight, uint64_t epoch)
-{
-    return epoch != self->epoch || (flight != NULL && pfo_flight_is_stale(flight));
-}
-
-/* Once in the life of a cached function; -1 when the warning is an error. */
-static int
-warn_not_storable(cached_function *self, const PyTypeObject *type)
-{
-    if (self->has_warned) {
-        return 0;
-    }
-    self->has_warned = 1;
-    return PyErr_WarnFormat(
-        PyExc_RuntimeWarning, 1,
-        "%U: results of type %.200s cannot be stored on disk in a safe format and are kept in memory "
-        "only; return what they are made of (numbers, text, bytes, containers, arrays, tensors), or "
-        "give allow_pickle= a secret key",
-        self->label, type->tp_name);
-}
-
-/* Makes of a fresh result the value that everybody gets, and keeps it. flight: whose outcome it is, or NULL. New references in *value and
- * *guard (which may be NULL), or -1 with an exception. */
-static int
-keep_result(cached_function *self, pfo_key_builder *builder, const pfo_flight *flight, uint64_t epoch, PyObject *result,
-            PyObject **value, PyObject **guard)
-{
-    *value = NULL;
-    *guard = NULL;
-    const int wanted = is_wanted(self, result);
-    if (wanted < 0) {
-        return -1;
-    }
-    *value = pfo_value_prepare(self->state, result, self->copies, guard);
-    if (*value == NULL) {
-        return -1;
-    }
-    if (!wanted || is_stale(self, flight, epoch) || stores_nothing(self)) {
-        return 0;
-    }
-    PyTypeObject *culprit = NULL;
-    const pfo_keep how = {
-        .ttl_ns = self->ttl_ns,
-        .size = PFO_SIZE_MEASURE,
-        .first_wins = 1,
-        .disk = self->persists ? PFO_KEEP_DISK_WRITE : PFO_KEEP_DISK_AS_IT_IS,
-        .disk_prefix = disk_prefix(self),
-        .label = self->label,
-        .culprit = &culprit,
-    };
-    PyObject *kept = NULL;
-    int is_kept = pfo_tiers_keep(self->tiers, builder, *value, &how, &kept);
-    self->rejects += culprit != NULL || (is_kept == 0 && !self->tiers->closed);
-    if (culprit != NULL && is_kept >= 0 && warn_not_storable(self, culprit) < 0) {
-        is_kept = -1;
-    }
-    Py_XDECREF(culprit);
-    if (is_kept >= 0 && self->persists && is_stale(self, flight, epoch)) { /* while it was written */
-        is_kept = pfo_tiers_delete(self->tiers, builder, disk_prefix(self));
-    }
-    if (is_kept < 0) {
-        Py_XDECREF(kept);
-        Py_CLEAR(*value);
-        Py_CLEAR(*guard);
-        return -1;
-    }
-    if (kept != *value) { /* what was there first, or prepared anew: its guard is the cache's */
-        Py_CLEAR(*guard);
-    }
-    Py_SETREF(*value, kept);
-    return 0;
-}
-
-/* ---- a miss ---------------------------------------------------------------------------------- */
-
-/* On disk, or meanwhile in memory: 1 and a new reference to the value as it is kept, 0, or -1. */
-static int
-load(cached_function *self, pfo_key_builder *builder, PyObject **value)
-{
-    const int64_t begun = pfo_ticks();
-    const int found = pfo_tiers_get(self->tiers, builder, disk_prefix(self), value);
-    self->load_ticks += pfo_ticks() - begun;
-    return found;
-}
-
-/* Calls the function and keeps what it returns. flight: NULL when nobody waits for it. */
-static PyObject *
-compute(cached_function *self, pfo_key_builder *builder, const pfo_call *call, pfo_flight *flight)
-{
-    PyObject *value = NULL, *guard = NULL;
-    const int found = self->persists ? load(self, builder, &value) : 0;
-    if (found != 0) {
-        if (flight != NULL) {
-            pfo_flight_give_up(flight);
-        }
-        return found < 0 ? NULL : hand_out(self, value);
-    }
-    const uint64_t epoch = self->epoch;
-    const int64_t begun = pfo_ticks();
-    self->misses++;
-    self->tiers->store.misses += !self->persists; /* load() has counted it */
-    PyObject *result = PyObject_Vectorcall(self->function, call->args, call->nargsf, call->kwnames);
-    self->compute_ticks += pfo_ticks() - begun;
-    if (result == NULL || keep_result(self, builder, flight, epoch, result, &value, &guard) < 0) {
-        if (flight != NULL) {
-            pfo_flight_fail(flight);
-        }
-        Py_XDECREF(result);
-        return NULL;
-    }
-    if (flight != NULL) {
-        pfo_flight_land(flight, value, guard);
-    }
-    Py_XDECREF(guard);
-    Py_DECREF(self->copies ? value : result);
-    return self->copies ? result : value;
-}
-
-/* What a waiter gets of the value that another thread computed: a new reference; NULL with an exception, or without one when the value has been
- * changed since. Takes the references in boarded over. */
-static PyObject *
-take_landed(cached_function *self, const pfo_boarded *boarded)
-{
-    const int holds = boarded->guard == NULL ? 1 : pfo_value_guard_holds(self->state, boarded->guard);
-    Py_XDECREF(boarded->guard);
-    if (holds != 1) {
-        Py_DECREF(boarded->value);
-        return NULL;
-    }
-    return hand_out(self, boarded->value);
-}
-
-/* The computation is this thread's. */
-static PyObject *
-compute_in_flight(cached_function *self, pfo_key_builder *builder, const pfo_call *call, pfo_flight *flight,
-                  uint64_t mutations)
-{
-    if (self->tiers->store.table.mutations != mutations) { /* another flight of this key may have landed meanwhile */
-        PyObject *value = NULL;
-        if (look_up(self, builder, &value) != 0) {
-            pfo_flight_give_up(flight);
-            return value;
-        }
-    }
-    return compute(self, builder, call, flight);
-}
-
-/* -1 with TypeError when a key that is to be found on disk has a part without content. */
-static int
-check_persistent(const cached_function *self, pfo_key_builder *builder, const pfo_call *call)
-{
-    pfo_digest unused;
-    const int answer = self->persists ? pfo_key_persistent(builder, &self->identity, &unused) : 0;
-    if (answer > 0) {
-        pfo_call_raise_not_persistent(&self->signature, self->state, call);
-    }
-    return answer == 0 ? 0 : -1;
-}
-
-static PyObject *
-find_or_compute(cached_function *self, pfo_key_builder *builder, const pfo_call *call)
-{
-    for (;;) {
-        PyObject *value = NULL;
-        if (look_up(self, builder, &value) != 0) {
-            return value;
-        }
-        if (check_persistent(self, builder, call) < 0) {
-            return NULL;
-        }
-        if (!self->single_flight || stores_nothing(self)) {
-            return compute(self, builder, call, NULL);
-        }
-        const uint64_t mutations = self->tiers->store.table.mutations;
-        pfo_boarded boarded;
-        switch (pfo_flight_board(&self->flights, builder, &boarded)) {
-        case PFO_FLIGHT_MINE:
-            return compute_in_flight(self, builder, call, boarded.flight, mutations);
-        case PFO_FLIGHT_ALONE:
-            return compute(self, builder, call, NULL);
-        case PFO_FLIGHT_LANDED:
-            value = take_landed(self, &boarded);
-            if (value != NULL || PyErr_Occurred()) {
-                return value;
-            }
-            break;
-        case PFO_FLIGHT_AGAIN:
-            break;
-        case PFO_FLIGHT_FAILED:
-            return NULL;
-        }
-    }
-}
-
-/* The key of a call in a started builder; the answers of pfo_call_key_build(). */
-static int
-build_key(cached_function *self, pfo_key_builder *builder, const pfo_call *call)
-{
-    if (self->ledger != NULL && pfo_key_add_owner(builder, self->ledger) < 0) {
-        return -1;
-    }
-    const int answer = pfo_call_key_build(&self->signature, builder, call);
-    self->hash_ticks += builder->content_ticks;
-    return answer;
-}
-
-static PyObject *
-call_by_key(cached_function *self, const pfo_call *call)
-{
-    pfo_key_builder builder;
-    pfo_key_start(&builder, self->state, 1);
-    PyObject *result = NULL;
-    const int answer = build_key(self, &builder, call);
-    if (answer > 0) {
-        result = PyObject_Vectorcall(self->function, call->args, call->nargsf, call->kwnames);
-    } else if (answer == 0) {
-        result = find_or_compute(self, &builder, call);
-    }
-    pfo_key_drop(&builder);
-    return result;
-}
-
-static PyObject *
-cached_function_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames)
-{
-    cached_function *self = (cached_function *)op;
-    if (self->fast_single && PyVectorcall_NARGS(nargsf) == 1 && kwnames == NULL) {
-        PyObject *argument = args[0];
-        if (PyLong_CheckExact(argument) || PyUnicode_CheckExact(argument)) {
-            pfo_store *store = &self->tiers->store;
-            const uint32_t slot = pfo_tiers_find_simple(self->tiers, argument);
-            if (slot != PFO_SLOT_NONE) {
-                const pfo_entry *entry = &store->table.entries[slot];
-                if (entry->checks == 0 && !self->copies) {
-                    pfo_store_hit(store, slot);
-                    self->hits++;
-                    return Py_NewRef((PyObject *)entry->value);
-                }
-            }
-        }
-    }
-    const pfo_call call = { .args = args, .nargsf = nargsf, .kwnames = kwnames };
-    Py_INCREF(op); /* the function may drop the last reference to its own cache */
-    PyObject *result = call_by_key(self, &call);
-    Py_DECREF(op);
-    return result;
-}
 
 /* ---- the steps of a call whose result comes later (async) ------------------------------------ */
 
 /* A new pending call with its key; NULL without an exception when the call does not fit the parameters. */
 static pfo_pending_call *
-pending_of(cached_function *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+pending_of(pfo_cached_function *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     const pfo_call call = { .args = args, .nargsf = (size_t)nargs, .kwnames = kwnames };
     pfo_pending_call *pending = pfo_pending_call_new(self->state);
-    if (pending != NULL && build_key(self, &pending->key, &call) != 0) {
+    if (pending != NULL && pfo_cached_build_key(self, &pending->key, &call) != 0) {
         Py_CLEAR(pending);
     }
     return pending;
@@ -381,19 +34,19 @@ PyDoc_STRVAR(begin_doc, "_begin($self, /, *args, **kwargs)\n--\n\n"
 static PyObject *
 begin(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    cached_function *self = (cached_function *)op;
+    pfo_cached_function *self = (pfo_cached_function *)op;
     pfo_pending_call *pending = pending_of(self, args, nargs, kwnames);
     if (pending == NULL) {
         return PyErr_Occurred() ? NULL : Py_BuildValue("(OO)", Py_False, Py_None);
     }
     PyObject *value = NULL;
-    const int found = look_up(self, &pending->key, &value);
+    const int found = pfo_cached_look_up(self, &pending->key, &value);
     if (found != 0) {
         Py_DECREF(pending);
         return found < 0 ? NULL : Py_BuildValue("(ON)", Py_True, value);
     }
     const pfo_call call = { .args = args, .nargsf = (size_t)nargs, .kwnames = kwnames };
-    if (check_persistent(self, &pending->key, &call) < 0) {
+    if (pfo_cached_check_persistent(self, &pending->key, &call) < 0) {
         Py_DECREF(pending);
         return NULL;
     }
@@ -406,13 +59,13 @@ PyDoc_STRVAR(find_doc, "_find($self, pending, /)\n--\n\n"
 static PyObject *
 find_pending(PyObject *op, PyObject *object)
 {
-    cached_function *self = (cached_function *)op;
+    pfo_cached_function *self = (pfo_cached_function *)op;
     pfo_pending_call *pending = pfo_pending_call_check(self->state, object);
     if (pending == NULL) {
         return NULL;
     }
     PyObject *value = NULL;
-    const int found = look_up(self, &pending->key, &value);
+    const int found = pfo_cached_look_up(self, &pending->key, &value);
     if (found == 0) {
         return Py_BuildValue("(OO)", Py_False, Py_None);
     }
@@ -426,13 +79,13 @@ PyDoc_STRVAR(load_doc, "_load($self, pending, /)\n--\n\n"
 static PyObject *
 load_pending(PyObject *op, PyObject *object)
 {
-    cached_function *self = (cached_function *)op;
+    pfo_cached_function *self = (pfo_cached_function *)op;
     pfo_pending_call *pending = pfo_pending_call_check(self->state, object);
     if (pending == NULL) {
         return NULL;
     }
     PyObject *value = NULL;
-    const int found = load(self, &pending->key, &value);
+    const int found = pfo_cached_load(self, &pending->key, &value);
     if (found == 0) {
         Py_RETURN_NONE;
     }
@@ -444,9 +97,9 @@ PyDoc_STRVAR(forget_doc, "_forget($self, pending, /)\n--\n\nForgets its result. 
 static PyObject *
 forget_pending(PyObject *op, PyObject *object)
 {
-    cached_function *self = (cached_function *)op;
+    pfo_cached_function *self = (pfo_cached_function *)op;
     pfo_pending_call *pending = pfo_pending_call_check(self->state, object);
-    if (pending == NULL || pfo_tiers_delete(self->tiers, &pending->key, disk_prefix(self)) < 0) {
+    if (pending == NULL || pfo_tiers_delete(self->tiers, &pending->key, pfo_cached_disk_prefix(self)) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -458,7 +111,7 @@ PyDoc_STRVAR(depart_doc, "_depart($self, pending, /)\n--\n\n"
 static PyObject *
 depart(PyObject *op, PyObject *object)
 {
-    cached_function *self = (cached_function *)op;
+    pfo_cached_function *self = (pfo_cached_function *)op;
     pfo_pending_call *pending = pfo_pending_call_check(self->state, object);
     if (pending == NULL) {
         return NULL;
@@ -479,7 +132,7 @@ PyDoc_STRVAR(
 static PyObject *
 finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
-    cached_function *self = (cached_function *)op;
+    pfo_cached_function *self = (pfo_cached_function *)op;
     if (nargs != 3) {
         PyErr_SetString(PyExc_TypeError, "_finish() takes a pending call, a result and a bool");
         return NULL;
@@ -491,7 +144,7 @@ finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     self->compute_ticks += pfo_ticks() - pending->begun;
     const uint64_t epoch = args[2] == Py_True ? pending->epoch : self->epoch - 1; /* [epochs] */
     PyObject *value = NULL, *guard = NULL;
-    if (keep_result(self, &pending->key, NULL, epoch, args[1], &value, &guard) < 0) {
+    if (pfo_cached_keep(self, &pending->key, NULL, epoch, args[1], &value, &guard) < 0) {
         return NULL;
     }
     return Py_BuildValue("(NNO)", value, guard == NULL ? Py_NewRef(Py_None) : guard, Py_False);
@@ -504,7 +157,7 @@ PyDoc_STRVAR(share_doc, "_share($self, value, guard, is_hit, /)\n--\n\n"
 static PyObject *
 share(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
-    cached_function *self = (cached_function *)op;
+    pfo_cached_function *self = (pfo_cached_function *)op;
     if (nargs != 3 || (args[1] != Py_None && !PyTuple_CheckExact(args[1]))) {
         PyErr_SetString(PyExc_TypeError, "_share() takes a value, a guard (a tuple or None) and a bool");
         return NULL;
@@ -525,7 +178,7 @@ PyDoc_STRVAR(pending_doc,
 static PyObject *
 pending_call(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    pfo_pending_call *pending = pending_of((cached_function *)op, args, nargs, kwnames);
+    pfo_pending_call *pending = pending_of((pfo_cached_function *)op, args, nargs, kwnames);
     if (pending == NULL && !PyErr_Occurred()) {
         Py_RETURN_NONE;
     }
@@ -565,7 +218,7 @@ or_null(PyObject *object)
 
 /* identity: None for a function that does not persist, or (label, digest). */
 static int
-set_identity(cached_function *self, PyObject *identity)
+set_identity(pfo_cached_function *self, PyObject *identity)
 {
     if (identity == Py_None) {
         return 0;
@@ -610,13 +263,13 @@ cached_function_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (check_names(names, positional, positional_only) < 0 || pfo_parse_ttl(ttl, PFO_TTL_DEFAULT, &ttl_ns) < 0) {
         return NULL;
     }
-    cached_function *self = (cached_function *)type->tp_alloc(type, 0);
+    pfo_cached_function *self = (pfo_cached_function *)type->tp_alloc(type, 0);
     if (self == NULL) {
         return NULL;
     }
     pfo_flights_init(&self->flights);
     self->state = state;
-    self->vectorcall = cached_function_call;
+    self->vectorcall = pfo_cached_call;
     self->function = Py_NewRef(function);
     self->cache = Py_NewRef(cache);
     self->tiers = pfo_tiers_of(cache);
@@ -645,7 +298,7 @@ cached_function_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static int
 cached_function_traverse(PyObject *op, visitproc visit, void *arg)
 {
-    cached_function *self = (cached_function *)op;
+    pfo_cached_function *self = (pfo_cached_function *)op;
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->function);
     Py_VISIT(self->cache);
@@ -661,14 +314,14 @@ cached_function_traverse(PyObject *op, visitproc visit, void *arg)
 static int
 cached_function_clear(PyObject *op)
 {
-    Py_CLEAR(((cached_function *)op)->dict);
+    Py_CLEAR(((pfo_cached_function *)op)->dict);
     return 0;
 }
 
 static void
 cached_function_dealloc(PyObject *op)
 {
-    cached_function *self = (cached_function *)op;
+    pfo_cached_function *self = (pfo_cached_function *)op;
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     if (self->weak_references != NULL) {
@@ -695,7 +348,7 @@ cached_function_dealloc(PyObject *op)
 
 /* Entries of this function in memory, and their bytes. */
 static void
-count_entries(const cached_function *self, uint64_t *entries, uint64_t *bytes)
+count_entries(const pfo_cached_function *self, uint64_t *entries, uint64_t *bytes)
 {
     const pfo_store *store = &self->tiers->store;
     *entries = store->table.count;
@@ -734,7 +387,7 @@ static PyObject *
 cache_info(PyObject *op, PyObject *unused)
 {
     (void)unused;
-    const cached_function *self = (cached_function *)op;
+    const pfo_cached_function *self = (pfo_cached_function *)op;
     const pfo_store *store = &self->tiers->store;
     const pfo_cache_ledger *ledger = (pfo_cache_ledger *)self->ledger;
     const double seconds = pfo_clock_ns_per_tick() * 1e-9;
@@ -759,7 +412,7 @@ static PyObject *
 cache_clear(PyObject *op, PyObject *unused)
 {
     (void)unused;
-    cached_function *self = (cached_function *)op;
+    pfo_cached_function *self = (pfo_cached_function *)op;
     self->epoch++;
     pfo_flight_detach_all(&self->flights);
     if (self->label != NULL && pfo_tiers_clear_label(self->tiers, self->label) < 0) {
@@ -791,11 +444,11 @@ PyDoc_STRVAR(invalidate_doc,
 static PyObject *
 invalidate(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    cached_function *self = (cached_function *)op;
+    pfo_cached_function *self = (pfo_cached_function *)op;
     const pfo_call call = { .args = args, .nargsf = (size_t)nargs, .kwnames = kwnames };
     pfo_key_builder builder;
     pfo_key_start(&builder, self->state, 1);
-    int answer = build_key(self, &builder, &call);
+    int answer = pfo_cached_build_key(self, &builder, &call);
     if (answer > 0) {
         PyObject *name = pfo_signature_name(&self->signature);
         if (name != NULL) {
@@ -808,7 +461,7 @@ invalidate(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
         answer = pfo_flight_detach(&self->flights, &builder);
     }
     if (answer == 0) {
-        answer = pfo_tiers_delete(self->tiers, &builder, disk_prefix(self));
+        answer = pfo_tiers_delete(self->tiers, &builder, pfo_cached_disk_prefix(self));
     }
     pfo_key_drop(&builder);
     return answer < 0 ? NULL : PyBool_FromLong(answer);
@@ -822,7 +475,7 @@ static PyObject *
 cache_parameters(PyObject *op, PyObject *unused)
 {
     (void)unused;
-    return PyDict_Copy(((cached_function *)op)->parameters);
+    return PyDict_Copy(((pfo_cached_function *)op)->parameters);
 }
 
 PyDoc_STRVAR(
@@ -839,7 +492,7 @@ set_name(PyObject *op, PyObject *args)
     if (!PyArg_ParseTuple(args, "OO:__set_name__", &owner, &name)) {
         return NULL;
     }
-    cached_function *self = (cached_function *)op;
+    pfo_cached_function *self = (pfo_cached_function *)op;
     if (owner == Py_None) {
         Py_CLEAR(self->signature.owners);
         self->fast_single = 0;
@@ -877,7 +530,7 @@ get_bound(PyObject *op, PyObject *instance, PyObject *owner)
 static PyObject *
 cached_function_repr(PyObject *op)
 {
-    PyObject *name = pfo_signature_name(&((cached_function *)op)->signature);
+    PyObject *name = pfo_signature_name(&((pfo_cached_function *)op)->signature);
     PyObject *text = name == NULL ? NULL : PyUnicode_FromFormat("<cached function %U at %p>", name, (void *)op);
     Py_XDECREF(name);
     return text;
@@ -904,9 +557,9 @@ static PyMethodDef cached_function_methods[] = {
 };
 
 static PyMemberDef cached_function_members[] = {
-    { "__vectorcalloffset__", T_PYSSIZET, offsetof(cached_function, vectorcall), READONLY, NULL },
-    { "__dictoffset__", T_PYSSIZET, offsetof(cached_function, dict), READONLY, NULL },
-    { "__weaklistoffset__", T_PYSSIZET, offsetof(cached_function, weak_references), READONLY, NULL },
+    { "__vectorcalloffset__", T_PYSSIZET, offsetof(pfo_cached_function, vectorcall), READONLY, NULL },
+    { "__dictoffset__", T_PYSSIZET, offsetof(pfo_cached_function, dict), READONLY, NULL },
+    { "__weaklistoffset__", T_PYSSIZET, offsetof(pfo_cached_function, weak_references), READONLY, NULL },
     { NULL, 0, 0, 0, NULL },
 };
 
@@ -932,7 +585,7 @@ static PyType_Slot cached_function_slots[] = {
 
 PyType_Spec pfo_cached_function_spec = {
     .name = "perfopt._core.CachedFunction",
-    .basicsize = sizeof(cached_function),
+    .basicsize = sizeof(pfo_cached_function),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_VECTORCALL |
              Py_TPFLAGS_METHOD_DESCRIPTOR,
     .slots = cached_function_slots,

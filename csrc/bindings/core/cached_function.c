@@ -1,0 +1,315 @@
+/* cached_function.c: a call of a CachedFunction, without a Python frame on a hit (see cached_function.h).
+ *
+ * Call: key and hash once -> table probe -> policy touch -> new reference. A miss takes off (flight.h): the first thread looks on disk, then calls
+ * the function with no search in progress, then searches again, because the call may have filled the entry (recursion); what is there
+ * first stays. Other threads sleep and get the same value. What was begun before cache_clear() or invalidate() is handed out, but not
+ * kept. [epochs]
+ * Its cache is a PerformanceCache (cache_tiers.h): its own, where keys are bare, or a shared one, where each of its keys begins with its
+ * ledger. The ledger counts what leaves the shared cache; it is a part of the keys so that these do not keep the function alive.
+ * Invariants: user code (the function, __eq__, __hash__, __del__) only runs while the cache is consistent.
+ * References: owns function, cache, ledger and the glue objects. tiers points into cache.
+ * Threads: the GIL serialises; it may change hands wherever user code runs.
+ */
+#include "bindings/core/cached_function.h"
+
+#include "base/clock.h"
+
+/* ---- a hit ----------------------------------------------------------------------------------- */
+
+/* Counts a hit; what a caller gets of a kept value, which it takes over. */
+static PyObject *
+hand_out(pfo_cached_function *self, PyObject *value)
+{
+    self->hits++;
+    if (self->copies) {
+        Py_SETREF(value, pfo_value_copy(self->state, value));
+    }
+    return value;
+}
+
+int
+pfo_cached_look_up(pfo_cached_function *self, const pfo_key_builder *builder, PyObject **value)
+{
+    const uint32_t slot = pfo_tiers_find(self->tiers, builder);
+    if (slot >= PFO_SLOT_FAILED) {
+        return slot == PFO_SLOT_FAILED ? -1 : 0;
+    }
+    const int found = pfo_tiers_take(self->tiers, slot, value);
+    if (found == 1) {
+        *value = hand_out(self, *value);
+        return *value == NULL ? -1 : 1;
+    }
+    return found;
+}
+
+const pfo_digest *
+pfo_cached_disk_prefix(const pfo_cached_function *self)
+{
+    return self->persists ? &self->identity : NULL;
+}
+
+/* ---- keeping --------------------------------------------------------------------------------- */
+
+/* Whether a result is to be kept: 1, 0, or -1 with an exception from cache_if. */
+static int
+is_wanted(const pfo_cached_function *self, PyObject *result)
+{
+    if (self->keep_if == NULL) {
+        return 1;
+    }
+    PyObject *answer = PyObject_CallOneArg(self->keep_if, result);
+    const int wanted = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    return wanted;
+}
+
+static int
+stores_nothing(const pfo_cached_function *self)
+{
+    return self->tiers->store.bounds.max_entries == 0 && !self->persists;
+}
+
+/* Whether what began in that epoch must not be kept any more. */
+static int
+is_stale(const pfo_cached_function *self, const pfo_flight *flight, uint64_t epoch)
+{
+    return epoch != self->epoch || (flight != NULL && pfo_flight_is_stale(flight));
+}
+
+/* Once in the life of a cached function; -1 when the warning is an error. */
+static int
+warn_not_storable(pfo_cached_function *self, const PyTypeObject *type)
+{
+    if (self->has_warned) {
+        return 0;
+    }
+    self->has_warned = 1;
+    return PyErr_WarnFormat(
+        PyExc_RuntimeWarning, 1,
+        "%U: results of type %.200s cannot be stored on disk in a safe format and are kept in memory "
+        "only; return what they are made of (numbers, text, bytes, containers, arrays, tensors), or "
+        "give allow_pickle= a secret key",
+        self->label, type->tp_name);
+}
+
+int
+pfo_cached_keep(pfo_cached_function *self, pfo_key_builder *builder, const pfo_flight *flight, uint64_t epoch,
+                PyObject *result, PyObject **value, PyObject **guard)
+{
+    *value = NULL;
+    *guard = NULL;
+    const int wanted = is_wanted(self, result);
+    if (wanted < 0) {
+        return -1;
+    }
+    *value = pfo_value_prepare(self->state, result, self->copies, guard);
+    if (*value == NULL) {
+        return -1;
+    }
+    if (!wanted || is_stale(self, flight, epoch) || stores_nothing(self)) {
+        return 0;
+    }
+    PyTypeObject *culprit = NULL;
+    const pfo_keep how = {
+        .ttl_ns = self->ttl_ns,
+        .size = PFO_SIZE_MEASURE,
+        .first_wins = 1,
+        .disk = self->persists ? PFO_KEEP_DISK_WRITE : PFO_KEEP_DISK_AS_IT_IS,
+        .disk_prefix = pfo_cached_disk_prefix(self),
+        .label = self->label,
+        .culprit = &culprit,
+    };
+    PyObject *kept = NULL;
+    int is_kept = pfo_tiers_keep(self->tiers, builder, *value, &how, &kept);
+    self->rejects += culprit != NULL || (is_kept == 0 && !self->tiers->closed);
+    if (culprit != NULL && is_kept >= 0 && warn_not_storable(self, culprit) < 0) {
+        is_kept = -1;
+    }
+    Py_XDECREF(culprit);
+    if (is_kept >= 0 && self->persists && is_stale(self, flight, epoch)) { /* while it was written */
+        is_kept = pfo_tiers_delete(self->tiers, builder, pfo_cached_disk_prefix(self));
+    }
+    if (is_kept < 0) {
+        Py_XDECREF(kept);
+        Py_CLEAR(*value);
+        Py_CLEAR(*guard);
+        return -1;
+    }
+    if (kept != *value) { /* what was there first, or prepared anew: its guard is the cache's */
+        Py_CLEAR(*guard);
+    }
+    Py_SETREF(*value, kept);
+    return 0;
+}
+
+/* ---- a miss ---------------------------------------------------------------------------------- */
+
+int
+pfo_cached_load(pfo_cached_function *self, pfo_key_builder *builder, PyObject **value)
+{
+    const int64_t begun = pfo_ticks();
+    const int found = pfo_tiers_get(self->tiers, builder, pfo_cached_disk_prefix(self), value);
+    self->load_ticks += pfo_ticks() - begun;
+    return found;
+}
+
+/* Calls the function and keeps what it returns. flight: NULL when nobody waits for it. */
+static PyObject *
+compute(pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *call, pfo_flight *flight)
+{
+    PyObject *value = NULL, *guard = NULL;
+    const int found = self->persists ? pfo_cached_load(self, builder, &value) : 0;
+    if (found != 0) {
+        if (flight != NULL) {
+            pfo_flight_give_up(flight);
+        }
+        return found < 0 ? NULL : hand_out(self, value);
+    }
+    const uint64_t epoch = self->epoch;
+    const int64_t begun = pfo_ticks();
+    self->misses++;
+    self->tiers->store.misses += !self->persists; /* pfo_cached_load() has counted it */
+    PyObject *result = PyObject_Vectorcall(self->function, call->args, call->nargsf, call->kwnames);
+    self->compute_ticks += pfo_ticks() - begun;
+    if (result == NULL || pfo_cached_keep(self, builder, flight, epoch, result, &value, &guard) < 0) {
+        if (flight != NULL) {
+            pfo_flight_fail(flight);
+        }
+        Py_XDECREF(result);
+        return NULL;
+    }
+    if (flight != NULL) {
+        pfo_flight_land(flight, value, guard);
+    }
+    Py_XDECREF(guard);
+    Py_DECREF(self->copies ? value : result);
+    return self->copies ? result : value;
+}
+
+/* What a waiter gets of the value that another thread computed: a new reference; NULL with an exception, or without one when the value has been
+ * changed since. Takes the references in boarded over. */
+static PyObject *
+take_landed(pfo_cached_function *self, const pfo_boarded *boarded)
+{
+    const int holds = boarded->guard == NULL ? 1 : pfo_value_guard_holds(self->state, boarded->guard);
+    Py_XDECREF(boarded->guard);
+    if (holds != 1) {
+        Py_DECREF(boarded->value);
+        return NULL;
+    }
+    return hand_out(self, boarded->value);
+}
+
+/* The computation is this thread's. */
+static PyObject *
+compute_in_flight(pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *call, pfo_flight *flight,
+                  uint64_t mutations)
+{
+    if (self->tiers->store.table.mutations != mutations) { /* another flight of this key may have landed meanwhile */
+        PyObject *value = NULL;
+        if (pfo_cached_look_up(self, builder, &value) != 0) {
+            pfo_flight_give_up(flight);
+            return value;
+        }
+    }
+    return compute(self, builder, call, flight);
+}
+
+int
+pfo_cached_check_persistent(const pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *call)
+{
+    pfo_digest unused;
+    const int answer = self->persists ? pfo_key_persistent(builder, &self->identity, &unused) : 0;
+    if (answer > 0) {
+        pfo_call_raise_not_persistent(&self->signature, self->state, call);
+    }
+    return answer == 0 ? 0 : -1;
+}
+
+static PyObject *
+find_or_compute(pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *call)
+{
+    for (;;) {
+        PyObject *value = NULL;
+        if (pfo_cached_look_up(self, builder, &value) != 0) {
+            return value;
+        }
+        if (pfo_cached_check_persistent(self, builder, call) < 0) {
+            return NULL;
+        }
+        if (!self->single_flight || stores_nothing(self)) {
+            return compute(self, builder, call, NULL);
+        }
+        const uint64_t mutations = self->tiers->store.table.mutations;
+        pfo_boarded boarded;
+        switch (pfo_flight_board(&self->flights, builder, &boarded)) {
+        case PFO_FLIGHT_MINE:
+            return compute_in_flight(self, builder, call, boarded.flight, mutations);
+        case PFO_FLIGHT_ALONE:
+            return compute(self, builder, call, NULL);
+        case PFO_FLIGHT_LANDED:
+            value = take_landed(self, &boarded);
+            if (value != NULL || PyErr_Occurred()) {
+                return value;
+            }
+            break;
+        case PFO_FLIGHT_AGAIN:
+            break;
+        case PFO_FLIGHT_FAILED:
+            return NULL;
+        }
+    }
+}
+
+int
+pfo_cached_build_key(pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *call)
+{
+    if (self->ledger != NULL && pfo_key_add_owner(builder, self->ledger) < 0) {
+        return -1;
+    }
+    const int answer = pfo_call_key_build(&self->signature, builder, call);
+    self->hash_ticks += builder->content_ticks;
+    return answer;
+}
+
+static PyObject *
+call_by_key(pfo_cached_function *self, const pfo_call *call)
+{
+    pfo_key_builder builder;
+    pfo_key_start(&builder, self->state, 1);
+    PyObject *result = NULL;
+    const int answer = pfo_cached_build_key(self, &builder, call);
+    if (answer > 0) {
+        result = PyObject_Vectorcall(self->function, call->args, call->nargsf, call->kwnames);
+    } else if (answer == 0) {
+        result = find_or_compute(self, &builder, call);
+    }
+    pfo_key_drop(&builder);
+    return result;
+}
+
+PyObject *
+pfo_cached_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    pfo_cached_function *self = (pfo_cached_function *)op;
+    if (self->fast_single && PyVectorcall_NARGS(nargsf) == 1 && kwnames == NULL) {
+        PyObject *argument = args[0];
+        if (PyLong_CheckExact(argument) || PyUnicode_CheckExact(argument)) {
+            pfo_store *store = &self->tiers->store;
+            const uint32_t slot = pfo_tiers_find_simple(self->tiers, argument);
+            if (slot != PFO_SLOT_NONE) {
+                const pfo_entry *entry = &store->table.entries[slot];
+                if (entry->checks == 0 && !self->copies) {
+                    pfo_store_hit(store, slot);
+                    self->hits++;
+                    return Py_NewRef((PyObject *)entry->value);
+                }
+            }
+        }
+    }
+    const pfo_call call = { .args = args, .nargsf = nargsf, .kwnames = kwnames };
+    Py_INCREF(op); /* the function may drop the last reference to its own cache */
+    PyObject *result = call_by_key(self, &call);
+    Py_DECREF(op);
+    return result;
+}
