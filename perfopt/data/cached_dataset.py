@@ -53,7 +53,7 @@ class CachedDataset:
         persist: bool = False,
         cache_dir: str | os.PathLike[str] | None = None,
         name: str | None = None,
-        max_disk_bytes: int | None = None,
+        max_disk_bytes: int = 10 * 2**30,
     ) -> None:
         if not hasattr(type(dataset), "__getitem__"):
             raise TypeError(
@@ -82,8 +82,9 @@ class CachedDataset:
         self._cache = self._new_cache()
 
     def _new_cache(self) -> PerformanceCache:
-        bound = {} if self._max_disk_bytes is None else {"max_disk_bytes": self._max_disk_bytes}
-        return PerformanceCache(self.cache_size, self._cache_dir, policy=self._policy or "lru", **bound)
+        return PerformanceCache(
+            self.cache_size, self._cache_dir, policy=self._policy or "lru", max_disk_bytes=self._max_disk_bytes
+        )
 
     def __len__(self) -> int:
         """As the dataset's own; TypeError when it has none."""
