@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from perfopt._keys import copy_value
+from perfopt._values import copy_value
 from perfopt.cache import PerformanceCache
 from perfopt.config import require_int
 
