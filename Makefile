@@ -14,7 +14,7 @@ STAMP := $(BUILD)/stamps
 C_SOURCES := $(wildcard csrc/*/*.c csrc/bindings/*/*.c)
 C_HEADERS := $(wildcard csrc/*/*.h csrc/bindings/*/*.h cuda/*.h)
 
-.PHONY: all setup demo test test-c asan tsan lint format bench spec wheel cuda clean
+.PHONY: all setup demo test test-c asan tsan valgrind lint format bench spec wheel cuda clean
 
 all: setup
 
@@ -47,7 +47,7 @@ test: $(STAMP)/built
 ## test-c, asan, tsan: the pure-C parts as C programs, plain and under the sanitizers
 C_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*.c))
 TSAN_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*thread*.c tests/c/test_pool.c tests/c/test_execute.c tests/c/test_loader.c tests/c/test_recorder.c tests/c/test_sampler.c))
-FORMATTED = $(C_SOURCES) $(C_HEADERS) $(wildcard tests/c/*.[ch] cuda/*.cu cuda/*.cuh cuda/dev/*.cu)
+FORMATTED = $(C_SOURCES) $(C_HEADERS) $(wildcard tests/c/*.[ch] tests/crash/*.c cuda/*.cu cuda/*.cuh cuda/dev/*.cu)
 PURE_SOURCES := $(wildcard csrc/base/*.c csrc/cache/*.c csrc/profiler/*.c csrc/monitor/*.c csrc/kernels/*.c csrc/backend/*.c)
 
 # Backends that the loader must take or refuse, made from one file.
@@ -87,6 +87,22 @@ asan: $(C_TESTS:%=$(BUILD)/c-asan/%)
 	$(call run_c,$^)
 tsan: $(TSAN_TESTS:%=$(BUILD)/c-tsan/%)
 	$(call run_c,$^)
+
+## valgrind: the cache's C tests under memcheck, which sees reads of memory that nobody wrote; minutes, so no part of .ci/run
+CACHE_TESTS := $(filter $(patsubst csrc/cache/%.c,test_%,$(wildcard csrc/cache/*.c)),$(C_TESTS))
+valgrind: $(CACHE_TESTS:%=$(BUILD)/c-plain/%)
+	@command -v valgrind >/dev/null || { echo "valgrind is missing; please run: apt-get install valgrind" >&2; exit 1; }
+	@set -e; for t in $^; do echo "$$t"; PERFOPT_CPU=scalar valgrind -q --error-exitcode=9 --leak-check=full \
+		--errors-for-leak-kinds=definite,possible $$t; done
+
+# What the proofs in tests/crash run: the disk tier as a program, and the library that makes its system calls fail.
+$(BUILD)/crash/disk_driver: tests/crash/disk_driver.c $(BUILD)/c-plain/libperfopt.a
+	@mkdir -p $(@D)
+	@$(CC) $(PFO_CSTD) -Icsrc $(PFO_WARN) -Werror -O2 -g -pthread $^ -o $@ $(PFO_LIBS) -ldl -lm
+
+$(BUILD)/crash/fail_shim.so: tests/crash/fail_shim.c
+	@mkdir -p $(@D)
+	@$(CC) $(PFO_CSTD) -Wall -Wextra -Wshadow -Werror -O1 -g -fPIC -shared -pthread $< -o $@ -ldl
 
 ## lint: formatting, types and style; changes nothing
 lint: $(STAMP)/built

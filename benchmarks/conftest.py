@@ -62,6 +62,47 @@ def _verdict(bar: str | None, ratio: float) -> str:
     return "met" if (ratio <= number if kind == "at most" else 1 / ratio >= number) else "missed"
 
 
+def _add_row(
+    row: str, ours: str, peer: str, ours_seconds: list[float], peer_seconds: list[float], bar: str | None, note: str
+) -> None:
+    """One line of the table, from seconds of rounds that were taken in pairs."""
+    ratios = sorted(a / b for a, b in zip(ours_seconds, peer_seconds, strict=True))
+    ratio = statistics.median(ratios)
+    _rows.append(
+        {
+            "row": row,
+            "ours": ours,
+            "peer": peer,
+            "ours_seconds": statistics.median(ours_seconds),
+            "peer_seconds": statistics.median(peer_seconds),
+            "ratio": ratio,
+            "ratio_quartiles": [ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]],
+            "rounds": len(ratios),
+            "bar": bar,
+            "verdict": _verdict(bar, ratio),
+            "note": note,
+        }
+    )
+
+
+@pytest.fixture
+def add_row() -> Callable[..., None]:
+    """``add_row(row, ours, peer, ours_seconds, peer_seconds, bar=None, note="")``: for harnesses that time by themselves."""
+
+    def add(
+        row: str,
+        ours: str,
+        peer: str,
+        ours_seconds: list[float],
+        peer_seconds: list[float],
+        bar: str | None = None,
+        note: str = "",
+    ) -> None:
+        _add_row(row, ours, peer, ours_seconds, peer_seconds, bar, note)
+
+    return add
+
+
 @pytest.fixture
 def versus(benchmark: Any) -> Callable[..., None]:
     """``versus(row, ours={name: candidate}, peers={name: candidate}, bars={name: bar}, rounds=31, note="")``.
@@ -102,23 +143,7 @@ def versus(benchmark: Any) -> Callable[..., None]:
         benchmark.pedantic(one_round, rounds=rounds, iterations=1, warmup_rounds=1)
         for name in ours:
             for peer in peers:
-                ratios = sorted(a / b for a, b in zip(seconds[name][1:], seconds[peer][1:], strict=True))
-                ratio = statistics.median(ratios)
-                _rows.append(
-                    {
-                        "row": row,
-                        "ours": name,
-                        "peer": peer,
-                        "ours_seconds": statistics.median(seconds[name][1:]),
-                        "peer_seconds": statistics.median(seconds[peer][1:]),
-                        "ratio": ratio,
-                        "ratio_quartiles": [ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]],
-                        "rounds": rounds,
-                        "bar": bars.get(peer),
-                        "verdict": _verdict(bars.get(peer), ratio),
-                        "note": note,
-                    }
-                )
+                _add_row(row, name, peer, seconds[name][1:], seconds[peer][1:], bars.get(peer), note)
         benchmark.extra_info["rows"] = [r for r in _rows if r["row"] == row]
 
     return run
@@ -175,7 +200,17 @@ def manifest() -> dict[str, Any]:
     from perfopt import _core
 
     packages = {}
-    for name in ("perfopt", "numpy", "torch", "joblib", "cachebox", "cachetools", "psutil", "pytest-benchmark"):
+    for name in (
+        "perfopt",
+        "numpy",
+        "torch",
+        "joblib",
+        "cachebox",
+        "cachetools",
+        "diskcache",
+        "psutil",
+        "pytest-benchmark",
+    ):
         try:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import InitVar, dataclass, field, fields
 from typing import Any
 
@@ -29,7 +30,8 @@ class PerformanceConfig:
         enable_memory_optimization: sample memory in the background, clean up under pressure, and keep freed heap pages
             for the next step while a CPU loop runs.
         enable_profiling: record phases; off, a range costs one flag test and records nothing.
-        enable_compression: compress cache entries on disk (the disk tier; memory entries are never compressed).
+        enable_compression: compress cache entries on disk where a sample shows that it pays; off, never. Entries in memory are
+            never compressed.
         cache_size: most entries in the memory tier, at least 0.
         max_workers: workers for data work, at least 1; the default is the number of processors this process may use.
         memory_threshold: share of the memory limit, above 0 and at most 1, from which memory counts as short.
@@ -38,6 +40,8 @@ class PerformanceConfig:
         gradient_accumulation: accumulate gradients over several batches before each optimizer step.
         gradient_accumulation_steps: batches a step, at least 1; counts only with ``gradient_accumulation``.
         max_grad_norm: clip the global gradient norm to this in each step; ``None`` for no clipping.
+        cache_dir: directory of the cache's disk tier, for ``cache.set(..., persist=True)``; ``None`` for memory only.
+        cache_ttl: seconds after which a cache entry is no longer used, above 0; ``None`` for no end.
         enable_batch_optimization: accepted as another name of ``batch_size_optimization``; not stored.
     """
 
@@ -54,6 +58,8 @@ class PerformanceConfig:
     gradient_accumulation: bool = True
     gradient_accumulation_steps: int = 4
     max_grad_norm: float | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+    cache_ttl: float | None = None
     enable_batch_optimization: InitVar[bool | None] = None
 
     def __post_init__(self, enable_batch_optimization: bool | None) -> None:
@@ -76,6 +82,12 @@ class PerformanceConfig:
             self.max_grad_norm = _require_number("max_grad_norm", self.max_grad_norm)
             if not self.max_grad_norm > 0.0:
                 raise ValueError(f"max_grad_norm must be above 0 or None, not {self.max_grad_norm!r}")
+        if self.cache_dir is not None and not isinstance(self.cache_dir, (str, os.PathLike)):
+            raise TypeError(f"cache_dir must be a path or None, not {self.cache_dir!r}")
+        if self.cache_ttl is not None:
+            self.cache_ttl = _require_number("cache_ttl", self.cache_ttl)
+            if not 0.0 < self.cache_ttl < math.inf:
+                raise ValueError(f"cache_ttl must be above 0 seconds and finite, or None, not {self.cache_ttl!r}")
 
     @property
     def accumulation_window(self) -> int:

@@ -24,7 +24,8 @@ class PerformanceOptimizer:
 
     Attributes:
         config: as given.
-        cache: a :class:`perfopt.PerformanceCache` of ``config.cache_size`` entries (0 when caching is off).
+        cache: a :class:`perfopt.PerformanceCache` of ``config.cache_size`` entries, with its disk tier in ``config.cache_dir``
+            if that is given; when caching is off it stores nothing, on disk neither.
         memory_optimizer: a :class:`perfopt.MemoryOptimizer` at ``config.memory_threshold``.
         profiler: a :class:`perfopt.PerformanceProfiler`; it records nothing when profiling is off.
     """
@@ -35,7 +36,7 @@ class PerformanceOptimizer:
         if not isinstance(config, PerformanceConfig):
             raise TypeError(f"config must be a PerformanceConfig or None, not {type(config).__name__}")
         self.config = config
-        self.cache = PerformanceCache(max_size=config.cache_size if config.enable_caching else 0)
+        self.cache = _make_cache(config)
         self.memory_optimizer = MemoryOptimizer(threshold=config.memory_threshold)
         self.profiler = PerformanceProfiler()
         if not config.enable_profiling:
@@ -126,6 +127,17 @@ class PerformanceOptimizer:
         self.profiler.reset()
         self.memory_optimizer.clear_history()
         self._batch = _no_batch()
+
+
+def _make_cache(config: PerformanceConfig) -> PerformanceCache:
+    if not config.enable_caching:
+        return PerformanceCache(max_size=0)
+    return PerformanceCache(
+        max_size=config.cache_size,
+        cache_dir=config.cache_dir,
+        ttl=config.cache_ttl,
+        compression="auto" if config.enable_compression else "none",
+    )
 
 
 def _no_batch() -> dict[str, Any]:

@@ -495,6 +495,7 @@ pfo_disk_put(pfo_disk *disk, const pfo_digest *key, const pfo_disk_record *recor
                         record->suffix);
     }
     if (disk->read_only) {
+        count_one(&disk->write_failures);
         return pfo_fail(err, PFO_UNAVAILABLE, "cache_dir %s cannot be written to: it is open for reading only",
                         disk->directory);
     }

@@ -11,7 +11,7 @@ from perfopt._version import __version__
 __all__ = ["main"]
 
 COMMANDS = {
-    "cache": ("perfopt.cli.cache", "Simulate caches on a trace of requests."),
+    "cache": ("perfopt.cli.cache", "Look after a cache directory; simulate caches on a trace of requests."),
     "demo": ("perfopt.cli.demo", "Train a small model on real text, plainly and with perfopt, and compare."),
     "info": ("perfopt.cli.info", "Show what perfopt found on this machine."),
 }

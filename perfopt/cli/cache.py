@@ -1,4 +1,7 @@
-"""``perfopt cache``: caches from the shell. ``simulate`` replays a trace on every policy and size asked for."""
+"""``perfopt cache``: caches from the shell.
+
+``simulate`` replays a trace on every policy and size asked for; ``cache_directory.py`` has the commands on a directory.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import click
+
+from perfopt.cli import cache_directory
 
 __all__ = ["command", "run_simulation"]
 
@@ -35,7 +40,11 @@ Bounds = tuple["int | None", "int | None"]
 
 @click.group()
 def command() -> None:
-    """Simulate caches on a trace of requests."""
+    """Look after a cache directory; simulate caches on a trace of requests."""
+
+
+for _subcommand in (cache_directory.stats, cache_directory.ls, cache_directory.verify, cache_directory.clear):
+    command.add_command(_subcommand)
 
 
 def _numbers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
