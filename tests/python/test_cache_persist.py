@@ -184,9 +184,14 @@ def test_bytes_and_time() -> None:
         assert function.cache_info().expirations == 1
 
 
-def test_other_policies_by_name() -> None:
-    function = cache_result(policy="lru")(len)
-    assert function.cache_parameters()["policy"] == "lru"
+@pytest.mark.parametrize("policy", ["lru", "fifo", "sieve", "s3fifo", "wtinylfu", "auto"])
+def test_policies_by_name(policy: str) -> None:
+    function = cache_result(policy=policy, max_size=10)(lambda x: [x])
+    for x in range(100):
+        assert function(x % 23) == [x % 23]
+    info = function.cache_info()
+    assert (info.currsize, info.hits + info.misses) == (10, 100)
+    assert function.cache_parameters()["policy"] == policy
     with pytest.raises(ValueError, match="policy"):
         cache_result(policy="unheard of")(len)
 
