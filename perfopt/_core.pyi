@@ -71,6 +71,7 @@ def simulate_operations(
     operations: list[tuple[Any, ...]],
     /,
 ) -> list[tuple[bool, list[int]]]: ...
+
 @final
 class ContentKey:
     def __hash__(self) -> int: ...
