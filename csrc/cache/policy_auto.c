@@ -12,10 +12,11 @@
  * cache may stay far behind its policy's shadow, because a loop keeps out what a switch did not bring. The policy furthest ahead, if its
  * lead is clear, becomes active: before the next admission the live entries move over in the order in which the old policy would have
  * evicted them, oldest first, and all evidence is forgotten.
- * Between rounds are pauses, none after the first SETTLING_ROUNDS rounds, then twice as long each time, until one request in COST_SHARE is sampled over
- * all: a small cache, whose shadows see every request of a round, pays no more than a large one. When the live hit rate of a spell of
+ * Between rounds are pauses, none after the first SETTLING_ROUNDS rounds, then twice as long each time, until about one request in COST_SHARE is
+ * sampled over all: a small cache, whose shadows see every request of a round, pays no more than a large one, which makes no pauses
+ * when its scale alone is below twice that share. When the live hit rate of a spell of
  * requests in a pause differs by more than 1/CHANGE from that of the round before, the pause ends, what is known is forgotten,
- * and there are no pauses for SETTLING_ROUNDS rounds, as after a switch. When it so differs between two rounds, the next pause is short.
+ * and there are no pauses for SETTLING_ROUNDS rounds, as after an early switch. When it so differs between two rounds, the next pause is short.
  * The scale is set anew, and the shadows emptied, when a round begins with twice or half as many live entries.
  * A shadow that gets no memory misses a request; nothing else depends on it. A new policy that gets none is not taken.
  * Invariants: `wanted` is what the next reserve() prepares, `next` what the next admit() moves to. `fresh` is PFO_SLOT_NONE.
@@ -27,8 +28,8 @@
 #include "cache/policy_shadow.h"
 #include "cache/policy_sketch.h"
 
-enum { SHADOW_ENTRIES = 255, BLOCK = 256, COST_SHARE = 16, FIRST_CANDIDATE = 4 };
-enum { WARM_BLOCKS = 8, ROUND_BLOCKS = 16, SETTLING_ROUNDS = 4, PAST_PARTS = 7, PAST_OF = 8 };
+enum { SHADOW_ENTRIES = 255, BLOCK = 256, COST_SHARE = 32, FIRST_CANDIDATE = 4 };
+enum { WARM_BLOCKS = 8, ROUND_BLOCKS = 16, SETTLING_ROUNDS = 2, PAST_PARTS = 7, PAST_OF = 8 };
 enum { MARGIN = 200, EARLY_MARGIN = 20, EARLY_BLOCKS = 4, CONFIDENCE = 3 };
 enum { SPELL_REQUESTS = 1024, SPELL_PER_ENTRY = 8, CHANGE = 10 };
 
@@ -170,7 +171,7 @@ begin_pause(auto_state *self)
     const uint64_t requests = (length << 32) / self->threshold; /* live ones in a round */
     const uint64_t longest = (self->threshold * COST_SHARE) >> 32;
     const uint64_t rounds = self->pause_rounds < longest ? self->pause_rounds : longest;
-    if (self->settling > 0 || rounds == 0) {
+    if (self->settling > 0 || longest < 2) {
         self->settling -= self->settling > 0;
         begin_round(self);
     } else {
@@ -276,7 +277,8 @@ judge(auto_state *self)
     }
     uint32_t best = find_clear(&self->early, self->active_index, EARLY_MARGIN);
     const int over = self->warming == 0 && self->round.blocks == ROUND_BLOCKS;
-    if (over && best == NO_CANDIDATE) {
+    const int late = over && best == NO_CANDIDATE;
+    if (late) {
         if (differ(&self->live, &self->live_before)) {
             self->all = (auto_evidence){ .blocks = 0 };
             self->pause_rounds = 1;
@@ -286,7 +288,11 @@ judge(auto_state *self)
     }
     if (best != NO_CANDIDATE) {
         self->wanted = best;
-        settle(self);
+        if (late) {
+            forget_evidence(self);
+        } else {
+            settle(self); /* what is so far ahead so soon comes with a change of the stream */
+        }
     }
     if (over || best != NO_CANDIDATE) {
         begin_pause(self);

@@ -374,7 +374,7 @@ class Auto(Policy):
 
     def settle(self) -> None:
         """What was known is forgotten, and there are no pauses for a while."""
-        self.settling, self.pause_rounds = 4, 1
+        self.settling, self.pause_rounds = 2, 1
         self.early, self.round, self.all = Evidence(), Evidence(), Evidence()
 
     def resize(self, bounds: Bounds) -> None:
@@ -446,8 +446,9 @@ class Auto(Policy):
         self.phase = "round"
 
     def begin_pause(self) -> None:
-        rounds = min(self.pause_rounds, self.threshold * 16 >> 32)
-        if self.settling or not rounds:
+        longest = self.threshold * 32 >> 32
+        rounds = min(self.pause_rounds, longest)
+        if self.settling or longest < 2:
             self.settling = max(0, self.settling - 1)
             self.begin_round()
             return
@@ -479,7 +480,8 @@ class Auto(Policy):
                 self.early, self.round = Evidence(), Evidence()
         best = self.early.find_clear(self.active_index, 20)
         over = not self.warming and self.round.blocks == self.JUDGED
-        if over and best is None:
+        late = over and best is None
+        if late:
             if rates_differ(self.live, self.live_before):
                 self.all = Evidence()
                 self.pause_rounds = 1
@@ -487,7 +489,10 @@ class Auto(Policy):
             best = self.all.find_clear(self.active_index, 200)
         if best is not None:
             self.wanted = best
-            self.settle()
+            if late:
+                self.early, self.round, self.all = Evidence(), Evidence(), Evidence()
+            else:
+                self.settle()
         if over or best is not None:
             self.begin_pause()
 
