@@ -20,8 +20,8 @@
  * The scale is set anew, and the shadows emptied, when a round begins with twice or half as many live entries.
  * A shadow that gets no memory misses a request; nothing else depends on it. A new policy that gets none is not taken.
  * Invariants: `wanted` is what the next reserve() prepares, `next` what the next admit() moves to. `fresh` is PFO_SLOT_NONE.
- * Memory: the active policy's state and, in rounds, five shadows of about 90 bytes an entry: up to 110 KB in all, whatever the size of the
- * cache. In a pause the shadows keep their policies' state, up to 14 KB.
+ * Memory: the active policy's state and, in rounds, five shadows of up to 256 slots, about 140 KB in all, whatever the size of the cache. In a
+ * pause the shadows keep their policies' state only.
  */
 #include "base/alloc.h"
 #include "cache/policy_queue.h"
