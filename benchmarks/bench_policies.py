@@ -1,7 +1,8 @@
 """The eviction policies side by side: hit rates on families of streams, and what a request costs each of them beside ``lru``.
 
-Hit rates are exact and the same on every machine; they go to ``benchmarks/results/policies.md``.
-``PERFOPT_BENCH_REQUESTS`` scales the streams (1,000,000 requests).
+Hit rates are exact and the same on every machine; they go to ``benchmarks/results/policies.md``, those of streams that no
+parameter was chosen by to ``benchmarks/results/policies_held_out.md``.
+``PERFOPT_BENCH_REQUESTS`` scales the streams (1,000,000 requests, half of it for the held-out ones).
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from policy_streams import STREAMS, Keys, trace, zipf
+from policy_streams import HELD_OUT, STREAMS, Keys, trace, zipf
 
 from perfopt import _core
 
 REQUESTS = int(os.environ.get("PERFOPT_BENCH_REQUESTS", "1000000"))
 SIZES = (100, 1000, 10_000)
+HELD_OUT_SIZES = (128, 300, 700, 1000, 5000)
 PUBLISHED_KEYS = 1_000_000
 RESULTS = Path(__file__).resolve().parent / "results"
 NAMES = _core.policy_names()
@@ -35,9 +37,9 @@ def row_of(label: str, size: int, rates: list[float]) -> str:
     return f"| {label} | {size} | {' | '.join(cells)} | {auto:.2f} | {auto - max(fixed):+.2f} |"
 
 
-def test_hit_rates(benchmark: Any) -> None:
-    rows = [
-        f"# Hit rates of the eviction policies in percent, {REQUESTS} requests a stream",
+def heading(title: str) -> list[str]:
+    return [
+        f"# {title}",
         "",
         "`make bench BENCH=benchmarks/bench_policies.py`; exact, and the same on every machine. The best fixed policy is "
         "bold; the last column is `auto` against it.",
@@ -45,6 +47,15 @@ def test_hit_rates(benchmark: Any) -> None:
         f"| stream | entries | {' | '.join(NAMES)} | auto - best |",
         "|---|---|" + "---|" * (len(NAMES) + 1),
     ]
+
+
+def write(name: str, lines: list[str]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / name).write_text("\n".join(lines) + "\n")
+
+
+def test_hit_rates(benchmark: Any) -> None:
+    rows = heading(f"Hit rates of the eviction policies in percent, {REQUESTS} requests a stream")
 
     def measure() -> None:
         for name, stream in STREAMS.items():
@@ -54,8 +65,19 @@ def test_hit_rates(benchmark: Any) -> None:
         rows.append(row_of(f"zipf 0.99, {PUBLISHED_KEYS} keys", size, hit_rates(keys, size)))
 
     benchmark.pedantic(measure, rounds=1, iterations=1)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "policies.md").write_text("\n".join(rows) + "\n")
+    write("policies.md", rows)
+
+
+def test_hit_rates_on_held_out_streams(benchmark: Any) -> None:
+    requests = REQUESTS // 2
+    rows = heading(f"Hit rates on held-out streams in percent, {requests} requests a stream")
+
+    def measure() -> None:
+        for name, stream in HELD_OUT.items():
+            rows.extend(row_of(name, size, hit_rates(stream(requests, size), size)) for size in HELD_OUT_SIZES)
+
+    benchmark.pedantic(measure, rounds=1, iterations=1)
+    write("policies_held_out.md", rows)
 
 
 def replaying(policy: str, text: bytes, size: int) -> Callable[[], object]:

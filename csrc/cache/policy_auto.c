@@ -2,34 +2,36 @@
  *
  * One policy, the active one (wtinylfu at first), orders the live entries. From the first eviction on, the others and the active one are tried out in rounds:
  * each has a shadow, a cache of hashes scaled down to about SHADOW_ENTRIES entries, and sees the requests for that share of the hashes
- * (spatial sampling: Waldspurger, Park, Garthwaite, Ahmad: "Efficient MRC Construction with SHARDS", FAST 2015). A round is WARM sampled
- * requests to fill the shadows and JUDGED ones whose hits are counted; then the scores, hits of this round plus 3/4 of the past, are
- * compared. Where one policy leads the active one by more than 1/MARGIN of the requests, it becomes active: before the next admission the
- * live entries move over in the order in which the old policy would have evicted them, oldest first.
- * A lead of more than 1/EARLY_MARGIN ends the round at once, and the past does not count.
- * Between rounds are pauses, none after the first SETTLING_ROUNDS rounds, then twice as long each time, until one request in COST_SHARE is sampled over
- * all: a small cache, whose shadows see every request of a round, pays no more than a large one. A pause ends early when the live hit rate
- * of a block of requests differs from that of the round before by more than 1/BLOCK_CHANGE. Then,
- * and after a switch, there are no pauses for SETTLING_ROUNDS rounds again.
+ * (spatial sampling: Waldspurger, Park, Garthwaite, Ahmad: "Efficient MRC Construction with SHARDS", FAST 2015). A round is WARM_BLOCKS
+ * blocks of BLOCK sampled requests to fill empty shadows, and ROUND_BLOCKS that are judged. After a pause the shadows are empty again: what they
+ * held before the gap, met again by a loop that went on meanwhile, would be hits that no cache has.
+ * Evidence is a policy's lead, in hits a block, and its spread over the blocks. A lead is clear when it is above 1/margin of the requests and CONFIDENCE
+ * standard errors above 0 (a loop's hits come in stretches: while less than some turns were seen, the spread says so).
+ * At the end of a round the leads over the active policy's shadow are judged by MARGIN, of all rounds, the past counting PAST_PARTS / PAST_OF of
+ * itself each round. After every block, also while the shadows fill, the leads over the live cache in this round are judged by EARLY_MARGIN: the live
+ * cache may stay far behind its policy's shadow, because a loop keeps out what a switch did not bring. The policy furthest ahead, if its
+ * lead is clear, becomes active: before the next admission the live entries move over in the order in which the old policy would have
+ * evicted them, oldest first, and all evidence is forgotten.
+ * Between rounds are pauses, none after the first SETTLING_ROUNDS rounds, then twice as long each time, until about one request in COST_SHARE is
+ * sampled over all: a small cache, whose shadows see every request of a round, pays no more than a large one, which makes no pauses
+ * when its scale alone is below twice that share. When the live hit rate of a spell of
+ * requests in a pause differs by more than 1/CHANGE from that of the round before, the pause ends, what is known is forgotten,
+ * and there are no pauses for SETTLING_ROUNDS rounds, as after an early switch. When it so differs between two rounds, the next pause is short.
  * The scale is set anew, and the shadows emptied, when a round begins with twice or half as many live entries.
  * A shadow that gets no memory misses a request; nothing else depends on it. A new policy that gets none is not taken.
  * Invariants: `wanted` is what the next reserve() prepares, `next` what the next admit() moves to. `fresh` is PFO_SLOT_NONE.
- * Memory: the active policy's state and five shadows of about 70 bytes an entry: up to 110 KB in all, whatever the size of the cache.
+ * Memory: the active policy's state and, in rounds, five shadows of up to 256 slots, about 140 KB in all, whatever the size of the cache. In a
+ * pause the shadows keep their policies' state only.
  */
 #include "base/alloc.h"
 #include "cache/policy_queue.h"
 #include "cache/policy_shadow.h"
 #include "cache/policy_sketch.h"
 
-enum { SHADOW_ENTRIES = 255, WARM = 512, JUDGED = 2048, MARGIN = 200, COST_SHARE = 16, FIRST_CANDIDATE = 4 };
-enum {
-    EARLY_STEP = 512,
-    EARLY_MARGIN = 6,
-    BLOCK_REQUESTS = 1024,
-    BLOCK_PER_ENTRY = 8,
-    BLOCK_CHANGE = 10,
-    SETTLING_ROUNDS = 4
-};
+enum { SHADOW_ENTRIES = 255, BLOCK = 256, COST_SHARE = 32, FIRST_CANDIDATE = 4 };
+enum { WARM_BLOCKS = 8, ROUND_BLOCKS = 16, SETTLING_ROUNDS = 2, PAST_PARTS = 7, PAST_OF = 8 };
+enum { MARGIN = 200, EARLY_MARGIN = 20, EARLY_BLOCKS = 4, CONFIDENCE = 3 };
+enum { SPELL_REQUESTS = 1024, SPELL_PER_ENTRY = 8, CHANGE = 10 };
 
 static const pfo_policy_ops *const candidates[] = {
     &pfo_policy_lru, &pfo_policy_fifo, &pfo_policy_sieve, &pfo_policy_s3fifo, &pfo_policy_wtinylfu,
@@ -38,6 +40,22 @@ static const pfo_policy_ops *const candidates[] = {
 enum { CANDIDATES = sizeof candidates / sizeof candidates[0], NO_CANDIDATE = CANDIDATES };
 
 typedef enum auto_phase { OFF, ROUND, PAUSE } auto_phase;
+
+typedef struct auto_rate {
+    uint64_t hits;
+    uint64_t requests;
+} auto_rate;
+
+/* By how many hits a policy was ahead of the active one, over the blocks judged. */
+typedef struct auto_lead {
+    int64_t sum;
+    int64_t squares;
+} auto_lead;
+
+typedef struct auto_evidence {
+    int64_t blocks;
+    auto_lead leads[CANDIDATES];
+} auto_evidence;
 
 typedef struct auto_state {
     pfo_policy active;
@@ -49,19 +67,21 @@ typedef struct auto_state {
     pfo_bounds bounds;
     uint32_t count; /* live entries at the last reservation */
     uint32_t scaled_for;
-    uint64_t threshold; /* a hash is sampled when the low half of its mix is below; 2^32: all are */
-    uint32_t sampled;   /* in this round */
+    uint64_t threshold;  /* a hash is sampled when the low half of its mix is below; 2^32: all are */
+    uint32_t sampled;    /* in the block under way */
+    uint32_t warming;    /* blocks to come before the next one is judged */
+    auto_evidence early; /* of this round against the live cache */
+    auto_evidence round; /* of this round against the active policy's shadow */
+    auto_evidence all;   /* of the rounds before, aged, and of this one once it is over */
     uint64_t pause_left;
-    uint64_t pause_rounds;   /* length of the next pause in rounds */
-    uint32_t settling;       /* rounds to come without a pause after them */
-    uint64_t block_requests; /* the block of live requests under way in a pause */
-    uint64_t block_hits;
-    uint64_t round_requests; /* live ones of the last round, what a block is compared with */
-    uint64_t round_hits;
-    uint64_t block_length;
-    uint64_t requests_judged;
-    uint64_t hits[CANDIDATES];
-    uint64_t scores[CANDIDATES];
+    uint64_t pause_rounds; /* length of the next pause in rounds */
+    uint32_t settling;     /* rounds to come without a pause after them */
+    auto_rate live;        /* in this round, or the last one */
+    auto_rate live_before; /* in the round before that; no requests when there is none to compare with */
+    auto_rate spell;       /* the spell of live requests under way in a pause */
+    uint64_t spell_length;
+    uint32_t live_hits; /* in the block under way, of the sampled requests, like hits */
+    uint32_t hits[CANDIDATES];
     pfo_shadow shadows[CANDIDATES];
 } auto_state;
 
@@ -78,18 +98,26 @@ scaled(uint64_t bound, uint64_t threshold)
 }
 
 static void
-forget_scores(auto_state *self)
+forget_evidence(auto_state *self)
 {
-    self->requests_judged = 0;
+    self->early = self->round = self->all = (auto_evidence){ .blocks = 0 };
+}
+
+static void
+begin_block(auto_state *self)
+{
+    self->sampled = 0;
+    self->live_hits = 0;
     for (int i = 0; i < CANDIDATES; i++) {
-        self->scores[i] = 0;
+        self->hits[i] = 0;
     }
 }
 
-/* The shadows need some rounds to get used to something new. */
+/* Something is new: what was known is forgotten, and the shadows need some rounds to get used to it. */
 static void
 settle(auto_state *self)
 {
+    forget_evidence(self);
     self->settling = SETTLING_ROUNDS;
     self->pause_rounds = 1;
 }
@@ -103,45 +131,75 @@ rescale(auto_state *self)
     const pfo_bounds bounds = { scaled(self->bounds.max_entries, self->threshold),
                                 scaled(self->bounds.max_bytes, self->threshold) };
     for (int i = 0; i < CANDIDATES; i++) {
-        pfo_shadow_clear(&self->shadows[i]);
         (void)pfo_shadow_resize(&self->shadows[i], &bounds, NULL); /* no policy here allocates for it */
     }
-    forget_scores(self);
+    forget_evidence(self);
+}
+
+/* The shadows are empty and, like the live cache once, fill from the requests to come. */
+static void
+empty_shadows(auto_state *self)
+{
+    for (int i = 0; i < CANDIDATES; i++) {
+        pfo_shadow_clear(&self->shadows[i]);
+    }
+    self->warming = WARM_BLOCKS;
+    begin_block(self);
 }
 
 static void
 begin_round(auto_state *self)
 {
-    if (self->scaled_for == 0 || self->count / 2 > self->scaled_for || self->count < self->scaled_for / 2) {
+    const int rescales =
+        self->scaled_for == 0 || self->count / 2 > self->scaled_for || self->count < self->scaled_for / 2;
+    if (rescales || self->phase != ROUND) {
+        empty_shadows(self);
+    }
+    if (rescales) {
         rescale(self);
     }
-    for (int i = 0; i < CANDIDATES; i++) {
-        self->hits[i] = 0;
-    }
-    self->sampled = 0;
-    self->round_requests = 0;
-    self->round_hits = 0;
+    self->early = self->round = (auto_evidence){ .blocks = 0 };
+    self->live_before = self->live;
+    self->live = (auto_rate){ 0, 0 };
     self->phase = ROUND;
 }
 
 static void
 begin_pause(auto_state *self)
 {
-    const uint64_t requests = ((uint64_t)(WARM + JUDGED) << 32) / self->threshold; /* live ones in a round */
+    const uint64_t length = BLOCK * (WARM_BLOCKS + ROUND_BLOCKS);
+    const uint64_t requests = (length << 32) / self->threshold; /* live ones in a round */
     const uint64_t longest = (self->threshold * COST_SHARE) >> 32;
     const uint64_t rounds = self->pause_rounds < longest ? self->pause_rounds : longest;
-    if (self->settling > 0 || rounds == 0) {
+    if (self->settling > 0 || longest < 2) {
         self->settling -= self->settling > 0;
         begin_round(self);
     } else {
         self->pause_left = requests * rounds;
         self->pause_rounds = 2 * rounds;
         self->phase = PAUSE;
-        self->block_length = (uint64_t)self->count * BLOCK_PER_ENTRY;
-        self->block_length = self->block_length < BLOCK_REQUESTS ? BLOCK_REQUESTS : self->block_length;
-        self->block_requests = 0;
-        self->block_hits = 0;
+        for (int i = 0; i < CANDIDATES; i++) {
+            pfo_shadow_trim(&self->shadows[i]);
+        }
+        self->spell_length = (uint64_t)self->count * SPELL_PER_ENTRY;
+        self->spell_length = self->spell_length < SPELL_REQUESTS ? SPELL_REQUESTS : self->spell_length;
+        self->spell = (auto_rate){ 0, 0 };
     }
+}
+
+static void
+count_request(auto_rate *rate, int hit)
+{
+    rate->hits += hit != 0;
+    rate->requests++;
+}
+
+static int
+differ(const auto_rate *a, const auto_rate *b)
+{
+    const uint64_t x = a->hits * b->requests;
+    const uint64_t y = b->hits * a->requests;
+    return (x > y ? x - y : y - x) > a->requests * b->requests / CHANGE;
 }
 
 /* One request in a pause, which ends early when the live hit rate is no longer what it was in the round before. */
@@ -149,49 +207,96 @@ static void
 wait(auto_state *self, int hit)
 {
     int moved = 0;
-    self->block_hits += hit != 0;
-    if (++self->block_requests == self->block_length) {
-        const uint64_t now = self->block_hits * self->round_requests;
-        const uint64_t then = self->round_hits * self->block_length;
-        moved = (now > then ? now - then : then - now) > self->block_length * self->round_requests / BLOCK_CHANGE;
-        self->block_requests = 0;
-        self->block_hits = 0;
+    count_request(&self->spell, hit);
+    if (self->spell.requests == self->spell_length) {
+        moved = differ(&self->spell, &self->live);
+        self->spell = (auto_rate){ 0, 0 };
     }
     if (--self->pause_left == 0 || moved) {
         if (moved) {
             settle(self);
-            forget_scores(self);
         }
         begin_round(self);
     }
 }
 
-/* Whether a policy leads the active one by so much, in the middle of a round, that there is nothing to wait for. */
+/* Whether the mean lead of a block is worth a switch, and CONFIDENCE standard errors above nothing. */
 static int
-is_clear(const auto_state *self)
+is_clear(const auto_lead *lead, int64_t blocks, int margin)
 {
-    const uint64_t judged = self->sampled - WARM;
-    uint64_t best = 0;
+    const int64_t spread = blocks * lead->squares - lead->sum * lead->sum; /* blocks squared times the variance */
+    return lead->sum * margin > blocks * BLOCK &&
+           lead->sum * lead->sum * (blocks - 1) > (int64_t)CONFIDENCE * CONFIDENCE * spread;
+}
+
+/* The policy furthest ahead, if that is not the active one and its lead is clear. */
+static uint32_t
+find_clear(const auto_evidence *evidence, uint32_t active, int margin)
+{
+    uint32_t best = active;
     for (uint32_t i = 0; i < CANDIDATES; i++) {
-        best = self->hits[i] > best ? self->hits[i] : best;
+        best = evidence->leads[i].sum > evidence->leads[best].sum ? i : best;
     }
-    return judged % EARLY_STEP == 0 && (best - self->hits[self->active_index]) * EARLY_MARGIN > judged;
+    const int clear = best != active && evidence->blocks >= EARLY_BLOCKS &&
+                      is_clear(&evidence->leads[best], evidence->blocks, margin);
+    return clear ? best : NO_CANDIDATE;
+}
+
+/* The past counts less with every round. */
+static void
+add_round(auto_state *self)
+{
+    self->all.blocks = self->all.blocks * PAST_PARTS / PAST_OF + self->round.blocks;
+    for (int i = 0; i < CANDIDATES; i++) {
+        auto_lead *lead = &self->all.leads[i];
+        lead->sum = lead->sum * PAST_PARTS / PAST_OF + self->round.leads[i].sum;
+        lead->squares = lead->squares * PAST_PARTS / PAST_OF + self->round.leads[i].squares;
+    }
 }
 
 static void
+add_block(auto_evidence *evidence, const uint32_t *hits, uint32_t hits_of_other)
+{
+    evidence->blocks++;
+    for (int i = 0; i < CANDIDATES; i++) {
+        const int64_t ahead = (int64_t)hits[i] - hits_of_other;
+        evidence->leads[i].sum += ahead;
+        evidence->leads[i].squares += ahead * ahead;
+    }
+}
+
+/* At the end of a block. */
+static void
 judge(auto_state *self)
 {
-    uint32_t best = self->active_index;
-    self->requests_judged = self->requests_judged * 3 / 4 + (self->sampled - WARM);
-    for (uint32_t i = 0; i < CANDIDATES; i++) {
-        self->scores[i] = self->scores[i] * 3 / 4 + self->hits[i];
-        best = self->scores[i] > self->scores[best] ? i : best;
+    add_block(&self->early, self->hits, self->live_hits);
+    add_block(&self->round, self->hits, self->hits[self->active_index]);
+    begin_block(self);
+    if (self->warming > 0 && --self->warming == 0) {
+        self->early = self->round = (auto_evidence){ .blocks = 0 };
     }
-    if ((self->scores[best] - self->scores[self->active_index]) * MARGIN > self->requests_judged) {
+    uint32_t best = find_clear(&self->early, self->active_index, EARLY_MARGIN);
+    const int over = self->warming == 0 && self->round.blocks == ROUND_BLOCKS;
+    const int late = over && best == NO_CANDIDATE;
+    if (late) {
+        if (differ(&self->live, &self->live_before)) {
+            self->all = (auto_evidence){ .blocks = 0 };
+            self->pause_rounds = 1;
+        }
+        add_round(self);
+        best = find_clear(&self->all, self->active_index, MARGIN);
+    }
+    if (best != NO_CANDIDATE) {
         self->wanted = best;
-        settle(self);
+        if (late) {
+            forget_evidence(self);
+        } else {
+            settle(self); /* what is so far ahead so soon comes with a change of the stream */
+        }
     }
-    begin_pause(self);
+    if (over || best != NO_CANDIDATE) {
+        begin_pause(self);
+    }
 }
 
 static void
@@ -201,21 +306,17 @@ observe(auto_state *self, const pfo_entry *entry, int hit)
         wait(self, hit);
         return;
     }
-    self->round_requests++;
-    self->round_hits += hit != 0;
+    count_request(&self->live, hit);
     if ((pfo_policy_mix(entry->hash) & UINT32_MAX) >= self->threshold) {
         return;
     }
-    const int counts = ++self->sampled > WARM;
+    self->live_hits += hit != 0;
     for (int i = 0; i < CANDIDATES; i++) {
         int in;
         (void)pfo_shadow_request(&self->shadows[i], entry->hash, entry->bytes, &in, NULL);
-        self->hits[i] += (uint64_t)(in & counts);
+        self->hits[i] += (uint32_t)in;
     }
-    if (counts && is_clear(self)) {
-        forget_scores(self);
-        judge(self);
-    } else if (self->sampled == WARM + JUDGED) {
+    if (++self->sampled == BLOCK) {
         judge(self);
     }
 }
@@ -227,6 +328,7 @@ forget(auto_state *self)
 {
     self->phase = OFF;
     self->scaled_for = 0;
+    self->live = (auto_rate){ 0, 0 };
     self->count = 0;
     self->wanted = NO_CANDIDATE;
     settle(self);
@@ -343,6 +445,7 @@ switch_policy(auto_state *self, pfo_entry *entries)
     self->active = self->next;
     self->active_index = self->next_index;
     self->next.ops = NULL;
+    forget_evidence(self); /* it was against the old one */
 }
 
 static void

@@ -109,6 +109,13 @@ pfo_shadow_clear(pfo_shadow *shadow)
     shadow->bytes = 0;
 }
 
+void
+pfo_shadow_trim(pfo_shadow *shadow)
+{
+    pfo_shadow_clear(shadow);
+    pfo_table_free(&shadow->table);
+}
+
 pfo_status
 pfo_shadow_resize(pfo_shadow *shadow, const pfo_bounds *bounds, pfo_error *err)
 {

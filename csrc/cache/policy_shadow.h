@@ -39,6 +39,9 @@ pfo_status pfo_shadow_set(pfo_shadow *shadow, uint64_t hash, size_t bytes, pfo_e
 int pfo_shadow_delete(pfo_shadow *shadow, uint64_t hash);
 void pfo_shadow_clear(pfo_shadow *shadow);
 
+/* Clears it and gives the table's memory back, until the next request. */
+void pfo_shadow_trim(pfo_shadow *shadow);
+
 /* New bounds; what no longer fits is evicted. On failure nothing changed. */
 pfo_status pfo_shadow_resize(pfo_shadow *shadow, const pfo_bounds *bounds, pfo_error *err);
 

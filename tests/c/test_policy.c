@@ -140,6 +140,53 @@ a_failed_allocation_changes_nothing(void)
     }
 }
 
+/* In a pause auto gives its shadows' tables back; when it cannot have them again for the next round, the cache itself goes on as ever. */
+static void
+auto_goes_on_without_memory_for_its_shadows(void)
+{
+    enum { BEFORE_THE_PAUSE_ENDS = 25000, REQUESTS = 60000 };
+    const pfo_bounds bounds = { 40, PFO_STORE_UNBOUNDED };
+    for (long n = 1; n < 40; n++) {
+        unsigned long long seed = 5;
+        pfo_shadow cache;
+        REQUIRE(pfo_shadow_init(&cache, pfo_policy_by_name("auto"), &bounds, NULL) == PFO_OK);
+        for (int step = 0; step < REQUESTS; step++) {
+            if (step == BEFORE_THE_PAUSE_ENDS) {
+                pfo_alloc_fail_at(n);
+            }
+            int hit;
+            REQUIRE(pfo_shadow_request(&cache, next_number(&seed, 200), 1, &hit, NULL) == PFO_OK);
+            if (step % 1000 == 0) {
+                CHECK(pfo_shadow_is_consistent(&cache) && cache.table.count <= 40);
+            }
+        }
+        pfo_alloc_fail_at(0);
+        pfo_shadow_free(&cache);
+    }
+}
+
+static void
+a_trimmed_shadow_holds_nothing_and_fills_again(void)
+{
+    for (const char *const *name = pfo_policy_names; *name != NULL; name++) {
+        const pfo_bounds bounds = { 20, PFO_STORE_UNBOUNDED };
+        pfo_shadow cache;
+        REQUIRE(pfo_shadow_init(&cache, pfo_policy_by_name(*name), &bounds, NULL) == PFO_OK);
+        for (int turn = 0; turn < 2; turn++) {
+            for (uint64_t key = 0; key < 20; key++) {
+                int hit = 7;
+                REQUIRE(pfo_shadow_request(&cache, key, 1, &hit, NULL) == PFO_OK);
+                CHECK(!hit);
+            }
+            CHECK(cache.table.count == 20 && cache.table.capacity >= 20);
+            pfo_shadow_trim(&cache);
+            CHECK(cache.table.count == 0 && cache.table.capacity == 0 && cache.bytes == 0);
+            CHECK(pfo_shadow_is_consistent(&cache));
+        }
+        pfo_shadow_free(&cache);
+    }
+}
+
 /* Nothing is ever evicted without bounds, so auto tries nothing out. */
 static void
 an_unbounded_cache_evicts_nothing(void)
@@ -164,6 +211,8 @@ main(void)
     RUN(names_find_their_policies);
     RUN(every_policy_stays_whole_and_repeats_itself);
     RUN(a_failed_allocation_changes_nothing);
+    RUN(auto_goes_on_without_memory_for_its_shadows);
+    RUN(a_trimmed_shadow_holds_nothing_and_fills_again);
     RUN(an_unbounded_cache_evicts_nothing);
     return FINISH();
 }

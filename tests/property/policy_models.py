@@ -315,8 +315,45 @@ FIXED: list[tuple[str, type[Policy]]] = [
 ]
 
 
+class Evidence:
+    """Leads of the policies over another hit count, in blocks: how many, their sums and the sums of their squares."""
+
+    def __init__(self) -> None:
+        self.blocks = 0
+        self.sums = [0] * len(FIXED)
+        self.squares = [0] * len(FIXED)
+
+    def add_block(self, hits: list[int], other: int) -> None:
+        self.blocks += 1
+        self.sums = [total + h - other for total, h in zip(self.sums, hits, strict=True)]
+        self.squares = [total + (h - other) ** 2 for total, h in zip(self.squares, hits, strict=True)]
+
+    def add_round(self, evidence: Evidence) -> None:
+        def aged(value: int) -> int:
+            return -(-value * 7 // 8) if value < 0 else value * 7 // 8
+
+        self.blocks = aged(self.blocks) + evidence.blocks
+        self.sums = [aged(old) + new for old, new in zip(self.sums, evidence.sums, strict=True)]
+        self.squares = [aged(old) + new for old, new in zip(self.squares, evidence.squares, strict=True)]
+
+    def find_clear(self, active: int, margin: int) -> int | None:
+        """The policy furthest ahead, if not the active one, by 1/margin of the requests and by 3 standard errors."""
+        most = max(self.sums)
+        if self.blocks < 4 or most == self.sums[active]:
+            return None
+        best = self.sums.index(most)
+        spread = self.blocks * self.squares[best] - most**2
+        clear = most * margin > self.blocks * Auto.BLOCK and most**2 * (self.blocks - 1) > 9 * spread
+        return best if clear else None
+
+
+def rates_differ(a: list[bool], b: list[bool]) -> bool:
+    """Whether two lists of hits and misses differ by more than a tenth."""
+    return abs(sum(a) * len(b) - sum(b) * len(a)) > len(a) * len(b) // 10
+
+
 class Auto(Policy):
-    SHADOW, WARM, JUDGED = 255, 512, 2048
+    SHADOW, BLOCK, WARM, JUDGED = 255, 256, 8, 16
 
     def __init__(self, bounds: Bounds) -> None:
         self.active_index = 4
@@ -332,7 +369,13 @@ class Auto(Policy):
         self.scaled_for = 0
         self.count = 0
         self.wanted: int | None = None
-        self.settling, self.pause_rounds = 4, 1
+        self.live: list[bool] = []  # whether each live request of this round, or of the last one, was a hit
+        self.settle()
+
+    def settle(self) -> None:
+        """What was known is forgotten, and there are no pauses for a while."""
+        self.settling, self.pause_rounds = 2, 1
+        self.early, self.round, self.all = Evidence(), Evidence(), Evidence()
 
     def resize(self, bounds: Bounds) -> None:
         self.active.resize(bounds)
@@ -357,6 +400,7 @@ class Auto(Policy):
                 self.active.remove(moving, False)
                 new.admit(moving, moving_size)
             self.active_index, self.active, self.next = index, new, None
+            self.early, self.round, self.all = Evidence(), Evidence(), Evidence()
         self.active.admit(h, size)
         self.sizes[h] = size
         self.observe(h, False)
@@ -374,10 +418,6 @@ class Auto(Policy):
         self.active.remove(h, evicted)
         del self.sizes[h]
 
-    def forget_scores(self) -> None:
-        self.requests_judged = 0
-        self.scores = [0] * len(FIXED)
-
     def rescale(self) -> None:
         self.scaled_for = max(1, self.count)
         self.threshold = 2**32 if self.scaled_for <= self.SHADOW else (self.SHADOW << 32) // self.scaled_for
@@ -385,53 +425,76 @@ class Auto(Policy):
             None if bound is None else max(min(bound, 1), bound * self.threshold >> 32) for bound in self.bounds
         )
         for shadow in self.shadows:
-            shadow.clear()
             shadow.resize((entries, size))
-        self.forget_scores()
+
+    def begin_block(self) -> None:
+        self.hits = [0] * len(FIXED)
+        self.sampled: list[bool] = []  # whether each sampled request of the block was a live hit
 
     def begin_round(self) -> None:
-        if not self.scaled_for or self.count // 2 > self.scaled_for or self.count < self.scaled_for // 2:
+        rescales = not self.scaled_for or self.count // 2 > self.scaled_for or self.count < self.scaled_for // 2
+        if rescales or self.phase != "round":
+            for shadow in self.shadows:
+                shadow.clear()
+            self.warming = self.WARM
+            self.begin_block()
+        if rescales:
             self.rescale()
-        self.round_hits = [0] * len(FIXED)
-        self.sampled = 0
-        self.live: list[bool] = []  # whether each live request of the round was a hit
+            self.all = Evidence()
+        self.early, self.round = Evidence(), Evidence()
+        self.live_before, self.live = self.live, []
         self.phase = "round"
 
     def begin_pause(self) -> None:
-        rounds = min(self.pause_rounds, self.threshold * 16 >> 32)
-        if self.settling or not rounds:
+        longest = self.threshold * 32 >> 32
+        rounds = min(self.pause_rounds, longest)
+        if self.settling or longest < 2:
             self.settling = max(0, self.settling - 1)
             self.begin_round()
             return
-        self.pause_left = ((self.WARM + self.JUDGED) << 32) // self.threshold * rounds
+        self.pause_left = (self.BLOCK * (self.WARM + self.JUDGED) << 32) // self.threshold * rounds
         self.pause_rounds = 2 * rounds
         self.phase = "pause"
-        self.block_length = max(1024, 8 * self.count)
-        self.block: list[bool] = []
+        self.spell_length = max(1024, 8 * self.count)
+        self.spell: list[bool] = []
 
     def wait(self, hit: bool) -> None:
-        self.block.append(hit)
+        self.spell.append(hit)
         moved = False
-        if len(self.block) == self.block_length:
-            now = sum(self.block) * len(self.live)
-            then = sum(self.live) * self.block_length
-            moved = abs(now - then) > self.block_length * len(self.live) // 10
-            self.block = []
+        if len(self.spell) == self.spell_length:
+            moved = rates_differ(self.spell, self.live)
+            self.spell = []
         self.pause_left -= 1
         if moved:
-            self.settling, self.pause_rounds = 4, 1
-            self.forget_scores()
+            self.settle()
         if moved or not self.pause_left:
             self.begin_round()
 
     def judge(self) -> None:
-        self.requests_judged = self.requests_judged * 3 // 4 + self.sampled - self.WARM
-        self.scores = [old * 3 // 4 + new for old, new in zip(self.scores, self.round_hits, strict=True)]
-        lead = max(self.scores) - self.scores[self.active_index]
-        if lead * 200 > self.requests_judged:
-            self.wanted = self.scores.index(max(self.scores))
-            self.settling, self.pause_rounds = 4, 1
-        self.begin_pause()
+        self.early.add_block(self.hits, sum(self.sampled))
+        self.round.add_block(self.hits, self.hits[self.active_index])
+        self.begin_block()
+        if self.warming:
+            self.warming -= 1
+            if not self.warming:
+                self.early, self.round = Evidence(), Evidence()
+        best = self.early.find_clear(self.active_index, 20)
+        over = not self.warming and self.round.blocks == self.JUDGED
+        late = over and best is None
+        if late:
+            if rates_differ(self.live, self.live_before):
+                self.all = Evidence()
+                self.pause_rounds = 1
+            self.all.add_round(self.round)
+            best = self.all.find_clear(self.active_index, 200)
+        if best is not None:
+            self.wanted = best
+            if late:
+                self.early, self.round, self.all = Evidence(), Evidence(), Evidence()
+            else:
+                self.settle()
+        if over or best is not None:
+            self.begin_pause()
 
     def observe(self, h: int, hit: bool) -> None:
         if self.phase == "pause":
@@ -442,16 +505,11 @@ class Auto(Policy):
         self.live.append(hit)
         if mix(h) & 0xFFFFFFFF >= self.threshold:
             return
-        self.sampled += 1
-        judged = self.sampled - self.WARM
+        self.sampled.append(hit)
         for i, shadow in enumerate(self.shadows):
             in_shadow, _ = shadow.request(h, self.sizes[h])
-            self.round_hits[i] += in_shadow and judged > 0
-        lead = max(self.round_hits) - self.round_hits[self.active_index]
-        if judged > 0 and judged % 512 == 0 and lead * 6 > judged:
-            self.forget_scores()
-            self.judge()
-        elif judged == self.JUDGED:
+            self.hits[i] += in_shadow
+        if len(self.sampled) == self.BLOCK:
             self.judge()
 
 

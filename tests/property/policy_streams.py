@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["STREAMS", "Keys", "corda", "loop", "mixed", "recency", "scans", "trace", "zipf"]
+__all__ = ["HELD_OUT", "STREAMS", "Keys", "corda", "loop", "mixed", "recency", "scans", "trace", "zipf"]
 
 Keys = npt.NDArray[np.int64]
 
@@ -22,9 +22,9 @@ def zipf(requests: int, size: int, *, keys: int | None = None, exponent: float =
     return np.searchsorted(cumulated, draws).astype(np.int64)
 
 
-def loop(requests: int, size: int) -> Keys:
-    """Round and round over half as many keys again as the cache has places: LRU and FIFO never hit."""
-    return np.arange(requests, dtype=np.int64) % (size * 3 // 2)
+def loop(requests: int, size: int, *, ratio: float = 1.5) -> Keys:
+    """Round and round over ``ratio`` times as many keys as the cache has places: above 1, LRU and FIFO never hit."""
+    return np.arange(requests, dtype=np.int64) % int(size * ratio)
 
 
 def scans(requests: int, size: int, *, seed: int = 2) -> Keys:
@@ -79,6 +79,54 @@ STREAMS: dict[str, Callable[..., Keys]] = {
     "recency": recency,
     "corda": corda,
     "mixed": mixed,
+}
+
+
+def phases(requests: int, *parts: Callable[[int], Keys]) -> Keys:
+    """One stream after the other, of disjoint keys, an equal share of the requests each."""
+    share = -(-requests // len(parts))
+    streams = [part(share) + (number << 50) for number, part in enumerate(parts)]
+    return np.concatenate(streams)[:requests]
+
+
+def looping_and_skewed(requests: int, size: int, *, ratio: float, seed: int) -> Keys:
+    """Every other request from a loop, the rest skewed."""
+    stream = np.empty((-(-requests // 2), 2), dtype=np.int64)
+    stream[:, 0] = loop(len(stream), size, ratio=ratio) + (1 << 50)
+    stream[:, 1] = zipf(len(stream), size, keys=20 * size, exponent=0.9, seed=seed)
+    return stream.ravel()[:requests]
+
+
+def loop_of(ratio: float) -> Callable[..., Keys]:
+    return lambda requests, size: loop(requests, size, ratio=ratio)
+
+
+# Never look at these while a policy's parameters are chosen: they say how it does on what it was not made for.
+HELD_OUT: dict[str, Callable[..., Keys]] = {
+    **{f"loop over {ratio} times the entries": loop_of(ratio) for ratio in (1.05, 1.3, 1.7, 2.5, 4, 8)},
+    "zipf 0.8": lambda requests, size: zipf(requests, size, keys=30 * size, exponent=0.8, seed=11),
+    "zipf 1.2": lambda requests, size: zipf(requests, size, keys=100 * size, exponent=1.2, seed=12),
+    "scans": lambda requests, size: scans(requests, size, seed=13),
+    "recency": lambda requests, size: recency(requests, size, seed=14),
+    "corda": lambda requests, size: corda(requests, size, seed=15),
+    "loop 1.7 and zipf 0.9, every other request": lambda requests, size: looping_and_skewed(
+        requests, size, ratio=1.7, seed=16
+    ),
+    "phases: zipf 0.8, loop 2.5, recency, corda, loop 1.3": lambda requests, size: phases(
+        requests,
+        lambda part: zipf(part, size, exponent=0.8, seed=17),
+        lambda part: loop(part, size, ratio=2.5),
+        lambda part: recency(part, size, seed=18),
+        lambda part: corda(part, size, seed=19),
+        lambda part: loop(part, size, ratio=1.3),
+    ),
+    "phases: recency, loop 4, scans, zipf 1.1": lambda requests, size: phases(
+        requests,
+        lambda part: recency(part, size, seed=20),
+        lambda part: loop(part, size, ratio=4),
+        lambda part: scans(part, size, seed=21),
+        lambda part: zipf(part, size, exponent=1.1, seed=22),
+    ),
 }
 
 
