@@ -118,10 +118,11 @@ format: $(STAMP)/built
 	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q .
 	@$(BIN)/clang-format -i $(FORMATTED)
 
-## bench: side by side with peers; rows go to benchmarks/results. BENCH=file narrows it
+## bench: side by side with peers; rows go to benchmarks/results and docs/performance.md. BENCH=file narrows it
 BENCH ?= benchmarks
 bench: $(STAMP)/bench
 	@$(BIN)/python -m pytest $(BENCH) -q -p no:cacheprovider --benchmark-columns=rounds
+	@$(BIN)/python tools/performance_page.py
 	@cat benchmarks/results/table.md
 
 $(STAMP)/bench: $(STAMP)/built
