@@ -75,6 +75,11 @@ def describe_dtype(dtype: Any) -> Any:
         base, shape = dtype.subdtype
         return ["array", describe_dtype(base), list(shape)]
     if dtype.names is not None:
+        numpy = sys.modules["numpy"]
+        if dtype.type is numpy.record:
+            return ["record", describe_dtype(numpy.dtype((numpy.void, dtype)))]
+        if dtype.type is not numpy.void:  # numbers with names for their parts, or a scalar class of the user's
+            raise Unstorable(dtype.type)
         fields = []
         for name in dtype.names:
             of, offset, *title = dtype.fields[name]
@@ -116,6 +121,8 @@ def restore_dtype(description: Any, depth: int = 0) -> Any:
             if any(len(field) == 4 for field in fields):
                 spec["titles"] = [field[3] if len(field) == 4 else None for field in fields]
             return numpy.dtype(spec, align=aligned)
+        case ["record", ["struct", *_] as fields]:
+            return numpy.dtype((numpy.record, restore_dtype(fields, depth + 1)))
         case ["char", ("l" | "L" | "q" | "Q" | "i" | "I" | "g" | "G") as char, ("=" | "<" | ">" | "|") as order]:
             dtype = numpy.dtype(char)
             return dtype if order == "=" else dtype.newbyteorder(order)
