@@ -256,7 +256,7 @@ def view_array(data: memoryview, begin: int, end: int, dtype: Any, shape: tuple[
         raise ValueError("an array of another length than its data")
     order: Any = "F" if fortran else "C"
     if begin == end:
-        array = numpy.empty(shape, dtype, order)
+        array = numpy.ndarray(shape, dtype, order=order)  # not numpy.empty(), which makes items of no width one wide
     else:  # not numpy.ndarray(buffer=data): that looks through a memoryview, and finds what is writable behind it
         array = numpy.frombuffer(data, dtype, math.prod(shape), begin).reshape(shape, order=order)
     if not array.flags.aligned:
