@@ -348,6 +348,10 @@ def _check_tensor(torch: Any, tensor: Any) -> None:
     kind = type(tensor)
     if (kind is not torch.Tensor and kind is not torch.nn.Parameter) or tensor.__dict__:
         raise Unstorable(kind)
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        raise Unstorable(named_culprit("torch.Tensor inside a transform of torch.func"))
+    if tensor.is_nested:
+        raise Unstorable(named_culprit("nested torch.Tensor (use .unbind())"))
     if tensor.device.type != "cpu":
         raise Unstorable(named_culprit(f"torch.Tensor on {tensor.device.type} (use .cpu())"))
     if tensor.layout is not torch.strided:

@@ -778,20 +778,6 @@ def test_what_unpickling_raises_is_a_value_error() -> None:
         decode("pickle/1", data, KEY, CONTEXT)
 
 
-class Unwilling:
-    """Says no to pickle in a way of its own."""
-
-    def __reduce__(self) -> Any:
-        raise ValueError("no")
-
-
-def test_what_refuses_to_be_pickled_is_unstorable_and_the_refusal_kept() -> None:
-    with pytest.raises(Unstorable) as error:
-        encode([Unwilling()], KEY, CONTEXT)
-    assert error.value.culprit is Unwilling
-    assert isinstance(error.value.__cause__, ValueError)
-
-
 def test_many_items_of_no_width_take_no_memory() -> None:
     for descr in ("'|S0'", "'<U0'", "'|V0'"):
         array = decode("npy/1", npy_of(descr, "(1099511627776,)"), None, CONTEXT)
