@@ -362,6 +362,25 @@ def _check_tensor(torch: Any, tensor: Any) -> None:
         raise Unstorable(named_culprit("torch.Tensor with a history of gradients (use .detach())"))
 
 
+def _dense_tensor(torch: Any, data: memoryview, span: tuple[int, int], dtype: str, shape: Any, order: Any) -> Any:
+    kind = getattr(torch, dtype)
+    sizes = tuple(_size(size) for size in shape)
+    begin, end = span
+    if math.prod(sizes) * kind.itemsize != end - begin or sorted(order) != list(range(len(sizes))):
+        raise ValueError("a tensor of another length than its data")
+    if begin == end:
+        dense = torch.empty(sizes, dtype=kind, device="cpu")  # whatever the default device is
+    elif data.readonly:
+        dense = torch.frombuffer(bytearray(data[begin:end]), dtype=kind).view(sizes)
+    else:
+        dense = torch.frombuffer(data, dtype=kind, count=(end - begin) // kind.itemsize, offset=begin).view(sizes)
+        if dense.data_ptr() % kind.itemsize:
+            dense = dense.clone()
+    if order != list(range(len(order))):
+        dense = dense.permute(sorted(range(len(order)), key=order.__getitem__))
+    return dense
+
+
 def slot_tensor(
     data: memoryview, span: tuple[int, int], dtype: Any, shape: Any, order: Any, requires_grad: Any, is_parameter: Any
 ) -> Any:
@@ -370,25 +389,11 @@ def slot_tensor(
 
     if dtype not in _TORCH:
         raise ValueError("not a dtype")
-    kind = getattr(torch, dtype)
-    sizes = tuple(_size(size) for size in shape)
-    begin, end = span
-    if math.prod(sizes) * kind.itemsize != end - begin or sorted(order) != list(range(len(sizes))):
-        raise ValueError("a tensor of another length than its data")
-    if begin == end:
-        dense = torch.empty(sizes, dtype=kind)
-    elif data.readonly:
-        dense = torch.frombuffer(bytearray(data[begin:end]), dtype=kind).view(sizes)
-    else:
-        dense = torch.frombuffer(data, dtype=kind, count=(end - begin) // kind.itemsize, offset=begin).view(sizes)
-        if dense.data_ptr() % kind.itemsize:
-            dense = dense.clone()
-    tensor = dense
-    if order != list(range(len(order))):
-        tensor = dense.permute(sorted(range(len(order)), key=order.__getitem__))
-    if is_parameter is True:
-        return torch.nn.Parameter(tensor, requires_grad=requires_grad is True)
-    return tensor.requires_grad_() if requires_grad is True else tensor
+    with torch.inference_mode(False):  # what is read in that mode is kept for calls outside of it
+        tensor = _dense_tensor(torch, data, span, dtype, shape, order)
+        if is_parameter is True:
+            return torch.nn.Parameter(tensor, requires_grad=requires_grad is True)
+        return tensor.requires_grad_() if requires_grad is True else tensor
 
 
 def pack(slots: list[Slot], structure: bytes) -> tuple[Any, ...]:
