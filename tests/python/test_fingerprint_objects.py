@@ -28,7 +28,7 @@ import uuid
 import weakref
 import zoneinfo
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pytest
@@ -595,3 +595,51 @@ class Weekday(enum.Enum):
 
 def test_enum_members_in_sets() -> None:
     assert fingerprint({Weekday.MONDAY}) == fingerprint({Weekday.MONDAY})
+
+
+class Renamed(enum.Enum):
+    A = 1
+    B = 2
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return "the same for all"
+
+
+def test_a_name_of_its_own_does_not_make_two_members_one() -> None:
+    assert fingerprint(Renamed.A) != fingerprint(Renamed.B)
+
+
+@dataclasses.dataclass
+class Options:
+    rate: float
+
+
+class MoreOptions(Options):
+    """No dataclass itself, so its attribute is no field."""
+
+    def __init__(self, rate: float, steps: int) -> None:
+        super().__init__(rate)
+        self.steps = steps
+
+
+def test_what_a_dataclass_holds_beside_its_fields_counts() -> None:
+    assert fingerprint(MoreOptions(0.5, 1)) == fingerprint(MoreOptions(0.5, 1))
+    assert fingerprint(MoreOptions(0.5, 1)) != fingerprint(MoreOptions(0.5, 2))
+    one, two = Options(0.5), Options(0.5)
+    assert fingerprint(one) == fingerprint(two)
+    one.note = 1  # type: ignore[attr-defined]
+    two.note = 2  # type: ignore[attr-defined]
+    assert len({fingerprint(one), fingerprint(two), fingerprint(Options(0.5))}) == 3
+
+
+Item = TypeVar("Item")
+
+
+@dataclasses.dataclass
+class Box(Generic[Item]):
+    content: Item
+
+
+def test_how_typing_called_a_class_is_no_content() -> None:
+    assert fingerprint(Box[int](1)) == fingerprint(Box(1))
