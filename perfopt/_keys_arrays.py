@@ -23,7 +23,8 @@ def _describe_dtype(numpy: Any, dtype: Any) -> Any:
     for name in dtype.names:
         of, offset, *title = dtype.fields[name]
         fields.append((name, _describe_dtype(numpy, of), offset, *title))
-    return "struct", dtype.itemsize, tuple(fields)
+    own_class = () if dtype.type is numpy.void else (class_name(dtype.type),)  # of the scalars: numpy.record, for one
+    return "struct", dtype.itemsize, tuple(fields), *own_class
 
 
 def _array_parts(numpy: Any, array: Any) -> tuple[Any, ...]:
@@ -44,7 +45,8 @@ def _array_parts(numpy: Any, array: Any) -> tuple[Any, ...]:
     if dtype.kind == "V":
         return "void", dtype.str, array.shape, [item.tobytes() for item in array.reshape(-1)]
     if dtype.kind in "OT":
-        return "objects", "O" if dtype.kind == "O" else "T", array.shape, array.reshape(-1).tolist()
+        described = dtype.kind if dtype.kind == "O" or dtype == type(dtype)() else _describe_dtype(numpy, dtype)
+        return "objects", described, array.shape, array.reshape(-1).tolist()
     if dtype.char in "gG":
         numbers = 2 if dtype.char == "G" else 1
         item = dtype.itemsize // numbers
@@ -82,6 +84,20 @@ def _reduce_random(value: Any) -> Reduction | None:
     return None
 
 
+# What NumPy itself keeps in a masked array; _hardmask is in the description where it is set.
+_MASKED_OWN = frozenset(
+    {"_mask", "_fill_value", "_hardmask", "_sharedmask", "_isfield", "_baseclass", "_optinfo", "_basedict"}
+)
+
+
+def _masked_state(value: Any) -> tuple[dict[str, Any], ...]:
+    """(what a masked array holds beside its values,), or ()."""
+    state = {name: item for name, item in instance_state(value).items() if name not in _MASKED_OWN}
+    if value.hardmask:
+        state["hardmask"] = True
+    return (state,) if state else ()
+
+
 def reduce_numpy(numpy: Any, value: Any) -> Reduction | None:
     if isinstance(value, numpy.generic):
         if isinstance(value, numpy.void) or value.dtype.char in "gGO":
@@ -98,6 +114,7 @@ def reduce_numpy(numpy: Any, value: Any) -> Reduction | None:
             _array_content(value.data),
             numpy.ma.getmaskarray(value),
             _array_content(numpy.asarray(value.fill_value)),
+            *_masked_state(value),
         )
         return type(value), "masked array", class_name(type(value)), *parts
     base = numpy.asarray(value)

@@ -643,3 +643,50 @@ class Box(Generic[Item]):
 
 def test_how_typing_called_a_class_is_no_content() -> None:
     assert fingerprint(Box[int](1)) == fingerprint(Box(1))
+
+
+class Either(ctypes.Union):
+    _fields_ = [("text", ctypes.c_char_p), ("number", ctypes.c_int64)]  # noqa: RUF012
+
+
+class Packed(ctypes.Structure):
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = [("kind", ctypes.c_char), ("text", ctypes.c_char_p)]  # noqa: RUF012
+
+
+@pytest.mark.parametrize("value", [Either(b"a"), Packed(b"a", b"b"), (Either * 2)()], ids=["union", "packed", "array"])
+def test_an_address_inside_memory_is_no_content(value: Any) -> None:
+    with pytest.raises(TypeError, match="cannot read the content"):
+        fingerprint(value)
+
+
+class Measured(np.ma.MaskedArray):  # type: ignore[type-arg]
+    """A masked array with a unit."""
+
+
+def measured(unit: str) -> Any:
+    values = np.ma.array([1, 2], mask=[0, 1]).view(Measured)
+    values.unit = unit
+    return values
+
+
+def test_attributes_of_masked_arrays_count() -> None:
+    assert fingerprint(measured("m")) == fingerprint(measured("m"))
+    assert fingerprint(measured("m")) != fingerprint(measured("s"))
+    assert fingerprint(np.ma.array([1], hard_mask=True)) != fingerprint(np.ma.array([1]))
+
+
+def test_records_are_no_plain_structures() -> None:
+    plain = np.array([(1, 2.5)], dtype=[("a", "<i4"), ("b", "<f8")])
+    records = plain.astype(np.dtype((np.record, plain.dtype)))
+    for one, two in ((plain, records), (plain[0], records[0]), (plain.dtype, records.dtype)):
+        assert fingerprint(one) != fingerprint(two)
+
+
+@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="needs the text dtype of NumPy 2")
+def test_what_stands_for_missing_text_counts() -> None:
+    kinds = [np.dtypes.StringDType(), np.dtypes.StringDType(na_object=None), np.dtypes.StringDType(na_object=np.nan)]
+    digests = [fingerprint(np.array(["a"], kind)) for kind in kinds]
+    assert len(set(digests)) == 3
+    assert digests == [fingerprint(np.array(["a"], kind)) for kind in kinds]
