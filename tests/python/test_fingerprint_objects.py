@@ -646,13 +646,13 @@ def test_how_typing_called_a_class_is_no_content() -> None:
 
 
 class Either(ctypes.Union):
-    _fields_ = [("text", ctypes.c_char_p), ("number", ctypes.c_int64)]  # noqa: RUF012
+    _fields_ = [("text", ctypes.c_char_p), ("number", ctypes.c_int64)]
 
 
 class Packed(ctypes.Structure):
     _pack_ = 1
     _layout_ = "ms"
-    _fields_ = [("kind", ctypes.c_char), ("text", ctypes.c_char_p)]  # noqa: RUF012
+    _fields_ = [("kind", ctypes.c_char), ("text", ctypes.c_char_p)]
 
 
 @pytest.mark.parametrize("value", [Either(b"a"), Packed(b"a", b"b"), (Either * 2)()], ids=["union", "packed", "array"])
