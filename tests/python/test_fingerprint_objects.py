@@ -690,3 +690,22 @@ def test_what_stands_for_missing_text_counts() -> None:
     digests = [fingerprint(np.array(["a"], kind)) for kind in kinds]
     assert len(set(digests)) == 3
     assert digests == [fingerprint(np.array(["a"], kind)) for kind in kinds]
+
+
+class Below(list):  # type: ignore[type-arg]
+    __slots__ = ("note",)
+
+
+class Above(Below):
+    __slots__ = ("note",)
+
+
+def test_a_slot_does_not_hide_one_of_the_same_name() -> None:
+    def make(above: int, below: int) -> Above:
+        value = Above()
+        value.note = above  # type: ignore[misc]
+        Below.note.__set__(value, below)  # type: ignore[attr-defined]
+        return value
+
+    assert fingerprint(make(1, 2)) == fingerprint(make(1, 2))
+    assert len({fingerprint(make(1, 1)), fingerprint(make(2, 1)), fingerprint(make(1, 2))}) == 3
