@@ -211,25 +211,25 @@ def _elements(code: int) -> _SharedWriter:
     return write
 
 
-def _pairs(writer: _Writer, value: dict[Any, Any], path: Path, depth: int) -> list[Any]:
+def _pairs(writer: _Writer, items: tuple[tuple[Any, Any], ...], path: Path, depth: int) -> list[Any]:
     written = []
-    for key, item in tuple(value.items()):
+    for key, item in items:
         written.append(writer.write_key(key, depth))
         written.append(writer.write(item, (path, key), depth))
     return written
 
 
 def _write_dict(writer: _Writer, value: dict[Any, Any], path: Path, depth: int) -> Any:
-    keys = list(value)
-    if set(map(type, keys)) <= {str} and all(key.isascii() or _is_utf8(key) for key in keys):
-        return {key: writer.write(item, (path, key), depth) for key, item in tuple(value.items())}
-    return [_MARKS[_DICT], *_pairs(writer, value, path, depth)]
+    items = tuple(value.items())  # one look: other threads may add keys of other types
+    if all(type(key) is str and (key.isascii() or _is_utf8(key)) for key, _ in items):
+        return {key: writer.write(item, (path, key), depth) for key, item in items}
+    return [_MARKS[_DICT], *_pairs(writer, items, path, depth)]
 
 
 def _write_ordered_dict(writer: _Writer, value: OrderedDict[Any, Any], path: Path, depth: int) -> Any:
     if value.__dict__:
         raise Unstorable(arrays.named_culprit("OrderedDict with attributes"))
-    return [_MARKS[_ORDERED_DICT], *_pairs(writer, value, path, depth)]
+    return [_MARKS[_ORDERED_DICT], *_pairs(writer, tuple(value.items()), path, depth)]
 
 
 def _write_deque(writer: _Writer, value: deque[Any], path: Path, depth: int) -> Any:

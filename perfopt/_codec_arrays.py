@@ -75,6 +75,11 @@ def describe_dtype(dtype: Any) -> Any:
         base, shape = dtype.subdtype
         return ["array", describe_dtype(base), list(shape)]
     if dtype.names is not None:
+        numpy = sys.modules["numpy"]
+        if dtype.type is numpy.record:
+            return ["record", describe_dtype(numpy.dtype((numpy.void, dtype)))]
+        if dtype.type is not numpy.void:  # numbers with names for their parts, or a scalar class of the user's
+            raise Unstorable(dtype.type)
         fields = []
         for name in dtype.names:
             of, offset, *title = dtype.fields[name]
@@ -116,6 +121,8 @@ def restore_dtype(description: Any, depth: int = 0) -> Any:
             if any(len(field) == 4 for field in fields):
                 spec["titles"] = [field[3] if len(field) == 4 else None for field in fields]
             return numpy.dtype(spec, align=aligned)
+        case ["record", ["struct", *_] as fields]:
+            return numpy.dtype((numpy.record, restore_dtype(fields, depth + 1)))
         case ["char", ("l" | "L" | "q" | "Q" | "i" | "I" | "g" | "G") as char, ("=" | "<" | ">" | "|") as order]:
             dtype = numpy.dtype(char)
             return dtype if order == "=" else dtype.newbyteorder(order)
@@ -249,7 +256,7 @@ def view_array(data: memoryview, begin: int, end: int, dtype: Any, shape: tuple[
         raise ValueError("an array of another length than its data")
     order: Any = "F" if fortran else "C"
     if begin == end:
-        array = numpy.empty(shape, dtype, order)
+        array = numpy.ndarray(shape, dtype, order=order)  # not numpy.empty(), which makes items of no width one wide
     else:  # not numpy.ndarray(buffer=data): that looks through a memoryview, and finds what is writable behind it
         array = numpy.frombuffer(data, dtype, math.prod(shape), begin).reshape(shape, order=order)
     if not array.flags.aligned:
@@ -341,6 +348,10 @@ def _check_tensor(torch: Any, tensor: Any) -> None:
     kind = type(tensor)
     if (kind is not torch.Tensor and kind is not torch.nn.Parameter) or tensor.__dict__:
         raise Unstorable(kind)
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        raise Unstorable(named_culprit("torch.Tensor inside a transform of torch.func"))
+    if tensor.is_nested:
+        raise Unstorable(named_culprit("nested torch.Tensor (use .unbind())"))
     if tensor.device.type != "cpu":
         raise Unstorable(named_culprit(f"torch.Tensor on {tensor.device.type} (use .cpu())"))
     if tensor.layout is not torch.strided:
@@ -351,6 +362,25 @@ def _check_tensor(torch: Any, tensor: Any) -> None:
         raise Unstorable(named_culprit("torch.Tensor with a history of gradients (use .detach())"))
 
 
+def _dense_tensor(torch: Any, data: memoryview, span: tuple[int, int], dtype: str, shape: Any, order: Any) -> Any:
+    kind = getattr(torch, dtype)
+    sizes = tuple(_size(size) for size in shape)
+    begin, end = span
+    if math.prod(sizes) * kind.itemsize != end - begin or sorted(order) != list(range(len(sizes))):
+        raise ValueError("a tensor of another length than its data")
+    if begin == end:
+        dense = torch.empty(sizes, dtype=kind, device="cpu")  # whatever the default device is
+    elif data.readonly:
+        dense = torch.frombuffer(bytearray(data[begin:end]), dtype=kind).view(sizes)
+    else:
+        dense = torch.frombuffer(data, dtype=kind, count=(end - begin) // kind.itemsize, offset=begin).view(sizes)
+        if dense.data_ptr() % kind.itemsize:
+            dense = dense.clone()
+    if order != list(range(len(order))):
+        dense = dense.permute(sorted(range(len(order)), key=order.__getitem__))
+    return dense
+
+
 def slot_tensor(
     data: memoryview, span: tuple[int, int], dtype: Any, shape: Any, order: Any, requires_grad: Any, is_parameter: Any
 ) -> Any:
@@ -359,25 +389,11 @@ def slot_tensor(
 
     if dtype not in _TORCH:
         raise ValueError("not a dtype")
-    kind = getattr(torch, dtype)
-    sizes = tuple(_size(size) for size in shape)
-    begin, end = span
-    if math.prod(sizes) * kind.itemsize != end - begin or sorted(order) != list(range(len(sizes))):
-        raise ValueError("a tensor of another length than its data")
-    if begin == end:
-        dense = torch.empty(sizes, dtype=kind)
-    elif data.readonly:
-        dense = torch.frombuffer(bytearray(data[begin:end]), dtype=kind).view(sizes)
-    else:
-        dense = torch.frombuffer(data, dtype=kind, count=(end - begin) // kind.itemsize, offset=begin).view(sizes)
-        if dense.data_ptr() % kind.itemsize:
-            dense = dense.clone()
-    tensor = dense
-    if order != list(range(len(order))):
-        tensor = dense.permute(sorted(range(len(order)), key=order.__getitem__))
-    if is_parameter is True:
-        return torch.nn.Parameter(tensor, requires_grad=requires_grad is True)
-    return tensor.requires_grad_() if requires_grad is True else tensor
+    with torch.inference_mode(False):  # what is read in that mode is kept for calls outside of it
+        tensor = _dense_tensor(torch, data, span, dtype, shape, order)
+        if is_parameter is True:
+            return torch.nn.Parameter(tensor, requires_grad=requires_grad is True)
+        return tensor.requires_grad_() if requires_grad is True else tensor
 
 
 def pack(slots: list[Slot], structure: bytes) -> tuple[Any, ...]:

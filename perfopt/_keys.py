@@ -58,6 +58,14 @@ def _reduce_dataclass(value: Any) -> Reduction:
     return type(value), "dataclass", class_name(type(value)), fields
 
 
+def _beside_fields(value: Any) -> Reduction:
+    """What an instance of a dataclass, or of a subclass that is none itself, holds beside its fields: (state,), or ()."""
+    fields = {field.name for field in dataclasses.fields(value)}
+    state = {name: item for name, item in instance_state(value).items() if name not in fields}
+    state.pop("__orig_class__", None)  # how typing remembers Box[int] in Box[int](1)
+    return (state,) if state else ()
+
+
 # ---- what an import finds by name ----------------------------------------------------------------------------------------------
 
 
@@ -250,7 +258,8 @@ def reduce(value: Any) -> Any:
     ):  # a mock, a proxy, something lazy: what it is asked for need not be what it is
         return f"it says that its class is {value.__class__.__qualname__}: give the object behind it"
     if isinstance(value, enum.Enum):
-        name = value.name if value.name is not None else value.value  # Python 3.10 has no name for a union of flags
+        name = value._name_  # a class may have a name property of its own
+        name = value._value_ if name is None else name  # Python 3.10 has no name for a union of flags
         return type(value), "enum", class_name(type(value)), name
     if isinstance(value, pathlib.PurePath):
         return _reduce_path(value)
@@ -260,7 +269,7 @@ def reduce(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         described = _reduce_dataclass(value)
         if reduction is None:
-            return described
+            return *described, *_beside_fields(value)
         if not isinstance(
             reduction, str
         ):  # a dataclass that is also a dict, a module, ...: its fields are not all of it

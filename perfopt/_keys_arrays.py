@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import functools
+import pathlib
 import sys
 import types
+from collections import deque
 from typing import Any
 
 from perfopt._keys_base import Reduction, class_name, instance_state, loaded
@@ -23,7 +27,8 @@ def _describe_dtype(numpy: Any, dtype: Any) -> Any:
     for name in dtype.names:
         of, offset, *title = dtype.fields[name]
         fields.append((name, _describe_dtype(numpy, of), offset, *title))
-    return "struct", dtype.itemsize, tuple(fields)
+    own_class = () if dtype.type is numpy.void else (class_name(dtype.type),)  # of the scalars: numpy.record, for one
+    return "struct", dtype.itemsize, tuple(fields), *own_class
 
 
 def _array_parts(numpy: Any, array: Any) -> tuple[Any, ...]:
@@ -44,7 +49,8 @@ def _array_parts(numpy: Any, array: Any) -> tuple[Any, ...]:
     if dtype.kind == "V":
         return "void", dtype.str, array.shape, [item.tobytes() for item in array.reshape(-1)]
     if dtype.kind in "OT":
-        return "objects", "O" if dtype.kind == "O" else "T", array.shape, array.reshape(-1).tolist()
+        described = dtype.kind if dtype.kind == "O" or dtype == type(dtype)() else _describe_dtype(numpy, dtype)
+        return "objects", described, array.shape, array.reshape(-1).tolist()
     if dtype.char in "gG":
         numbers = 2 if dtype.char == "G" else 1
         item = dtype.itemsize // numbers
@@ -82,6 +88,20 @@ def _reduce_random(value: Any) -> Reduction | None:
     return None
 
 
+# What NumPy itself keeps in a masked array; _hardmask is in the description where it is set.
+_MASKED_OWN = frozenset(
+    {"_mask", "_fill_value", "_hardmask", "_sharedmask", "_isfield", "_baseclass", "_optinfo", "_basedict"}
+)
+
+
+def _masked_state(value: Any) -> tuple[dict[str, Any], ...]:
+    """(what a masked array holds beside its values,), or ()."""
+    state = {name: item for name, item in instance_state(value).items() if name not in _MASKED_OWN}
+    if value.hardmask:
+        state["hardmask"] = True
+    return (state,) if state else ()
+
+
 def reduce_numpy(numpy: Any, value: Any) -> Reduction | None:
     if isinstance(value, numpy.generic):
         if isinstance(value, numpy.void) or value.dtype.char in "gGO":
@@ -98,6 +118,7 @@ def reduce_numpy(numpy: Any, value: Any) -> Reduction | None:
             _array_content(value.data),
             numpy.ma.getmaskarray(value),
             _array_content(numpy.asarray(value.fill_value)),
+            *_masked_state(value),
         )
         return type(value), "masked array", class_name(type(value)), *parts
     base = numpy.asarray(value)
@@ -193,30 +214,60 @@ _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 
 
 def _plain_setting(torch: Any, value: Any) -> bool:
+    if isinstance(value, functools.partial):
+        return _plain_setting(torch, (value.func, value.args, value.keywords))
+    if isinstance(value, types.SimpleNamespace) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        return not isinstance(value, torch.nn.Module) and _plain_setting(torch, instance_state(value))
     if isinstance(value, dict):
         return all(_plain_setting(torch, item) for pair in value.items() for item in pair)
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
         return all(_plain_setting(torch, item) for item in value)
-    known = (bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, *_FUNCTIONS)
+    known = (bool, int, float, complex, str, bytes, range, slice, pathlib.PurePath, enum.Enum, *_FUNCTIONS)
     numpy = loaded("numpy", "ndarray")
     arrays = (torch.Tensor,) if numpy is None else (torch.Tensor, numpy.ndarray, numpy.generic)
-    return value is None or isinstance(value, (*known, *arrays))
+    return value is None or isinstance(value, (*known, torch.dtype, torch.device, *arrays))
 
 
 def _setting(value: Any) -> Any:
     return tuple(_setting(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
-def _reduce_module(torch: Any, module: Any) -> Reduction:
-    """Class, mode and plain settings (a stride, a dropout rate) of every submodule, and the state: parameters and buffers."""
+def _settings(torch: Any, state: dict[str, Any]) -> dict[str, Any]:
+    return {name: _setting(value) for name, value in state.items() if _plain_setting(torch, value)}
+
+
+@functools.lru_cache(maxsize=1)
+def _module_own(torch: Any) -> frozenset[str]:
+    """The private names of what torch keeps in every module, or in an RNN a second time."""
+    names = (*vars(torch.nn.Module()), *dir(torch.nn.Module), "_flat_weights")
+    return frozenset(name for name in names if name.startswith("_"))
+
+
+def _hook(torch: Any, hook: Any) -> Any:
+    """A hook by what it does, as far as that can be read. Not the object of a method: it may be the module itself."""
+    if isinstance(hook, (*_FUNCTIONS, functools.partial)):
+        return hook
+    if isinstance(hook, types.MethodType):
+        return "method", hook.__func__.__module__, hook.__func__.__qualname__
+    return "object", class_name(type(hook)), _settings(torch, instance_state(hook))
+
+
+def _hooks(torch: Any, module: Any) -> tuple[Any, ...]:
+    """(before, after), for hooks that can change what a call of the module gives; or ()."""
+    before, after = module._forward_pre_hooks.values(), module._forward_hooks.values()
+    if not before and not after:
+        return ()
+    return tuple(_hook(torch, hook) for hook in before), tuple(_hook(torch, hook) for hook in after)
+
+
+def _reduce_module(torch: Any, module: Any) -> Reduction | str:
+    """Class, mode, plain settings (a stride, a dropout rate) and hooks of every submodule; the state: parameters, buffers."""
     parts = []
     for name, part in module.named_modules(remove_duplicate=False):
-        settings = {
-            key: _setting(value)
-            for key, value in vars(part).items()
-            if not key.startswith("_") and _plain_setting(torch, value)
-        }
-        parts.append((name, class_name(type(part)), part.training, settings))
+        if isinstance(part, torch.jit.ScriptModule):
+            return "the code of a scripted module cannot be read: give what it was made of"
+        own = {key: value for key, value in vars(part).items() if key not in _module_own(torch)}
+        parts.append((name, class_name(type(part)), part.training, _settings(torch, own), *_hooks(torch, part)))
     state = {**dict(module.named_buffers(remove_duplicate=False)), **module.state_dict(keep_vars=True)}
     return type(module), "module", tuple(parts), state
 

@@ -37,7 +37,8 @@ def instance_state(value: object, base: type = object) -> dict[str, Any]:
                 state.pop(descriptor.attrname, None)
             elif "__slots__" in vars(cls) and isinstance(descriptor, types.MemberDescriptorType):
                 try:
-                    state[name] = descriptor.__get__(value)
+                    held = descriptor.__get__(value)
                 except AttributeError:
                     continue  # declared, not set
+                state[name if name not in state else f"{cls.__qualname__}.{name}"] = held  # a subclass may have one too
     return state

@@ -30,35 +30,93 @@ def _members(value: Any) -> Iterable[Any]:
     return ()
 
 
-def _walk(value: Any, leaf: Callable[[Any], Any], seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
+_DICTS = (dict, OrderedDict, defaultdict)
+_Seen = dict[int, tuple[Any, Any]]  # id: (what was met, so that the id stays taken; what stands for it)
+_OPEN = object()
+
+
+def _is_tuple(value: Any) -> bool:
+    return type(value) is tuple or (isinstance(value, tuple) and hasattr(type(value), "_make"))
+
+
+def _tuple_of(kind: Any, items: list[Any]) -> Any:
+    return tuple(items) if kind is tuple else kind._make(items)
+
+
+def _walk(value: Any, leaf: Callable[[Any], Any], seen: _Seen, cycles: list[Any]) -> Any:
     """The value with leaf() of every array and tensor in it; itself if nothing changed.
 
     Exact tuples, lists and dicts, ordered and default dicts and named tuples are rebuilt where something in them changed;
-    other containers and dataclasses are only looked through. ``seen`` is for members that are shared or contain themselves.
+    other containers and dataclasses are only looked through. What a container around it stands for is not known yet: it is
+    noted in ``cycles`` and stays.
     """
-    seen = {} if seen is None else seen
     kind = type(value)
     if not isinstance(value, CONTAINER_BASES) and not hasattr(kind, "__dataclass_fields__"):
         return leaf(value)
     if id(value) in seen:
-        return seen[id(value)][1]
-    seen[id(value)] = (value, value)
+        found = seen[id(value)][1]
+        if found is not _OPEN:
+            return found
+        cycles.append(value)
+        return value
+    seen[id(value)] = (value, _OPEN)
     result = value
-    if kind in (dict, OrderedDict, defaultdict):
-        changed = {key: new for key, old in value.items() if (new := _walk(old, leaf, seen)) is not old}
+    if kind in _DICTS:
+        changed = {key: new for key, old in value.items() if (new := _walk(old, leaf, seen, cycles)) is not old}
         if changed:
             result = copy.copy(value)
             result.update(changed)
-    elif kind in (tuple, list) or (isinstance(value, tuple) and hasattr(kind, "_make")):
-        items = [_walk(item, leaf, seen) for item in value]
+    elif kind is list or _is_tuple(value):
+        items = [_walk(item, leaf, seen, cycles) for item in value]
         if any(new is not old for new, old in zip(items, value, strict=True)):
-            result = items if kind is list else tuple(items) if kind is tuple else kind._make(items)
+            result = items if kind is list else _tuple_of(kind, items)
     else:
         for member in _members(value):
-            _walk(member, leaf, seen)
+            _walk(member, leaf, seen, cycles)
         result = leaf(value)
     seen[id(value)] = (value, result)
     return result
+
+
+def _rebuild(value: Any, leaf: Callable[[Any], Any], seen: _Seen) -> Any:
+    """As _walk(), for what contains itself: every container that can be is made anew, before its members are known."""
+    kind = type(value)
+    if id(value) in seen:
+        return seen[id(value)][1]
+    result: Any
+    if kind is list:
+        result = []
+        seen[id(value)] = (value, result)
+        result.extend(_rebuild(item, leaf, seen) for item in value)
+    elif kind in _DICTS:
+        result = copy.copy(value)
+        seen[id(value)] = (value, result)
+        for key, item in value.items():
+            result[key] = _rebuild(item, leaf, seen)
+    elif _is_tuple(value):
+        items = [_rebuild(item, leaf, seen) for item in value]
+        if id(value) in seen:  # one of its members contains it
+            return seen[id(value)][1]
+        result = _tuple_of(kind, items)
+        seen[id(value)] = (value, result)
+    else:
+        result = leaf(value)
+        seen[id(value)] = (value, result)
+    return result
+
+
+def _with_leaves(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """The value with leaf(), called once, of every array and tensor in it; itself if nothing changed."""
+    leaves: _Seen = {}
+
+    def once(item: Any) -> Any:
+        if id(item) not in leaves:
+            leaves[id(item)] = (item, leaf(item))
+        return leaves[id(item)][1]
+
+    cycles: list[Any] = []
+    result = _walk(value, once, {}, cycles)
+    return result if result is value or not cycles else _rebuild(value, once, {})
 
 
 def prepare_value(value: Any, private: bool) -> tuple[Any, tuple[Any, ...] | None]:
@@ -81,7 +139,7 @@ def prepare_value(value: Any, private: bool) -> tuple[Any, tuple[Any, ...] | Non
             guard.extend((item, item._version))
         return item
 
-    return _walk(value, leaf), tuple(guard) or None
+    return _with_leaves(value, leaf), tuple(guard) or None
 
 
 def copy_value(value: Any) -> Any:
@@ -97,5 +155,5 @@ def copy_value(value: Any) -> Any:
             copies[id(item)] = item.copy(order="K")
         return item
 
-    _walk(value, leaf)
+    _with_leaves(value, leaf)
     return copy.deepcopy(value, copies)

@@ -650,6 +650,26 @@ def test_subclasses_and_read_only_arrays_keep_their_class() -> None:
     assert masked.mask.tolist() == [False, True]
 
 
+def test_values_that_contain_themselves_come_back_whole_and_read_only() -> None:
+    cache = PerformanceCache()
+    array = np.zeros(2)
+    loop: list[Any] = [array, array]
+    loop.append((loop, {"up": loop}))
+    through: tuple[Any, ...] = ([array],)
+    through[0].append(through)
+    cache.set("loop", loop)
+    cache.set("through", through)
+    kept = cache.get("loop")
+    assert kept[2][0] is kept[2][1]["up"] is kept
+    assert kept[0] is kept[1]
+    assert not kept[0].flags.writeable
+    kept = cache.get("through")
+    assert kept[0][1] is kept
+    assert not kept[0][0].flags.writeable
+    assert array.flags.writeable
+    assert loop[0] is array
+
+
 def test_values_that_contain_themselves_or_share_their_members() -> None:
     @cache_result
     def loop(copies: bool) -> Any:

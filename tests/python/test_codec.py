@@ -77,7 +77,13 @@ def same(a: Any, b: Any) -> bool:
             and not b.flags.writeable
         )
     if isinstance(a, np.dtype):
-        return a == b and a.num == b.num and a.isalignedstruct == b.isalignedstruct and repr(a) == repr(b)
+        return (
+            a == b
+            and a.num == b.num
+            and a.type is b.type
+            and a.isalignedstruct == b.isalignedstruct
+            and repr(a) == repr(b)
+        )
     if isinstance(a, np.generic):
         return a.dtype == b.dtype and a.tobytes() == b.tobytes()
     if isinstance(a, datetime.time | datetime.datetime):
@@ -223,7 +229,11 @@ def arrays() -> dict[str, np.ndarray[Any, Any]]:
         "text": np.array(["a", "bcdé"]),
         "bytes": np.array([b"a", b"bcd"]),
         "void": np.zeros(3, "V5"),
-        "none wide": np.zeros(3, "S0"),
+        "none wide": np.zeros(3, [("a", "S0"), ("b", "i4")])["a"],
+        "no characters": np.ndarray(3, "U0"),
+        "nothing wide": np.zeros(3, "V0"),
+        "records": np.rec.array([(1, 2.5)], dtype=[("a", "<i4"), ("b", ">f8")]).view(np.ndarray),
+        "records inside": np.zeros(2, [("p", np.dtype((np.record, aligned)))]),
         "long long": np.zeros(3, np.longlong),
         "dates": np.array(["2020", "NaT"], "M8[25s]"),
         "generic": np.zeros(2, "m8"),
@@ -300,7 +310,7 @@ def test_one_array_is_a_npy_file_without_copying_it() -> None:
     for name, array in arrays().items():
         kind, suffix, item_bytes, buffers = encode(array, None, CONTEXT)
         if kind != "npy/1":
-            assert name in ("aligned", "titled", "overlapping", "long long"), name
+            assert name in ("aligned", "titled", "overlapping", "long long", "records", "records inside"), name
             continue
         header, data = buffers
         assert suffix == ".npy"
@@ -364,6 +374,10 @@ class Color(enum.IntEnum):
     RED = 1
 
 
+class Row(np.void):
+    """A scalar class for structured arrays."""
+
+
 class Text(str):
     __slots__ = ()
 
@@ -401,6 +415,8 @@ Pair = namedtuple("Pair", "a b")
         (np.array([None]), type(np.dtype("O"))),
         (np.zeros(1, [("a", "O")]), type(np.dtype([("a", "O")]))),
         (np.dtype("O"), type(np.dtype("O"))),
+        (np.zeros(1, np.dtype(("i4", [("low", "i2"), ("high", "i2")]))), np.int32),
+        (np.zeros(1, np.dtype((Row, [("a", "i4")]))), Row),
     ],
     ids=repr,
 )
@@ -567,6 +583,8 @@ def marked(code: int, *fields: Any) -> bytes:
         marked(_codec._DTYPE, ["array", "<f8", [-1]]),
         marked(_codec._DTYPE, ["ml_dtypes", "os"]),
         marked(_codec._DTYPE, ["char", "O", "="]),
+        marked(_codec._DTYPE, ["record", "<f8"]),
+        marked(_codec._DTYPE, ["record", ["struct", 8, False, [["a", "|O", 0]]]]),
         marked(_codec._DTYPE, ["struct", 8, False, [["a", "|O", 0]]]),
         marked(_codec._DTYPE, ["struct", 2**40, False, [["a", "<f8", 2**50]]]),
         marked(_codec._DTYPE, ["struct", 8, False, [["a"]]]),
@@ -758,6 +776,20 @@ def test_what_unpickling_raises_is_a_value_error() -> None:
     data = _codec._mac(KEY, CONTEXT, pickled) + pickled
     with pytest.raises(ValueError, match="no_such_module"):
         decode("pickle/1", data, KEY, CONTEXT)
+
+
+def test_many_items_of_no_width_take_no_memory() -> None:
+    for descr in ("'|S0'", "'<U0'", "'|V0'"):
+        array = decode("npy/1", npy_of(descr, "(1099511627776,)"), None, CONTEXT)
+        assert (array.shape, array.nbytes) == ((1 << 40,), 0)
+
+
+def test_a_record_stays_a_record() -> None:
+    record = np.rec.array([(1, 2.5)], dtype=[("a", "<i4"), ("b", ">f8")])[0]
+    back = there_and_back({"r": record})["r"]
+    assert type(back) is np.record
+    assert (back.a, back.b) == (1, 2.5)
+    assert same(record.dtype, back.dtype)
 
 
 def test_npy_headers_are_those_of_numpy() -> None:

@@ -28,7 +28,7 @@ import uuid
 import weakref
 import zoneinfo
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pytest
@@ -595,3 +595,117 @@ class Weekday(enum.Enum):
 
 def test_enum_members_in_sets() -> None:
     assert fingerprint({Weekday.MONDAY}) == fingerprint({Weekday.MONDAY})
+
+
+class Renamed(enum.Enum):
+    A = 1
+    B = 2
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return "the same for all"
+
+
+def test_a_name_of_its_own_does_not_make_two_members_one() -> None:
+    assert fingerprint(Renamed.A) != fingerprint(Renamed.B)
+
+
+@dataclasses.dataclass
+class Options:
+    rate: float
+
+
+class MoreOptions(Options):
+    """No dataclass itself, so its attribute is no field."""
+
+    def __init__(self, rate: float, steps: int) -> None:
+        super().__init__(rate)
+        self.steps = steps
+
+
+def test_what_a_dataclass_holds_beside_its_fields_counts() -> None:
+    assert fingerprint(MoreOptions(0.5, 1)) == fingerprint(MoreOptions(0.5, 1))
+    assert fingerprint(MoreOptions(0.5, 1)) != fingerprint(MoreOptions(0.5, 2))
+    one, two = Options(0.5), Options(0.5)
+    assert fingerprint(one) == fingerprint(two)
+    one.note = 1  # type: ignore[attr-defined]
+    two.note = 2  # type: ignore[attr-defined]
+    assert len({fingerprint(one), fingerprint(two), fingerprint(Options(0.5))}) == 3
+
+
+Item = TypeVar("Item")
+
+
+@dataclasses.dataclass
+class Box(Generic[Item]):
+    content: Item
+
+
+def test_how_typing_called_a_class_is_no_content() -> None:
+    assert fingerprint(Box[int](1)) == fingerprint(Box(1))
+
+
+class Either(ctypes.Union):
+    _fields_ = [("text", ctypes.c_char_p), ("number", ctypes.c_int64)]
+
+
+class Packed(ctypes.Structure):
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = [("kind", ctypes.c_char), ("text", ctypes.c_char_p)]
+
+
+@pytest.mark.parametrize("value", [Either(b"a"), Packed(b"a", b"b"), (Either * 2)()], ids=["union", "packed", "array"])
+def test_an_address_inside_memory_is_no_content(value: Any) -> None:
+    with pytest.raises(TypeError, match="cannot read the content"):
+        fingerprint(value)
+
+
+class Measured(np.ma.MaskedArray):  # type: ignore[type-arg]
+    """A masked array with a unit."""
+
+
+def measured(unit: str) -> Any:
+    values = np.ma.array([1, 2], mask=[0, 1]).view(Measured)
+    values.unit = unit
+    return values
+
+
+def test_attributes_of_masked_arrays_count() -> None:
+    assert fingerprint(measured("m")) == fingerprint(measured("m"))
+    assert fingerprint(measured("m")) != fingerprint(measured("s"))
+    assert fingerprint(np.ma.array([1], hard_mask=True)) != fingerprint(np.ma.array([1]))
+
+
+def test_records_are_no_plain_structures() -> None:
+    plain = np.array([(1, 2.5)], dtype=[("a", "<i4"), ("b", "<f8")])
+    records = plain.astype(np.dtype((np.record, plain.dtype)))
+    for one, two in ((plain, records), (plain[0], records[0]), (plain.dtype, records.dtype)):
+        assert fingerprint(one) != fingerprint(two)
+
+
+@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="needs the text dtype of NumPy 2")
+def test_what_stands_for_missing_text_counts() -> None:
+    kinds = [np.dtypes.StringDType(), np.dtypes.StringDType(na_object=None), np.dtypes.StringDType(na_object=np.nan)]
+    digests = [fingerprint(np.array(["a"], kind)) for kind in kinds]
+    assert len(set(digests)) == 3
+    assert digests == [fingerprint(np.array(["a"], kind)) for kind in kinds]
+
+
+class Below(list):  # type: ignore[type-arg]
+    __slots__ = ("note",)
+
+
+class Above(Below):
+    __slots__ = ("note",)
+
+
+def test_a_slot_does_not_hide_one_of_the_same_name() -> None:
+    def make(above: int, below: int) -> Above:
+        value = Above()
+        value.note = above  # type: ignore[misc]
+        Below.note.__set__(value, below)  # type: ignore[attr-defined]
+        return value
+
+    assert fingerprint(make(1, 2)) == fingerprint(make(1, 2))
+    assert len({fingerprint(make(1, 1)), fingerprint(make(2, 1)), fingerprint(make(1, 2))}) == 3

@@ -7,6 +7,7 @@ import collections
 import copy
 import dataclasses
 import enum
+import functools
 import gc
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -257,6 +259,12 @@ def test_modules_are_keyed_by_class_mode_and_state() -> None:
     assert fingerprint(nn.Conv2d(1, 1, 3, stride=1).requires_grad_(False)) != fingerprint(nn.Conv2d(1, 1, 3, stride=2))
 
 
+@dataclasses.dataclass
+class Rates:
+    first: float
+    second: float
+
+
 def test_settings_that_are_no_plain_numbers_count() -> None:
     class Configured(nn.Module):
         def __init__(self, **settings: Any) -> None:
@@ -279,10 +287,86 @@ def test_settings_that_are_no_plain_numbers_count() -> None:
         np.ones(2),
         (1, {"a": 1}),
         b"x",
+        Rates(0.5, 1),
+        Rates(0.5, 2),
+        [Rates(0.5, 3)],
+        types.SimpleNamespace(a=1),
+        types.SimpleNamespace(a=2),
+        functools.partial(torch.mul, 2),
+        functools.partial(torch.mul, 3),
+        pathlib.PurePosixPath("a"),
+        pathlib.PurePosixPath("b"),
+        range(2),
+        range(3),
     ]
     digests = [fingerprint(Configured(option=setting)) for setting in settings]
     assert len(set(digests)) == len(settings)
     assert digests == [fingerprint(Configured(option=copy.deepcopy(setting))) for setting in settings]
+    assert fingerprint(Configured(_scale=1)) != fingerprint(Configured(_scale=2))
+
+
+def double(module: Any, inputs: Any, output: Any = None) -> Any:
+    return inputs[0] * 2 if output is None else output * 2
+
+
+def triple(module: Any, inputs: Any, output: Any) -> Any:
+    return output * 3
+
+
+class Times:
+    """A hook that is an object."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, module: Any, inputs: Any, output: Any) -> Any:
+        return output * self.factor
+
+    def apply(self, module: Any, inputs: Any, output: Any) -> Any:
+        return output * self.factor
+
+
+def test_hooks_that_change_what_a_module_gives_count() -> None:
+    def hooked(*hooks: Any, before: bool = False) -> Any:
+        net = nn.Sequential(linear())
+        for hook in hooks:
+            net[0].register_forward_pre_hook(hook) if before else net[0].register_forward_hook(hook)
+        return fingerprint(net)
+
+    hooks: list[Any] = [double, triple, Times(2), Times(3), Times(2).apply, functools.partial(double, output=None)]
+    digests = [hooked(), hooked(double, before=True), hooked(double, triple), *map(hooked, hooks)]
+    assert len(set(digests)) == len(digests)
+    assert hooked(Times(2)) == hooked(Times(2))
+    net = linear()
+    handle = net.register_forward_hook(double)
+    net.register_full_backward_hook(lambda *_: None)
+    handle.remove()
+    assert fingerprint(net) == fingerprint(linear())
+
+
+class Plus(nn.Module):
+    """Adds a number that stands in its code once it is traced."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, x: Any) -> Any:
+        return x + self.number
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_code_that_is_data_counts_or_is_refused() -> None:
+    one, two = torch.fx.symbolic_trace(Plus(1)), torch.fx.symbolic_trace(Plus(2))
+    assert fingerprint(one) == fingerprint(torch.fx.symbolic_trace(Plus(1)))
+    assert fingerprint(one) != fingerprint(two)
+    with pytest.raises(TypeError, match="scripted"):
+        fingerprint(nn.Sequential(torch.jit.trace(Plus(1), torch.ones(1))))
+
+
+def test_the_weights_of_an_rnn_count_once() -> None:
+    one = nn.LSTM(2, 2)
+    assert fingerprint(one) == fingerprint(copy.deepcopy(one)) != fingerprint(nn.LSTM(2, 2))
 
 
 def test_lambdas_in_modules_are_told_apart() -> None:

@@ -160,6 +160,7 @@ def with_attribute() -> Any:
         (torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8), "qint8"),
         (torch.rand(2, requires_grad=True) * 2, "gradients"),
         (with_attribute(), "Tensor"),
+        (torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "nested"),
         (torch.nn.Linear(1, 1), "Linear"),
         ({torch.zeros(1): 1}, "Tensor"),
         ({torch.zeros(1)}, "Tensor"),
@@ -172,6 +173,35 @@ def test_what_is_refused_says_why(tensor: Any, name: str) -> None:
     with pytest.raises(Unstorable) as error:
         encode([tensor], None, CONTEXT)
     assert name in error.value.culprit.__name__
+
+
+def test_a_tensor_inside_a_transform_is_refused() -> None:
+    def stored(row: Any) -> Any:
+        with pytest.raises(Unstorable, match=r"torch\.func"):
+            encode(row, None, CONTEXT)
+        return row.sum()
+
+    torch.func.vmap(stored)(torch.ones(2, 3))
+    torch.func.grad(stored)(torch.ones(3))
+
+
+@pytest.mark.parametrize("around", [torch.inference_mode, torch.no_grad, lambda: torch.device("meta")])
+def test_what_is_read_does_not_depend_on_the_modes_around(around: Any) -> None:
+    tensors = [
+        torch.ones(2, 3),
+        torch.zeros(0, 3),
+        torch.ones(2, requires_grad=True),
+        torch.nn.Parameter(torch.ones(2)),
+    ]
+    data = payload(tensors)
+    with around():
+        back = decode("tensors/1", bytearray(data), None, CONTEXT)
+        copied = decode("tensors/1", data, None, CONTEXT)
+    assert all(map(same, tensors, back))
+    assert all(map(same, tensors, copied))
+    assert not any(tensor.is_inference() for tensor in (*back, *copied))
+    (back[0] * back[3].sum()).sum().backward()
+    assert back[3].grad is not None
 
 
 def marked(*fields: Any) -> bytes:

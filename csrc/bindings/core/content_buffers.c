@@ -158,8 +158,8 @@ plain_dtype(const char *format, Py_ssize_t item_bytes, char out[DTYPE_TEXT])
     } else {
         return 0;
     }
-    if (kind == 0) {
-        return 0;
+    if (kind == 0 || (item_bytes != 1 && strchr("bB?", *format) != NULL)) {
+        return 0; /* ctypes calls unions and packed structures wide bytes, pointers in them and all */
     }
     if (kind == 'S' || (item_bytes == 1 && kind != 'U')) {
         order = '|';
