@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import datetime
 import gc
 import inspect
@@ -691,6 +692,23 @@ def test_a_cache_with_a_callback_is_collected() -> None:
     del holder
     gc.collect()
     assert gone() is None
+
+
+def test_closing_inside_set_leaves_nothing_behind() -> None:
+    cache = PerformanceCache()
+
+    @dataclasses.dataclass
+    class Closing:
+        field: int = 0
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "field":
+                cache.close()
+            return object.__getattribute__(self, name)
+
+    cache.set("k", Closing())
+    assert cache.closed
+    assert len(cache) == 0
 
 
 def test_close() -> None:
