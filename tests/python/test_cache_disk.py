@@ -310,3 +310,46 @@ def test_an_old_value_does_not_outlive_a_write_that_failed(tmp_path: pathlib.Pat
         cache.set("k", bytes(np.random.default_rng(0).bytes(4 << 20)), persist=True)
     with PerformanceCache(cache_dir=tmp_path) as cache:
         assert cache.get("k") is None
+
+
+def test_many_threads_compute_once_over_a_disk(tmp_path: pathlib.Path) -> None:
+    """Whoever was still reading the disk when another thread's value landed finds that value."""
+    for i in range(100):
+        with PerformanceCache(cache_dir=tmp_path) as cache:
+            calls: list[int] = []
+            barrier = threading.Barrier(8)
+
+            def work(
+                i: int = i,
+                cache: PerformanceCache = cache,
+                calls: list[int] = calls,
+                barrier: threading.Barrier = barrier,
+            ) -> None:
+                barrier.wait()
+                cache.get_or_compute(i, lambda: calls.append(1), persist=bool(i % 2))
+
+            threads = [threading.Thread(target=work) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert calls == [1]
+
+
+def test_what_is_deleted_while_it_is_written_does_not_come_back(tmp_path: pathlib.Path) -> None:
+    for _ in range(50):
+        with PerformanceCache(cache_dir=tmp_path) as cache:
+            computed = threading.Event()
+
+            def compute(computed: threading.Event = computed) -> bytes:
+                computed.set()
+                return bytes(1 << 20)
+
+            thread = threading.Thread(
+                target=lambda cache=cache, fn=compute: cache.get_or_compute("k", fn, persist=True)
+            )
+            thread.start()
+            computed.wait()
+            cache.delete("k")
+            thread.join()
+            assert cache.get("k") is None

@@ -229,6 +229,12 @@ stripe_of(pfo_tiers *tiers, const pfo_key_builder *builder)
     return &tiers->changes[pfo_table_mix(builder->hash) % PFO_TIERS_STRIPES];
 }
 
+uint64_t
+pfo_tiers_version(const pfo_tiers *tiers, const pfo_key_builder *builder)
+{
+    return tiers->store.table.mutations + tiers->changes[pfo_table_mix(builder->hash) % PFO_TIERS_STRIPES];
+}
+
 static uint64_t
 wall_clock_ns(void)
 {

@@ -290,8 +290,12 @@ compute(performance_cache *self, pfo_key_builder *builder, const computation *ca
     if (computed != NULL && flight != NULL && pfo_flight_is_stale(flight)) {
         value = pfo_value_prepare(self->tiers.state, computed, 0, &guard);
     } else if (computed != NULL && keep(self, builder, call->key, computed, call->how, &value) == 0 && flight != NULL) {
+        const int is_stale =
+            call->how->disk == PFO_KEEP_DISK_WRITE && pfo_flight_is_stale(flight); /* since the check */
         PyObject *kept = value; /* prepared already: this is for the guard */
-        value = pfo_value_prepare(self->tiers.state, kept, 0, &guard);
+        value = is_stale && pfo_tiers_delete(&self->tiers, builder, &disk_prefix) < 0
+                    ? NULL
+                    : pfo_value_prepare(self->tiers.state, kept, 0, &guard);
         Py_DECREF(kept);
     }
     Py_XDECREF(computed);
@@ -304,19 +308,15 @@ compute(performance_cache *self, pfo_key_builder *builder, const computation *ca
     return value;
 }
 
-/* The computation is this thread's, unless another flight of the key has landed since the lookup at `mutations`. */
+/* The computation is this thread's, unless another flight of the key may have landed since the version that the lookup saw. */
 static PyObject *
 compute_in_flight(performance_cache *self, pfo_key_builder *builder, const computation *call, pfo_flight *flight,
-                  uint64_t mutations)
+                  uint64_t version)
 {
-    if (self->tiers.store.table.mutations != mutations) {
+    if (pfo_tiers_version(&self->tiers, builder) != version) {
         PyObject *value = NULL;
-        const uint32_t slot = pfo_tiers_find(&self->tiers, builder);
-        const int found = slot == PFO_SLOT_FAILED ? -1
-                          : slot == PFO_SLOT_NONE ? 0
-                                                  : pfo_tiers_take(&self->tiers, slot, &value);
-        if (found != 0) {
-            uncount_miss(self);
+        uncount_miss(self); /* this lookup counts in place of the first */
+        if (pfo_tiers_get(&self->tiers, builder, &disk_prefix, &value) != 0) {
             pfo_flight_give_up(flight);
             return value;
         }
@@ -342,14 +342,14 @@ find_or_compute(performance_cache *self, pfo_key_builder *builder, const computa
 {
     for (;;) {
         PyObject *value = NULL;
+        const uint64_t version = pfo_tiers_version(&self->tiers, builder); /* the disk lets other threads in */
         if (pfo_tiers_get(&self->tiers, builder, &disk_prefix, &value) != 0) {
             return value;
         }
-        const uint64_t mutations = self->tiers.store.table.mutations;
         pfo_boarded boarded;
         switch (pfo_flight_board(&self->flights, builder, &boarded)) {
         case PFO_FLIGHT_MINE:
-            return compute_in_flight(self, builder, call, boarded.flight, mutations);
+            return compute_in_flight(self, builder, call, boarded.flight, version);
         case PFO_FLIGHT_ALONE:
             return compute(self, builder, call, NULL);
         case PFO_FLIGHT_LANDED:
