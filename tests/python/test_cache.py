@@ -76,6 +76,7 @@ def test_bad_arguments(tmp_path: pathlib.Path) -> None:
         ({"ttl": -1.5}, ValueError, "ttl"),
         ({"ttl": math.inf}, ValueError, "ttl must be a finite"),
         ({"ttl": math.nan}, ValueError, "ttl must be a finite"),
+        ({"ttl": 10**400}, ValueError, "ttl must be a finite"),
         ({"ttl": datetime.timedelta(0)}, ValueError, "ttl"),
         ({"ttl": True}, TypeError, "ttl must be seconds, a datetime.timedelta or None, not bool"),
         ({"ttl": "1"}, TypeError, "ttl must be seconds, a datetime.timedelta or None, not str"),
