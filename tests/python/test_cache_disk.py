@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pathlib
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from perfopt import _core
 from perfopt.cache import PerformanceCache
 
 KEY = b"a secret of sixteen bytes or more"
@@ -353,3 +355,17 @@ def test_what_is_deleted_while_it_is_written_does_not_come_back(tmp_path: pathli
             cache.delete("k")
             thread.join()
             assert cache.get("k") is None
+
+
+def test_entries_are_labelled_alike_by_both_faces(tmp_path: pathlib.Path) -> None:
+    async def main(cache: PerformanceCache) -> None:
+        for key in ("name", 5, (1, "a")):
+            await cache.aget_or_compute(key, lambda: 1, persist=True)
+
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        asyncio.run(main(cache))
+    store = _core.DiskStore(str(tmp_path))
+    try:
+        assert sorted(entry["label"] for entry in store.entries()) == ["5", "<tuple>", "name"]
+    finally:
+        store.close()

@@ -144,8 +144,12 @@ parse_keep(const performance_cache *self, PyObject *const *found, pfo_keep *how)
 
 /* What an entry on disk is called in listings: a str or int key itself, of another its type. New reference. */
 static PyObject *
-label_of(PyObject *key)
+label_of(const performance_cache *self, PyObject *key)
 {
+    if (Py_TYPE(key) == self->tiers.state->content_key) { /* may stand for a key of any type */
+        PyObject *known = pfo_key_known(pfo_content_key_kept(key));
+        key = known == NULL ? key : known;
+    }
     return is_simple(key) ? PyObject_Str(key) : PyUnicode_FromFormat("<%s>", Py_TYPE(key)->tp_name);
 }
 
@@ -155,7 +159,7 @@ keep(performance_cache *self, pfo_key_builder *builder, PyObject *key, PyObject 
 {
     PyObject *label = NULL;
     if (how->disk == PFO_KEEP_DISK_WRITE) {
-        label = label_of(key);
+        label = label_of(self, key);
         if (label == NULL) {
             return -1;
         }
@@ -535,10 +539,13 @@ cache_clear(PyObject *op, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(expire_doc, "expire($self, /)\n--\n\n"
-                         "Removes every expired entry: how many. Not needed for correctness: an expired entry is never "
-                         "returned, and leaves\n"
-                         "when room is needed or when entries with a ttl are added; it only frees memory at once.");
+PyDoc_STRVAR(expire_doc,
+             "expire($self, /)\n--\n\n"
+             "Removes every expired entry: how many, one in memory and on disk counted twice. Not needed for "
+             "correctness: an expired entry is never "
+             "returned, and leaves\n"
+             "when room is needed or when entries with a ttl are added; it only frees memory and disk at once.\n\n"
+             "Raises OSError when the disk fails or cannot be written to.");
 
 static PyObject *
 cache_expire(PyObject *op, PyObject *unused)
