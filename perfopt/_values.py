@@ -14,8 +14,10 @@ from typing import Any
 
 from perfopt._keys_base import CONTAINER_BASES, loaded
 
+_PLAIN = frozenset((int, float, complex, bool, str, bytes, bytearray, type(None)))  # hold nothing
 
-def _members(value: Any) -> Iterable[Any]:
+
+def members(value: Any) -> Iterable[Any]:
     """What is inside a container that is no exact tuple, list or dict, or inside a dataclass; nothing for other objects."""
     if isinstance(value, dict):
         return dict.values(value)
@@ -30,35 +32,49 @@ def _members(value: Any) -> Iterable[Any]:
     return ()
 
 
-def _walk(value: Any, leaf: Callable[[Any], Any], seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
+def _rebuilt(value: Any, leaf: Callable[[Any], Any], seen: dict[int, tuple[Any, Any]]) -> Any:
+    """A container whose members have been walked: with what became of them, or itself if nothing did."""
+
+    def outcome(member: Any) -> Any:
+        return seen[id(member)][1] if id(member) in seen else member
+
+    kind = type(value)
+    if kind in (dict, OrderedDict, defaultdict):
+        changed = {key: new for key, old in value.items() if (new := outcome(old)) is not old}
+        if not changed:
+            return value
+        result = copy.copy(value)
+        result.update(changed)
+        return result
+    if kind in (tuple, list) or (isinstance(value, tuple) and hasattr(kind, "_make")):
+        items = [outcome(item) for item in value]
+        if all(new is old for new, old in zip(items, value, strict=True)):
+            return value
+        return items if kind is list else tuple(items) if kind is tuple else kind._make(items)
+    return leaf(value)
+
+
+def _walk(value: Any, leaf: Callable[[Any], Any]) -> Any:
     """The value with leaf() of every array and tensor in it; itself if nothing changed.
 
     Exact tuples, lists and dicts, ordered and default dicts and named tuples are rebuilt where something in them changed;
-    other containers and dataclasses are only looked through. ``seen`` is for members that are shared or contain themselves.
+    other containers and dataclasses are only looked through. Members may be shared or contain themselves; no depth is too deep.
     """
-    seen = {} if seen is None else seen
-    kind = type(value)
-    if not isinstance(value, CONTAINER_BASES) and not hasattr(kind, "__dataclass_fields__"):
-        return leaf(value)
-    if id(value) in seen:
-        return seen[id(value)][1]
-    seen[id(value)] = (value, value)
-    result = value
-    if kind in (dict, OrderedDict, defaultdict):
-        changed = {key: new for key, old in value.items() if (new := _walk(old, leaf, seen)) is not old}
-        if changed:
-            result = copy.copy(value)
-            result.update(changed)
-    elif kind in (tuple, list) or (isinstance(value, tuple) and hasattr(kind, "_make")):
-        items = [_walk(item, leaf, seen) for item in value]
-        if any(new is not old for new, old in zip(items, value, strict=True)):
-            result = items if kind is list else tuple(items) if kind is tuple else kind._make(items)
-    else:
-        for member in _members(value):
-            _walk(member, leaf, seen)
-        result = leaf(value)
-    seen[id(value)] = (value, result)
-    return result
+    seen: dict[int, tuple[Any, Any]] = {}  # by id: what was met (and so stays alive), and what became of it
+    waiting = [(value, False)]
+    while waiting:
+        item, is_walked = waiting.pop()
+        if is_walked:
+            seen[id(item)] = (item, _rebuilt(item, leaf, seen))
+        elif id(item) in seen:
+            continue
+        elif isinstance(item, CONTAINER_BASES) or hasattr(type(item), "__dataclass_fields__"):
+            seen[id(item)] = (item, item)
+            waiting.append((item, True))
+            waiting.extend((member, False) for member in members(item) if type(member) not in _PLAIN)
+        elif (new := leaf(item)) is not item:
+            seen[id(item)] = (item, new)
+    return seen[id(value)][1] if id(value) in seen else value
 
 
 def prepare_value(value: Any, private: bool) -> tuple[Any, tuple[Any, ...] | None]:

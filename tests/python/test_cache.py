@@ -490,6 +490,41 @@ def test_bytes_are_measured_where_they_are_bounded() -> None:
             cache.set("a", 1, size=bad)  # type: ignore[arg-type]
 
 
+def test_views_count_for_all_that_they_keep_alive() -> None:
+    def bytes_of(value: Any) -> int:
+        cache = PerformanceCache(max_bytes=1 << 40)
+        cache.set("k", value)
+        return int(cache.get_stats()["bytes"])
+
+    memory = bytes(100_000)
+    assert bytes_of(np.frombuffer(memory, "u1", count=1)) == 100_000
+    assert bytes_of(memoryview(memory)[:1]) == 100_000
+    assert bytes_of(np.frombuffer(memoryview(memory)[5:], "u1", count=1)[::-1]) == 100_000
+    assert bytes_of((memory, np.frombuffer(memory, "u1"))) < 100_100, "what is shared counts once"
+    assert bytes_of(np.lib.stride_tricks.as_strided(np.zeros(2), shape=(10**9,), strides=(0,))) == 16
+    assert bytes_of(np.broadcast_to(np.zeros(2), (10**6, 2))) == 16
+
+    class Lying(tuple):  # type: ignore[type-arg]
+        def __iter__(self) -> Any:
+            raise AssertionError("not asked")
+
+    assert bytes_of(Lying((memory,))) > 100_000
+
+
+def test_a_value_nested_to_any_depth() -> None:
+    array = np.zeros(3)
+    value: Any = [array]
+    for _ in range(10_000):
+        value = [value]
+    for cache in (PerformanceCache(), PerformanceCache(max_bytes=1 << 30)):
+        cache.set("k", value)
+        kept = cache.get("k")
+        while isinstance(kept, list):
+            kept = kept[0]
+        assert not kept.flags.writeable
+    assert array.flags.writeable
+
+
 def test_resize() -> None:
     cache = PerformanceCache(10, max_bytes=1000)
     for i in range(10):
