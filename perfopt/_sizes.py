@@ -75,8 +75,8 @@ def _text_bytes(text: str) -> int:
 
 
 def measure(value: Any) -> int:
-    """Bytes: arrays, tensors and memoryviews by the memory they keep alive (of a view, all that it looks into, array or not), text
-    and bytes by length, containers and dataclasses with their members, everything else by ``sys.getsizeof``. What is shared
+    """Bytes: arrays, tensors and memoryviews by the memory they keep alive (of a view, all that it looks into, array or not),
+    text and bytes by length, containers and dataclasses with their members, everything else by ``sys.getsizeof``. What is shared
     counts once.
     """
     seen: set[Any] = set()
