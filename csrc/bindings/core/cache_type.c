@@ -518,6 +518,20 @@ cache_peek(PyObject *op, PyObject *object)
     return answer < 0 ? NULL : Py_BuildValue("(NN)", PyBool_FromLong(answer), value);
 }
 
+PyDoc_STRVAR(token_doc, "_token($self, key, /)\n--\n\nThe key as a ContentKey. Internal: async methods.");
+
+static PyObject *
+cache_token(PyObject *op, PyObject *object)
+{
+    pfo_key_builder builder;
+    if (build_key_to_keep((performance_cache *)op, &builder, object) < 0) {
+        return NULL;
+    }
+    PyObject *token = pfo_content_key_of_builder(&builder);
+    pfo_key_drop(&builder);
+    return token;
+}
+
 /* ---- the whole cache ------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(clear_doc,
@@ -983,6 +997,7 @@ static PyMethodDef performance_cache_methods[] = {
     { "__exit__", FAST(cache_exit), METH_FASTCALL, NULL },
     { "_keep", FAST(cache_keep), METH_FASTCALL | METH_KEYWORDS, keep_doc },
     { "_peek", cache_peek, METH_O, peek_doc },
+    { "_token", cache_token, METH_O, token_doc },
     { NULL, NULL, 0, NULL },
 };
 
