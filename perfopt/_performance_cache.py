@@ -6,17 +6,19 @@ The async methods never block the event loop with the disk or with a plain funct
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import threading
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perfopt import _core
-from perfopt._flights import Computation, Flights, WouldWaitForItself
 from perfopt._values import prepare_value
+
+if TYPE_CHECKING:  # asyncio: whoever calls an async method has it loaded already; nobody else shall wait for it
+    from datetime import timedelta
+
+    from perfopt._flights import Computation, Flights
 
 __all__ = ["PerformanceCache"]
 
@@ -26,6 +28,8 @@ _making = threading.Lock()  # of any cache's _flights, which loops of several th
 
 async def _call(fn: Callable[[], Any]) -> Any:
     """``fn()``, awaited if it is asynchronous; a plain function runs in a thread."""
+    import asyncio
+
     call = getattr(type(fn), "__call__", fn)  # noqa: B004
     if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call):
         return await fn()
@@ -41,6 +45,8 @@ class PerformanceCache(_core.PerformanceCache):
 
     async def aget(self, key: Any, default: Any = None) -> Any:
         """``get()`` without blocking the event loop: what is in memory comes at once, the disk is read in a thread."""
+        import asyncio
+
         found, value = self._peek(key)
         if found:
             return value
@@ -58,6 +64,8 @@ class PerformanceCache(_core.PerformanceCache):
         size: int | None = None,
     ) -> None:
         """``set()`` without blocking the event loop: a cache with a directory works in a thread."""
+        import asyncio
+
         if self.cache_dir is None:
             self.set(key, value, persist, ttl=ttl, size=size)
         else:
@@ -80,6 +88,8 @@ class PerformanceCache(_core.PerformanceCache):
         dropped). Who would wait for itself, over any number of keys, computes anew instead. If the key is deleted or the
         cache cleared meanwhile, the value is returned and not stored.
         """
+        from perfopt._flights import Computation, Flights, WouldWaitForItself
+
         found, token = self._peek(key)
         if found:
             return token
@@ -106,6 +116,8 @@ class PerformanceCache(_core.PerformanceCache):
         computation: Computation,
     ) -> Any:
         """The value on disk, else that of fn, kept unless the key was deleted meanwhile."""
+        import asyncio
+
         value = await self.aget(token, _MISSING)
         if value is not _MISSING:
             return value
