@@ -6,49 +6,24 @@ The async methods never block the event loop with the disk or with a plain funct
 
 from __future__ import annotations
 
-import contextvars
+import functools
 import inspect
 import threading
-import weakref
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from perfopt import _core
+from perfopt._values import prepare_value
 
-if TYPE_CHECKING:  # whoever calls an async method has it loaded already; nobody else shall wait for it
-    import asyncio
+if TYPE_CHECKING:  # asyncio: whoever calls an async method has it loaded already; nobody else shall wait for it
     from datetime import timedelta
+
+    from perfopt._flights import Computation, Flights
 
 __all__ = ["PerformanceCache"]
 
 _MISSING = object()
-
-
-class _Flight:
-    """One computation of one key on one event loop, and the flights that it waits for itself at this moment."""
-
-    __slots__ = ("task", "waits_for")
-
-    def __init__(self) -> None:
-        self.waits_for: list[_Flight] = []
-        self.task: asyncio.Task[Any]
-
-    def leads_to(self, other: _Flight) -> bool:
-        """Whether this flight is that one, or waits for it over any number of others."""
-        seen: set[_Flight] = set()
-        ahead = [self]
-        while ahead:
-            flight = ahead.pop()
-            if flight is other:
-                return True
-            if flight not in seen:
-                seen.add(flight)
-                ahead.extend(flight.waits_for)
-        return False
-
-
-_innermost: contextvars.ContextVar[_Flight | None] = contextvars.ContextVar("perfopt.cache.flight", default=None)
-_lock = threading.Lock()  # of every cache's _flights, which loops of several threads share
+_making = threading.Lock()  # of any cache's _flights, which loops of several threads share
 
 
 async def _call(fn: Callable[[], Any]) -> Any:
@@ -66,8 +41,7 @@ class PerformanceCache(_core.PerformanceCache):
     __slots__ = ("_flights",)
     __doc__ = _core.PerformanceCache.__doc__
 
-    # Running computations by event loop and key; made when first needed.
-    _flights: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, _Flight]]
+    _flights: Flights  # made with the first computation
 
     async def aget(self, key: Any, default: Any = None) -> Any:
         """``get()`` without blocking the event loop: what is in memory comes at once, the disk is read in a thread."""
@@ -109,67 +83,66 @@ class PerformanceCache(_core.PerformanceCache):
         """The value stored under key; if there is none, that of ``fn()``, which is then stored as ``set()`` would.
 
         fn: a coroutine function, or a plain one, which runs in a thread. It runs once for all tasks of this event loop that
-        wait for the key at the same time. Cancelling one of them leaves the others and the computation alone; the exception of
-        fn goes to all of them and nothing is stored. Who would wait for itself, over any number of keys, computes
-        anew instead.
+        wait for the key at the same time; its exception goes to all of them, and nothing is stored. Cancelling one of them leaves
+        the others and the computation alone; it is cancelled with the last of them (a thread cannot be: what it returns is then
+        dropped). Who would wait for itself, over any number of keys, computes anew instead. If the key is deleted or the
+        cache cleared meanwhile, the value is returned and not stored.
         """
-        import asyncio
+        from perfopt._flights import Computation, Flights, WouldWaitForItself
 
         found, token = self._peek(key)
         if found:
             return token
-        flights = self._flights_of(asyncio.get_running_loop())
-        flight = flights.get(token)
-        inside = _innermost.get()
-        if flight is None:
-            flight = flights[token] = _Flight()
-            flight.task = asyncio.create_task(self._compute(flight, token, fn, persist, ttl, size))
-            flight.task.add_done_callback(lambda task: self._land(flights, token, task))
-        elif inside is not None and flight.leads_to(inside):
-            return await self._compute(inside, token, fn, persist, ttl, size)  # waiting would be for ever
-        if inside is None:
-            return await asyncio.shield(flight.task)
-        inside.waits_for.append(flight)
-        try:
-            return await asyncio.shield(flight.task)
-        finally:
-            inside.waits_for.remove(flight)
-
-    def _flights_of(self, loop: asyncio.AbstractEventLoop) -> dict[Any, _Flight]:
-        with _lock:
+        with _making:
             if not hasattr(self, "_flights"):
-                self._flights = weakref.WeakKeyDictionary()
-            return self._flights.setdefault(loop, {})
-
-    @staticmethod
-    def _land(flights: dict[Any, _Flight], token: Any, task: asyncio.Task[Any]) -> None:
-        del flights[token]
-        if not task.cancelled():
-            task.exception()  # seen, also when every waiter was cancelled
+                self._flights = Flights()
+        compute = functools.partial(self._compute, token, fn, persist, ttl, size)
+        while True:
+            try:
+                landed = await self._flights.join(token, compute)
+            except WouldWaitForItself:
+                break
+            if landed is not None:
+                return landed[0]
+        return await compute(Computation())
 
     async def _compute(
         self,
-        flight: _Flight,
         token: Any,
         fn: Callable[[], Any],
         persist: bool,
         ttl: float | timedelta | None,
         size: int | None,
+        computation: Computation,
     ) -> Any:
-        """The value on disk, else that of fn, kept; what fn asks for counts as asked by this flight."""
+        """The value on disk, else that of fn, kept unless the key was deleted meanwhile."""
         import asyncio
 
         value = await self.aget(token, _MISSING)
         if value is not _MISSING:
             return value
-        mark = _innermost.set(flight)
-        try:
-            value = await _call(fn)
-        finally:
-            _innermost.reset(mark)
+        value = await _call(fn)
+        if not computation.is_listed:
+            return prepare_value(value, False)[0]
         if self.cache_dir is None:
             return self._keep(token, value, persist, ttl=ttl, size=size)
-        return await asyncio.to_thread(self._keep, token, value, persist, ttl=ttl, size=size)
+        value = await asyncio.to_thread(self._keep, token, value, persist, ttl=ttl, size=size)
+        if persist and not computation.is_listed and not self.closed:  # deleted while it was written
+            await asyncio.to_thread(super().delete, token)
+        return value
+
+    def delete(self, key: Any, /) -> bool:
+        if hasattr(self, "_flights"):
+            self._flights.delist(self._token(key))
+        return super().delete(key)
+
+    def clear(self) -> None:
+        if hasattr(self, "_flights"):
+            self._flights.delist_all()
+        super().clear()
+
+    delete.__doc__ = _core.PerformanceCache.delete.__doc__
+    clear.__doc__ = _core.PerformanceCache.clear.__doc__
 
 
 PerformanceCache.__module__ = "perfopt.cache"

@@ -14,8 +14,10 @@ from typing import Any
 
 from perfopt._keys_base import CONTAINER_BASES, loaded
 
+_PLAIN = frozenset((int, float, complex, bool, str, bytes, bytearray, type(None)))  # hold nothing
 
-def _members(value: Any) -> Iterable[Any]:
+
+def members(value: Any) -> Iterable[Any]:
     """What is inside a container that is no exact tuple, list or dict, or inside a dataclass; nothing for other objects."""
     if isinstance(value, dict):
         return dict.values(value)
@@ -32,7 +34,7 @@ def _members(value: Any) -> Iterable[Any]:
 
 _DICTS = (dict, OrderedDict, defaultdict)
 _Seen = dict[int, tuple[Any, Any]]  # id: (what was met, so that the id stays taken; what stands for it)
-_OPEN = object()
+_OPEN = object()  # stands for a container whose members are being walked
 
 
 def _is_tuple(value: Any) -> bool:
@@ -43,43 +45,63 @@ def _tuple_of(kind: Any, items: list[Any]) -> Any:
     return tuple(items) if kind is tuple else kind._make(items)
 
 
-def _walk(value: Any, leaf: Callable[[Any], Any], seen: _Seen, cycles: list[Any]) -> Any:
-    """The value with leaf() of every array and tensor in it; itself if nothing changed.
+def _closed(value: Any, leaf: Callable[[Any], Any], seen: _Seen) -> Any:
+    """A container whose members have been walked: with what stands for them, or itself if nothing changed."""
+
+    def outcome(member: Any) -> Any:
+        found = seen[id(member)][1] if id(member) in seen else member
+        return member if found is _OPEN else found
+
+    kind = type(value)
+    if kind in _DICTS:
+        changed = {key: new for key, old in value.items() if (new := outcome(old)) is not old}
+        if not changed:
+            return value
+        result = copy.copy(value)
+        result.update(changed)
+        return result
+    if kind is list or _is_tuple(value):
+        items = [outcome(item) for item in value]
+        if all(new is old for new, old in zip(items, value, strict=True)):
+            return value
+        return items if kind is list else _tuple_of(kind, items)
+    return leaf(value)
+
+
+def _walk(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """The value with leaf(), called once, of every array and tensor in it; itself if nothing changed.
 
     Exact tuples, lists and dicts, ordered and default dicts and named tuples are rebuilt where something in them changed;
-    other containers and dataclasses are only looked through. What a container around it stands for is not known yet: it is
-    noted in ``cycles`` and stays.
+    other containers and dataclasses are only looked through. Members may be shared or contain themselves; no depth is too deep
+    for what does not.
     """
-    kind = type(value)
-    if not isinstance(value, CONTAINER_BASES) and not hasattr(kind, "__dataclass_fields__"):
-        return leaf(value)
-    if id(value) in seen:
-        found = seen[id(value)][1]
-        if found is not _OPEN:
-            return found
-        cycles.append(value)
-        return value
-    seen[id(value)] = (value, _OPEN)
-    result = value
-    if kind in _DICTS:
-        changed = {key: new for key, old in value.items() if (new := _walk(old, leaf, seen, cycles)) is not old}
-        if changed:
-            result = copy.copy(value)
-            result.update(changed)
-    elif kind is list or _is_tuple(value):
-        items = [_walk(item, leaf, seen, cycles) for item in value]
-        if any(new is not old for new, old in zip(items, value, strict=True)):
-            result = items if kind is list else _tuple_of(kind, items)
-    else:
-        for member in _members(value):
-            _walk(member, leaf, seen, cycles)
-        result = leaf(value)
-    seen[id(value)] = (value, result)
-    return result
+    seen: _Seen = {}
+    contains_itself = False
+    waiting = [(value, False)]
+    while waiting:
+        item, is_walked = waiting.pop()
+        if is_walked:
+            seen[id(item)] = (item, _closed(item, leaf, seen))
+        elif id(item) in seen:
+            contains_itself |= seen[id(item)][1] is _OPEN
+        elif isinstance(item, CONTAINER_BASES) or hasattr(type(item), "__dataclass_fields__"):
+            seen[id(item)] = (item, _OPEN)
+            waiting.append((item, True))
+            waiting.extend((member, False) for member in members(item) if type(member) not in _PLAIN)
+        else:
+            seen[id(item)] = (item, leaf(item))
+    result = seen[id(value)][1]
+    if result is value or not contains_itself:
+        return result
+    leaves = {key: found for key, found in seen.items() if not isinstance(found[0], CONTAINER_BASES)}
+    return _rebuild(value, leaf, leaves)
 
 
 def _rebuild(value: Any, leaf: Callable[[Any], Any], seen: _Seen) -> Any:
-    """As _walk(), for what contains itself: every container that can be is made anew, before its members are known."""
+    """As _walk(), for what contains itself: every container that can be is made anew, before its members are known.
+
+    By recursion: what contains itself is seldom deep, and RecursionError says when it is.
+    """
     kind = type(value)
     if id(value) in seen:
         return seen[id(value)][1]
@@ -105,20 +127,6 @@ def _rebuild(value: Any, leaf: Callable[[Any], Any], seen: _Seen) -> Any:
     return result
 
 
-def _with_leaves(value: Any, leaf: Callable[[Any], Any]) -> Any:
-    """The value with leaf(), called once, of every array and tensor in it; itself if nothing changed."""
-    leaves: _Seen = {}
-
-    def once(item: Any) -> Any:
-        if id(item) not in leaves:
-            leaves[id(item)] = (item, leaf(item))
-        return leaves[id(item)][1]
-
-    cycles: list[Any] = []
-    result = _walk(value, once, {}, cycles)
-    return result if result is value or not cycles else _rebuild(value, once, {})
-
-
 def prepare_value(value: Any, private: bool) -> tuple[Any, tuple[Any, ...] | None]:
     """The value as a cache keeps it, and (tensor, version, ...) for the tensors in it, or None.
 
@@ -139,7 +147,7 @@ def prepare_value(value: Any, private: bool) -> tuple[Any, tuple[Any, ...] | Non
             guard.extend((item, item._version))
         return item
 
-    return _with_leaves(value, leaf), tuple(guard) or None
+    return _walk(value, leaf), tuple(guard) or None
 
 
 def copy_value(value: Any) -> Any:
@@ -155,5 +163,5 @@ def copy_value(value: Any) -> Any:
             copies[id(item)] = item.copy(order="K")
         return item
 
-    _with_leaves(value, leaf)
+    _walk(value, leaf)
     return copy.deepcopy(value, copies)

@@ -509,12 +509,27 @@ pfo_disk_put(pfo_disk *disk, const pfo_digest *key, const pfo_disk_record *recor
 
 /* ---- delete, touch, clear, expire, flush ---- */
 
+/* Whether the index says so without a doubt, which needs no lock: most changes of a key in memory meet nothing here, and a directory
+ * that cannot be written to has nothing to refuse them. */
+static int
+is_absent(pfo_disk *disk, const pfo_digest *key)
+{
+    pfo_slot slot;
+    uint32_t position;
+    const pfo_index *index = pfo_disk_index(disk);
+    return index != NULL && pfo_index_find(index, key, &slot, &position) == PFO_ABSENT &&
+           atomic_load(&index->header->retired) == 0;
+}
+
 pfo_status
 pfo_disk_delete(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *err)
 {
     pfo_slot slot;
     uint32_t position;
     *existed = 0;
+    if (is_absent(disk, key)) {
+        return PFO_OK;
+    }
     PFO_TRY(pfo_disk_lock(disk, err));
     pfo_status status = find_locked(disk, key, &slot, &position, existed, err);
     if (status == PFO_OK && *existed) {
@@ -563,6 +578,9 @@ pfo_disk_touch(pfo_disk *disk, const pfo_digest *key, uint64_t expires_ns, int *
     pfo_slot slot;
     uint32_t position;
     *existed = 0;
+    if (is_absent(disk, key)) {
+        return PFO_OK;
+    }
     PFO_TRY(pfo_disk_lock(disk, err));
     pfo_status status = find_locked(disk, key, &slot, &position, existed, err);
     if (status == PFO_OK && *existed) {

@@ -119,6 +119,7 @@ grow_buckets(pfo_table *table, pfo_error *err)
             place(table, table->entries[slot].hash, slot);
         }
     }
+    table->mutations++; /* also when no insertion follows: a search must not go on from its old place */
     return PFO_OK;
 }
 

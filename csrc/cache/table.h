@@ -46,7 +46,7 @@ typedef struct pfo_bucket {
 typedef struct pfo_table {
     pfo_bucket *buckets; /* a power of two of them, or NULL before the first insertion */
     pfo_entry *entries;
-    uint64_t mutations; /* moved by every insertion, removal and clear */
+    uint64_t mutations; /* moved by every insertion, removal, clear and growth of the buckets */
     uint32_t shift;     /* 64 - log2(number of buckets) */
     uint32_t bucket_mask;
     uint32_t capacity;   /* slots allocated */

@@ -121,6 +121,31 @@ meddle(void *context, const void *sought, const void *stored)
     return self->answer < 0 ? self->answer : same_number(NULL, sought, stored);
 }
 
+/* Equality that makes room for an insertion which then does not come: its policy had no memory. */
+static int
+grow_only(void *context, const void *sought, const void *stored)
+{
+    REQUIRE(pfo_table_reserve_one(context, NULL) == PFO_OK);
+    return same_number(NULL, sought, stored);
+}
+
+static void
+search_restarts_when_only_the_buckets_grow(void)
+{
+    pfo_table table;
+    pfo_table_init(&table);
+    for (int i = 0; i < 10; i++) { /* as many as 16 buckets take */
+        REQUIRE(pfo_table_reserve_one(&table, NULL) == PFO_OK);
+        (void)pfo_table_insert(&table, 1, &keys[i]);
+    }
+    const int nine = 9;
+    const uint32_t before = table.bucket_mask;
+    const uint32_t found = pfo_table_find(&table, 1, &nine, grow_only, &table, NULL);
+    CHECK(table.bucket_mask > before);
+    CHECK(found < PFO_SLOT_FAILED && table.entries[found].key == &keys[9]);
+    pfo_table_free(&table);
+}
+
 static void
 search_restarts_when_the_table_changes(void)
 {
@@ -186,6 +211,7 @@ main(void)
     RUN(agrees_with_a_list);
     RUN(unlink_all_keeps_slots);
     RUN(search_restarts_when_the_table_changes);
+    RUN(search_restarts_when_only_the_buckets_grow);
     RUN(survives_failing_allocations);
     return FINISH();
 }

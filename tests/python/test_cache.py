@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import datetime
 import gc
 import inspect
@@ -75,6 +76,7 @@ def test_bad_arguments(tmp_path: pathlib.Path) -> None:
         ({"ttl": -1.5}, ValueError, "ttl"),
         ({"ttl": math.inf}, ValueError, "ttl must be a finite"),
         ({"ttl": math.nan}, ValueError, "ttl must be a finite"),
+        ({"ttl": 10**400}, ValueError, "ttl must be a finite"),
         ({"ttl": datetime.timedelta(0)}, ValueError, "ttl"),
         ({"ttl": True}, TypeError, "ttl must be seconds, a datetime.timedelta or None, not bool"),
         ({"ttl": "1"}, TypeError, "ttl must be seconds, a datetime.timedelta or None, not str"),
@@ -488,6 +490,41 @@ def test_bytes_are_measured_where_they_are_bounded() -> None:
             cache.set("a", 1, size=bad)  # type: ignore[arg-type]
 
 
+def test_views_count_for_all_that_they_keep_alive() -> None:
+    def bytes_of(value: Any) -> int:
+        cache = PerformanceCache(max_bytes=1 << 40)
+        cache.set("k", value)
+        return int(cache.get_stats()["bytes"])
+
+    memory = bytes(100_000)
+    assert bytes_of(np.frombuffer(memory, "u1", count=1)) == 100_000
+    assert bytes_of(memoryview(memory)[:1]) == 100_000
+    assert bytes_of(np.frombuffer(memoryview(memory)[5:], "u1", count=1)[::-1]) == 100_000
+    assert bytes_of((memory, np.frombuffer(memory, "u1"))) < 100_100, "what is shared counts once"
+    assert bytes_of(np.lib.stride_tricks.as_strided(np.zeros(2), shape=(10**9,), strides=(0,))) == 16
+    assert bytes_of(np.broadcast_to(np.zeros(2), (10**6, 2))) == 16
+
+    class Lying(tuple):  # type: ignore[type-arg]
+        def __iter__(self) -> Any:
+            raise AssertionError("not asked")
+
+    assert bytes_of(Lying((memory,))) > 100_000
+
+
+def test_a_value_nested_to_any_depth() -> None:
+    array = np.zeros(3)
+    value: Any = [array]
+    for _ in range(10_000):
+        value = [value]
+    for cache in (PerformanceCache(), PerformanceCache(max_bytes=1 << 30)):
+        cache.set("k", value)
+        kept = cache.get("k")
+        while isinstance(kept, list):
+            kept = kept[0]
+        assert not kept.flags.writeable
+    assert array.flags.writeable
+
+
 def test_resize() -> None:
     cache = PerformanceCache(10, max_bytes=1000)
     for i in range(10):
@@ -691,6 +728,23 @@ def test_a_cache_with_a_callback_is_collected() -> None:
     del holder
     gc.collect()
     assert gone() is None
+
+
+def test_closing_inside_set_leaves_nothing_behind() -> None:
+    cache = PerformanceCache()
+
+    @dataclasses.dataclass
+    class Closing:
+        field: int = 0
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "field":
+                cache.close()
+            return object.__getattribute__(self, name)
+
+    cache.set("k", Closing())
+    assert cache.closed
+    assert len(cache) == 0
 
 
 def test_close() -> None:

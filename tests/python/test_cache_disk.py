@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import pathlib
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from perfopt import _core
 from perfopt.cache import PerformanceCache
 
 KEY = b"a secret of sixteen bytes or more"
@@ -221,3 +224,148 @@ def test_closing_while_others_read(tmp_path: pathlib.Path) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_statistics_while_it_is_closed(tmp_path: pathlib.Path) -> None:
+    """A memory error if the tier went while get_stats() was in it: the ASan lane sees it."""
+    for _ in range(20):
+        cache = PerformanceCache(cache_dir=tmp_path)
+        begun = threading.Event()
+
+        def read(cache: PerformanceCache = cache, begun: threading.Event = begun) -> None:
+            while not cache.closed:
+                cache.get_stats()
+                begun.set()
+
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        begun.wait()
+        cache.close()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_directory_that_cannot_be_written_to(tmp_path: pathlib.Path) -> None:
+    """Memory goes on as ever; only what would have to change on disk is refused, so that no old value comes back."""
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        cache.set("on disk", 1, persist=True)
+    script = f"""if True:
+        import os, warnings
+        from perfopt.cache import PerformanceCache
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+        warnings.simplefilter("ignore")
+        cache = PerformanceCache(cache_dir={str(tmp_path)!r})
+        assert cache.get("on disk") == 1
+        cache.set("new", 2)
+        cache.set("new", 3, persist=True)
+        assert cache.get_stats()["write_failures"] == 1
+        assert cache.get("new") == 3
+        assert cache.touch("new")
+        assert cache.delete("new") and not cache.delete("new")
+        for change in (
+            lambda: cache.set("on disk", 4),
+            lambda: cache.set("on disk", 4, persist=True),
+            lambda: cache.delete("on disk"),
+            lambda: cache.touch("on disk"),
+        ):
+            try:
+                change()
+            except OSError:
+                continue
+            raise AssertionError(change)
+        assert cache.get("on disk") == 1
+    """
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    parents = [path for path in tmp_path.parents if path.stat().st_uid == os.geteuid() and len(path.parts) > 2]
+    modes = [path.stat().st_mode for path in parents]
+    try:
+        for path in parents:
+            path.chmod(0o755)
+        subprocess.run([sys.executable, "-c", script], check=True)
+    finally:
+        for path, mode in zip(parents, modes, strict=True):
+            path.chmod(mode)
+        for path in (tmp_path, *tmp_path.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+@pytest.mark.parametrize("persist", [False, True])
+def test_what_is_set_during_a_computation_stays_in_both_tiers(tmp_path: pathlib.Path, persist: bool) -> None:
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+
+        def compute() -> str:
+            cache.set("k", "set meanwhile", persist=persist)
+            return "computed"
+
+        assert cache.get_or_compute("k", compute, persist=True) == "set meanwhile"
+        assert cache.get("k") == "set meanwhile"
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        assert cache.get("k") == ("set meanwhile" if persist else None)
+
+
+def test_an_old_value_does_not_outlive_a_write_that_failed(tmp_path: pathlib.Path) -> None:
+    with PerformanceCache(cache_dir=tmp_path, max_disk_bytes=1 << 20) as cache:
+        cache.set("k", "old", persist=True)
+        cache.set("k", bytes(np.random.default_rng(0).bytes(4 << 20)), persist=True)
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        assert cache.get("k") is None
+
+
+def test_many_threads_compute_once_over_a_disk(tmp_path: pathlib.Path) -> None:
+    """Whoever was still reading the disk when another thread's value landed finds that value."""
+    for i in range(100):
+        with PerformanceCache(cache_dir=tmp_path) as cache:
+            calls: list[int] = []
+            barrier = threading.Barrier(8)
+
+            def work(
+                i: int = i,
+                cache: PerformanceCache = cache,
+                calls: list[int] = calls,
+                barrier: threading.Barrier = barrier,
+            ) -> None:
+                barrier.wait()
+                cache.get_or_compute(i, lambda: calls.append(1), persist=bool(i % 2))
+
+            threads = [threading.Thread(target=work) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert calls == [1]
+
+
+def test_what_is_deleted_while_it_is_written_does_not_come_back(tmp_path: pathlib.Path) -> None:
+    for _ in range(50):
+        with PerformanceCache(cache_dir=tmp_path) as cache:
+            computed = threading.Event()
+
+            def compute(computed: threading.Event = computed) -> bytes:
+                computed.set()
+                return bytes(1 << 20)
+
+            thread = threading.Thread(
+                target=lambda cache=cache, fn=compute: cache.get_or_compute("k", fn, persist=True)
+            )
+            thread.start()
+            computed.wait()
+            cache.delete("k")
+            thread.join()
+            assert cache.get("k") is None
+
+
+def test_entries_are_labelled_alike_by_both_faces(tmp_path: pathlib.Path) -> None:
+    async def main(cache: PerformanceCache) -> None:
+        for key in ("name", 5, (1, "a")):
+            await cache.aget_or_compute(key, lambda: 1, persist=True)
+
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        asyncio.run(main(cache))
+    store = _core.DiskStore(str(tmp_path))
+    try:
+        assert sorted(entry["label"] for entry in store.entries()) == ["5", "<tuple>", "name"]
+    finally:
+        store.close()

@@ -213,3 +213,77 @@ def test_closing_while_it_computes_still_gives_the_value() -> None:
         assert await cache.aget_or_compute("k", compute) == 5
 
     run(main())
+
+
+def test_the_last_waiter_cancels_the_computation() -> None:
+    async def main() -> None:
+        cache = PerformanceCache()
+        events: list[str] = []
+
+        async def compute() -> None:
+            events.append("begun")
+            try:
+                await asyncio.sleep(30)
+            finally:
+                events.append("cleaned up")
+
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(cache.aget_or_compute("k", compute), 0.01)
+        assert events == ["begun", "cleaned up"]
+        assert "k" not in cache
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["delete", "clear", "delete and set"])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_what_is_deleted_while_it_is_computed_is_not_stored(tmp_path: pathlib.Path, how: str, on_disk: bool) -> None:
+    async def main() -> None:
+        cache = PerformanceCache(cache_dir=tmp_path if on_disk else None)
+        source = ["old"]
+        started = asyncio.Event()
+
+        async def compute() -> tuple[str, Any]:
+            started.set()
+            value = source[0]
+            await asyncio.sleep(0.01)
+            return value, np.zeros(2)
+
+        early = [asyncio.create_task(cache.aget_or_compute([1], compute, on_disk)) for _ in range(3)]
+        await started.wait()
+        source[0] = "new"
+        if how == "clear":
+            cache.clear()
+        else:
+            cache.delete([1])
+        if how == "delete and set":
+            cache.set([1], ("set", np.zeros(2)))
+        late = await cache.aget_or_compute([1], compute, on_disk)
+        assert late[0] == ("set" if how == "delete and set" else "new")
+        for value, array in await asyncio.gather(*early):
+            assert value == "old"
+            assert not array.flags.writeable
+        assert cache.get([1])[0] == late[0]
+        cache.close()
+
+    run(main())
+
+
+def test_a_loop_that_ended_early_is_not_kept_alive() -> None:
+    cache = PerformanceCache()
+
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(cache.aget_or_compute("k", forever))
+    loop.run_until_complete(asyncio.sleep(0.01))
+    gone = weakref.ref(loop)
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    for other in asyncio.all_tasks(loop):
+        other._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    del loop, task, other
+    gc.collect()
+    assert gone() is None
+    assert cache.get("k") is None

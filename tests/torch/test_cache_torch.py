@@ -530,6 +530,39 @@ def test_performance_cache_watches_tensors() -> None:
     assert cache.get(tensor) is None
 
 
+def test_a_modified_tensor_is_no_entry_in_any_face() -> None:
+    cache = PerformanceCache()
+
+    def modified() -> str:
+        tensor = torch.zeros(3)
+        cache.set("k", [tensor])
+        cache.set("n", 1)
+        tensor.add_(1)
+        return "k"
+
+    assert modified() not in cache
+    assert cache.touch(modified()) is False
+    modified()
+    assert cache.keys() == ["n"]
+    modified()
+    assert cache.items() == [("n", 1)]
+    assert cache.delete(modified()) is False
+
+
+def test_a_tensor_that_is_there_first_stays() -> None:
+    cache = PerformanceCache()
+    first = torch.zeros(1)
+
+    def compute() -> Any:
+        cache.set("k", first)
+        return torch.ones(1)
+
+    assert cache.get_or_compute("k", compute) is first
+    assert cache.get("k") is first
+    first.add_(1)
+    assert cache.get_or_compute("k", lambda: "new") == "new"
+
+
 def test_copies_of_tensors() -> None:
     @cache_result(copy=True)
     def function(n: int) -> Any:

@@ -58,7 +58,13 @@ static double
 seconds_of(PyObject *object)
 {
     if (PyFloat_Check(object) || (PyLong_Check(object) && !PyBool_Check(object))) {
-        return PyFloat_AsDouble(object);
+        const double seconds = PyFloat_AsDouble(object);
+        if (seconds == -1.0 && PyErr_Occurred() &&
+            PyErr_ExceptionMatches(PyExc_OverflowError)) { /* an int beyond every float */
+            PyErr_Clear();
+            return (double)INFINITY;
+        }
+        return seconds;
     }
     PyObject *seconds =
         PyBool_Check(object) ? NULL : PyObject_CallMethod(object, "total_seconds", NULL); /* timedelta and the like */

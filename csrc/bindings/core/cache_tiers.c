@@ -173,25 +173,35 @@ guard_holds(const pfo_tiers *tiers, uint32_t *slot)
     return holds;
 }
 
+/* 1 when the entry of a live slot is good; 0 when it was not, and has left; -1. *slot is where it is now, PFO_SLOT_NONE if it is gone. */
+static int
+leave_unless_good(pfo_tiers *tiers, uint32_t *slot)
+{
+    if (!pfo_tiers_is_good(tiers, *slot)) {
+        remove_slot(tiers, *slot, PFO_LEAVE_EXPIRED);
+        *slot = PFO_SLOT_NONE;
+        return 0;
+    }
+    if ((tiers->store.table.entries[*slot].checks & PFO_CHECK_GUARD) == 0) {
+        return 1;
+    }
+    const int holds = guard_holds(tiers, slot);
+    if (holds == 0 && *slot != PFO_SLOT_NONE) {
+        remove_slot(tiers, *slot, PFO_LEAVE_INVALID);
+        *slot = PFO_SLOT_NONE;
+    }
+    return holds;
+}
+
 int
 pfo_tiers_take(pfo_tiers *tiers, uint32_t slot, PyObject **value)
 {
-    const pfo_entry *entry = &tiers->store.table.entries[slot];
     *value = NULL;
-    if (!pfo_tiers_is_good(tiers, slot)) {
-        remove_slot(tiers, slot, PFO_LEAVE_EXPIRED);
-        return 0;
-    }
-    PyObject *found = Py_NewRef((PyObject *)entry->value);
-    if ((entry->checks & PFO_CHECK_GUARD) != 0) {
-        const int holds = guard_holds(tiers, &slot);
-        if (holds != 1) {
-            Py_DECREF(found);
-            if (holds == 0 && slot != PFO_SLOT_NONE) {
-                remove_slot(tiers, slot, PFO_LEAVE_INVALID);
-            }
-            return holds;
-        }
+    PyObject *found = Py_NewRef((PyObject *)tiers->store.table.entries[slot].value);
+    const int good = leave_unless_good(tiers, &slot);
+    if (good != 1) {
+        Py_DECREF(found);
+        return good;
     }
     if (slot != PFO_SLOT_NONE) {
         pfo_store_hit(&tiers->store, slot);
@@ -217,6 +227,12 @@ static uint64_t *
 stripe_of(pfo_tiers *tiers, const pfo_key_builder *builder)
 {
     return &tiers->changes[pfo_table_mix(builder->hash) % PFO_TIERS_STRIPES];
+}
+
+uint64_t
+pfo_tiers_version(const pfo_tiers *tiers, const pfo_key_builder *builder)
+{
+    return tiers->store.table.mutations + tiers->changes[pfo_table_mix(builder->hash) % PFO_TIERS_STRIPES];
 }
 
 static uint64_t
@@ -290,12 +306,16 @@ pfo_tiers_get(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk
 int
 pfo_tiers_contains(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix)
 {
-    const uint32_t slot = pfo_tiers_find(tiers, builder);
+    uint32_t slot = pfo_tiers_find(tiers, builder);
     if (slot == PFO_SLOT_FAILED) {
         return -1;
     }
     if (slot != PFO_SLOT_NONE && pfo_tiers_is_good(tiers, slot)) {
-        return 1;
+        const int has_guard = (tiers->store.table.entries[slot].checks & PFO_CHECK_GUARD) != 0;
+        const int holds = has_guard ? guard_holds(tiers, &slot) : 1;
+        if (holds != 0) {
+            return holds;
+        }
     }
     pfo_digest key;
     const int answer = disk_key(tiers, builder, disk_prefix, &key);
@@ -358,6 +378,11 @@ pfo_tiers_set_simple(pfo_tiers *tiers, PyObject *object, PyObject *value)
         Py_XDECREF(guard);
         return -1;
     }
+    if (tiers->closed) { /* by code that preparing and measuring ran */
+        Py_DECREF(prepared);
+        Py_XDECREF(guard);
+        return 0;
+    }
     const pfo_item item = {
         .hash = (uint64_t)Py_TYPE(object)->tp_hash(object),
         .key = Py_NewRef(object),
@@ -369,15 +394,28 @@ pfo_tiers_set_simple(pfo_tiers *tiers, PyObject *object, PyObject *value)
     return put_at(tiers, pfo_table_find_inline(&tiers->store.table, item.hash, object, pfo_key_equal_simple), &item);
 }
 
-/* A new reference to the value that is there already and stays, if first_wins and it is good; else NULL. */
-static PyObject *
-first_value(const pfo_tiers *tiers, uint32_t slot, const pfo_keep *how)
+/* What stays although another value was to be kept: *first is a new reference to the good value that first_wins finds, or NULL. *slot is
+ * where the key is now, PFO_SLOT_NONE or PFO_SLOT_FAILED. 0, or -1 with an exception. */
+static int
+find_first(pfo_tiers *tiers, const pfo_key_builder *builder, const pfo_keep *how, uint32_t *slot, PyObject **first)
 {
-    if (!how->first_wins || slot == PFO_SLOT_NONE || !pfo_tiers_is_good(tiers, slot) ||
-        (tiers->store.table.entries[slot].checks & PFO_CHECK_GUARD) != 0) {
-        return NULL;
+    *first = NULL;
+    *slot = pfo_tiers_find(tiers, builder);
+    if (*slot == PFO_SLOT_FAILED) {
+        return -1;
     }
-    return Py_NewRef((PyObject *)tiers->store.table.entries[slot].value);
+    if (!how->first_wins || *slot == PFO_SLOT_NONE) {
+        return 0;
+    }
+    PyObject *value = Py_NewRef((PyObject *)tiers->store.table.entries[*slot].value);
+    const int good = leave_unless_good(tiers, slot);
+    if (good == 1) {
+        *first = value;
+        return 0;
+    }
+    Py_DECREF(value);
+    *slot = good < 0 ? PFO_SLOT_FAILED : pfo_tiers_find(tiers, builder);
+    return *slot == PFO_SLOT_FAILED ? -1 : 0;
 }
 
 static int
@@ -415,12 +453,15 @@ keep_on_disk(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const 
         int existed;
         return pfo_disk_tier_delete(tiers->disk, &key, &existed);
     }
-    int stored;
+    int stored, existed;
     PyTypeObject *culprit;
     const int put = pfo_disk_tier_put(tiers->disk, &key, how->label, value, wall_clock_end(ttl_ns), &stored, &culprit);
     if (put == 1 && how->culprit != NULL) {
         *how->culprit = culprit;
         return 0;
+    }
+    if (put == 0 && !stored && !how->first_wins && tiers->disk != NULL) { /* the old value must not come back */
+        return pfo_disk_tier_delete(tiers->disk, &key, &existed);
     }
     return put == 1 ? raise_not_storable(culprit) : put;
 }
@@ -433,18 +474,19 @@ keep_in_memory(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, P
     size_t bytes = 0;
     void *key =
         measure(tiers, prepared, how->size, &bytes) < 0 ? NULL : pfo_key_keep(builder, tiers->owner, drop_orphan);
-    const uint32_t slot = key == NULL ? PFO_SLOT_FAILED : pfo_tiers_find(tiers, builder);
-    *first = slot == PFO_SLOT_FAILED ? NULL : first_value(tiers, slot, how);
+    uint32_t slot = PFO_SLOT_FAILED;
+    const int failed = key == NULL || find_first(tiers, builder, how, &slot, first) < 0;
     const int touches_disk = how->disk != PFO_KEEP_DISK_AS_IT_IS || how->only_if_changes;
     const int overtaken =
         tiers->disk != NULL && touches_disk && *stripe_of(tiers, builder) != expected_changes; /* [stripes] */
-    if (slot == PFO_SLOT_FAILED || tiers->closed || *first != NULL || overtaken) {
-        if (overtaken && !how->first_wins && slot != PFO_SLOT_NONE && slot != PFO_SLOT_FAILED) {
+    if (failed || tiers->closed || *first != NULL || overtaken) {
+        const int may_differ = overtaken && (!how->first_wins || how->disk == PFO_KEEP_DISK_WRITE);
+        if (!failed && may_differ && slot != PFO_SLOT_NONE) {
             remove_slot(tiers, slot, PFO_LEAVE_REPLACED);
         }
         pfo_key_release(key);
         Py_XDECREF(guard);
-        return slot == PFO_SLOT_FAILED ? -1 : *first != NULL;
+        return failed ? -1 : *first != NULL;
     }
     const pfo_item item = {
         .hash = builder->hash,
@@ -469,13 +511,19 @@ pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, cons
     PyObject *guard;
     PyObject *first = NULL;
     PyObject *prepared = pfo_value_prepare(tiers->state, value, how->is_private, &guard);
-    int answer = -1;
-    if (prepared != NULL) {
-        if (how->disk != PFO_KEEP_DISK_AS_IT_IS && keep_on_disk(tiers, builder, value, how, ttl_ns) < 0) {
-            Py_XDECREF(guard);
-        } else {
-            answer = keep_in_memory(tiers, builder, prepared, guard, how, ttl_ns, mine, &first);
-        }
+    int answer = prepared == NULL ? -1 : 0;
+    uint32_t slot;
+    if (answer == 0 && how->first_wins && how->disk == PFO_KEEP_DISK_WRITE) { /* it stays on disk, too */
+        answer = find_first(tiers, builder, how, &slot, &first);
+    }
+    if (answer == 0 && first == NULL && how->disk != PFO_KEEP_DISK_AS_IT_IS) {
+        answer = keep_on_disk(tiers, builder, value, how, ttl_ns);
+    }
+    if (answer == 0 && first == NULL) {
+        answer = keep_in_memory(tiers, builder, prepared, guard, how, ttl_ns, mine, &first);
+    } else {
+        Py_XDECREF(guard);
+        answer = answer < 0 ? -1 : 1;
     }
     if (!how->only_if_changes) {
         ++*changes;
@@ -501,32 +549,31 @@ pfo_tiers_delete(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *d
         return -1;
     }
     ++*stripe_of(tiers, builder);
-    const uint32_t slot = pfo_tiers_find(tiers, builder);
+    uint32_t slot = pfo_tiers_find(tiers, builder);
     if (slot == PFO_SLOT_FAILED) {
         return -1;
     }
     if (slot == PFO_SLOT_NONE) {
         return on_disk;
     }
-    const int existed = pfo_tiers_is_good(tiers, slot);
-    remove_slot(tiers, slot, existed ? PFO_LEAVE_DELETED : PFO_LEAVE_EXPIRED);
-    return existed || on_disk;
+    const int existed = leave_unless_good(tiers, &slot);
+    if (slot != PFO_SLOT_NONE) {
+        remove_slot(tiers, slot, PFO_LEAVE_DELETED);
+    }
+    return existed < 0 ? -1 : existed || on_disk;
 }
 
 /* 1 when there was a good entry in memory, 0, -1. */
 static int
 touch_in_memory(pfo_tiers *tiers, const pfo_key_builder *builder, uint64_t ttl_ns)
 {
-    const uint32_t slot = pfo_tiers_find(tiers, builder);
+    uint32_t slot = pfo_tiers_find(tiers, builder);
     if (slot == PFO_SLOT_FAILED) {
         return -1;
     }
-    if (slot == PFO_SLOT_NONE) {
-        return 0;
-    }
-    if (!pfo_tiers_is_good(tiers, slot)) {
-        remove_slot(tiers, slot, PFO_LEAVE_EXPIRED);
-        return 0;
+    const int good = slot == PFO_SLOT_NONE ? 0 : leave_unless_good(tiers, &slot);
+    if (good != 1 || slot == PFO_SLOT_NONE) {
+        return good < 0 ? -1 : 0;
     }
     pfo_error err = PFO_ERROR_INIT;
     const pfo_status status = pfo_store_touch(&tiers->store, slot, ttl_ns, &err);
@@ -544,10 +591,12 @@ pfo_tiers_touch(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *di
     pfo_digest key;
     int on_disk = 0;
     const int answer = disk_key(tiers, builder, disk_prefix, &key);
+    ++*stripe_of(tiers, builder); /* who reads the disk now must not bring the old deadline into memory */
     if (answer < 0 ||
         (answer == 0 && pfo_disk_tier_touch(tiers->disk, &key, wall_clock_end(new_ttl_ns), &on_disk) < 0)) {
         return -1;
     }
+    ++*stripe_of(tiers, builder);
     const int in_memory = touch_in_memory(tiers, builder, new_ttl_ns);
     return in_memory < 0 ? -1 : in_memory || on_disk;
 }
@@ -659,10 +708,11 @@ pfo_tiers_close(pfo_tiers *tiers)
 typedef struct held_entry {
     void *key;
     PyObject *value;
+    PyObject *guard; /* or NULL */
     uint64_t hash;
 } held_entry;
 
-/* References to every good entry; runs no code. NULL with an exception without memory. */
+/* References to every entry before its deadline; runs no code. NULL with an exception without memory. */
 static held_entry *
 hold_entries(const pfo_tiers *tiers, Py_ssize_t *count)
 {
@@ -678,11 +728,26 @@ hold_entries(const pfo_tiers *tiers, Py_ssize_t *count)
             held[(*count)++] = (held_entry){
                 .key = pfo_key_hold(entry->key),
                 .value = Py_NewRef((PyObject *)entry->value),
+                .guard = Py_XNewRef((PyObject *)entry->guard),
                 .hash = entry->hash,
             };
         }
     }
     return held;
+}
+
+/* The key, or (key, value). NULL without an exception for what is no good entry any more. */
+static PyObject *
+snapshot_item(const pfo_tiers *tiers, const held_entry *held, int with_values)
+{
+    if (held->guard != NULL && pfo_value_guard_holds(tiers->state, held->guard) != 1) {
+        return NULL;
+    }
+    PyObject *key = pfo_key_object(tiers->state, held->key, held->hash);
+    if (key == NULL && PyErr_ExceptionMatches(PyExc_ReferenceError)) {
+        PyErr_Clear(); /* an instance that died just now: its entry has left */
+    }
+    return key == NULL || !with_values ? key : Py_BuildValue("(NO)", key, held->value);
 }
 
 PyObject *
@@ -692,23 +757,14 @@ pfo_tiers_snapshot(pfo_tiers *tiers, int with_values)
     held_entry *held = hold_entries(tiers, &count);
     PyObject *list = held == NULL ? NULL : PyList_New(0);
     for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *item = list == NULL ? NULL : pfo_key_object(tiers->state, held[i].key, held[i].hash);
-        if (item != NULL && with_values) {
-            PyObject *pair = PyTuple_Pack(2, item, held[i].value);
-            Py_SETREF(item, pair);
-        }
-        if (item != NULL) {
-            if (PyList_Append(list, item) < 0) {
-                Py_CLEAR(list);
-            }
-            Py_DECREF(item);
-        } else if (list != NULL && PyErr_ExceptionMatches(PyExc_ReferenceError)) {
-            PyErr_Clear(); /* an instance that died just now: its entry has left */
-        } else {
+        PyObject *item = list == NULL ? NULL : snapshot_item(tiers, &held[i], with_values);
+        if (list != NULL && (item == NULL ? PyErr_Occurred() != NULL : PyList_Append(list, item) < 0)) {
             Py_CLEAR(list);
         }
+        Py_XDECREF(item);
         pfo_key_release(held[i].key);
         Py_DECREF(held[i].value);
+        Py_XDECREF(held[i].guard);
     }
     PyMem_Free(held);
     return list;

@@ -109,6 +109,9 @@ int pfo_tiers_take(pfo_tiers *tiers, uint32_t slot, PyObject **value);
  * or one miss. */
 int pfo_tiers_get(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, PyObject **value);
 
+/* Moves with every change in memory, and of the key on disk by this cache: who finds it unmoved need not look again. Runs no code. */
+uint64_t pfo_tiers_version(const pfo_tiers *tiers, const pfo_key_builder *builder);
+
 /* Whether there is a good entry in memory or on disk; counts nothing. */
 int pfo_tiers_contains(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix);
 

@@ -144,8 +144,12 @@ parse_keep(const performance_cache *self, PyObject *const *found, pfo_keep *how)
 
 /* What an entry on disk is called in listings: a str or int key itself, of another its type. New reference. */
 static PyObject *
-label_of(PyObject *key)
+label_of(const performance_cache *self, PyObject *key)
 {
+    if (Py_TYPE(key) == self->tiers.state->content_key) { /* may stand for a key of any type */
+        PyObject *known = pfo_key_known(pfo_content_key_kept(key));
+        key = known == NULL ? key : known;
+    }
     return is_simple(key) ? PyObject_Str(key) : PyUnicode_FromFormat("<%s>", Py_TYPE(key)->tp_name);
 }
 
@@ -155,7 +159,7 @@ keep(performance_cache *self, pfo_key_builder *builder, PyObject *key, PyObject 
 {
     PyObject *label = NULL;
     if (how->disk == PFO_KEEP_DISK_WRITE) {
-        label = label_of(key);
+        label = label_of(self, key);
         if (label == NULL) {
             return -1;
         }
@@ -290,8 +294,12 @@ compute(performance_cache *self, pfo_key_builder *builder, const computation *ca
     if (computed != NULL && flight != NULL && pfo_flight_is_stale(flight)) {
         value = pfo_value_prepare(self->tiers.state, computed, 0, &guard);
     } else if (computed != NULL && keep(self, builder, call->key, computed, call->how, &value) == 0 && flight != NULL) {
+        const int is_stale =
+            call->how->disk == PFO_KEEP_DISK_WRITE && pfo_flight_is_stale(flight); /* since the check */
         PyObject *kept = value; /* prepared already: this is for the guard */
-        value = pfo_value_prepare(self->tiers.state, kept, 0, &guard);
+        value = is_stale && pfo_tiers_delete(&self->tiers, builder, &disk_prefix) < 0
+                    ? NULL
+                    : pfo_value_prepare(self->tiers.state, kept, 0, &guard);
         Py_DECREF(kept);
     }
     Py_XDECREF(computed);
@@ -304,19 +312,15 @@ compute(performance_cache *self, pfo_key_builder *builder, const computation *ca
     return value;
 }
 
-/* The computation is this thread's, unless another flight of the key has landed since the lookup at `mutations`. */
+/* The computation is this thread's, unless another flight of the key may have landed since the version that the lookup saw. */
 static PyObject *
 compute_in_flight(performance_cache *self, pfo_key_builder *builder, const computation *call, pfo_flight *flight,
-                  uint64_t mutations)
+                  uint64_t version)
 {
-    if (self->tiers.store.table.mutations != mutations) {
+    if (pfo_tiers_version(&self->tiers, builder) != version) {
         PyObject *value = NULL;
-        const uint32_t slot = pfo_tiers_find(&self->tiers, builder);
-        const int found = slot == PFO_SLOT_FAILED ? -1
-                          : slot == PFO_SLOT_NONE ? 0
-                                                  : pfo_tiers_take(&self->tiers, slot, &value);
-        if (found != 0) {
-            uncount_miss(self);
+        uncount_miss(self); /* this lookup counts in place of the first */
+        if (pfo_tiers_get(&self->tiers, builder, &disk_prefix, &value) != 0) {
             pfo_flight_give_up(flight);
             return value;
         }
@@ -342,14 +346,14 @@ find_or_compute(performance_cache *self, pfo_key_builder *builder, const computa
 {
     for (;;) {
         PyObject *value = NULL;
+        const uint64_t version = pfo_tiers_version(&self->tiers, builder); /* the disk lets other threads in */
         if (pfo_tiers_get(&self->tiers, builder, &disk_prefix, &value) != 0) {
             return value;
         }
-        const uint64_t mutations = self->tiers.store.table.mutations;
         pfo_boarded boarded;
         switch (pfo_flight_board(&self->flights, builder, &boarded)) {
         case PFO_FLIGHT_MINE:
-            return compute_in_flight(self, builder, call, boarded.flight, mutations);
+            return compute_in_flight(self, builder, call, boarded.flight, version);
         case PFO_FLIGHT_ALONE:
             return compute(self, builder, call, NULL);
         case PFO_FLIGHT_LANDED:
@@ -514,6 +518,20 @@ cache_peek(PyObject *op, PyObject *object)
     return answer < 0 ? NULL : Py_BuildValue("(NN)", PyBool_FromLong(answer), value);
 }
 
+PyDoc_STRVAR(token_doc, "_token($self, key, /)\n--\n\nThe key as a ContentKey. Internal: async methods.");
+
+static PyObject *
+cache_token(PyObject *op, PyObject *object)
+{
+    pfo_key_builder builder;
+    if (build_key_to_keep((performance_cache *)op, &builder, object) < 0) {
+        return NULL;
+    }
+    PyObject *token = pfo_content_key_of_builder(&builder);
+    pfo_key_drop(&builder);
+    return token;
+}
+
 /* ---- the whole cache ------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(clear_doc,
@@ -535,10 +553,13 @@ cache_clear(PyObject *op, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(expire_doc, "expire($self, /)\n--\n\n"
-                         "Removes every expired entry: how many. Not needed for correctness: an expired entry is never "
-                         "returned, and leaves\n"
-                         "when room is needed or when entries with a ttl are added; it only frees memory at once.");
+PyDoc_STRVAR(expire_doc,
+             "expire($self, /)\n--\n\n"
+             "Removes every expired entry: how many, one in memory and on disk counted twice. Not needed for "
+             "correctness: an expired entry is never "
+             "returned, and leaves\n"
+             "when room is needed or when entries with a ttl are added; it only frees memory and disk at once.\n\n"
+             "Raises OSError when the disk fails or cannot be written to.");
 
 static PyObject *
 cache_expire(PyObject *op, PyObject *unused)
@@ -976,6 +997,7 @@ static PyMethodDef performance_cache_methods[] = {
     { "__exit__", FAST(cache_exit), METH_FASTCALL, NULL },
     { "_keep", FAST(cache_keep), METH_FASTCALL | METH_KEYWORDS, keep_doc },
     { "_peek", cache_peek, METH_O, peek_doc },
+    { "_token", cache_token, METH_O, token_doc },
     { NULL, NULL, 0, NULL },
 };
 

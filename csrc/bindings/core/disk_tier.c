@@ -649,10 +649,12 @@ pfo_disk_tier_list(pfo_disk_tier *tier)
 void
 pfo_disk_tier_get_stats(pfo_disk_tier *tier, pfo_disk_stats *stats)
 {
+    tier->users++; /* beyond the call: another thread may close the tier during it */
     PFO_ON_DISK(tier, pfo_disk_get_stats(tier->disk, stats));
     stats->hits -= tier->undecodable + tier->looked_twice;
     stats->misses += tier->undecodable;
     stats->corrupt += tier->undecodable;
+    leave(tier);
 }
 
 void

@@ -539,6 +539,12 @@ pfo_key_disown(void *kept)
 /* ---- what the user sees of a key ------------------------------------------------------------- */
 
 PyObject *
+pfo_key_known(const void *kept)
+{
+    return PFO_KEY_IS_CALL(kept) ? call_key_of(kept)->original : (PyObject *)(uintptr_t)kept;
+}
+
+PyObject *
 pfo_key_owner(const void *kept)
 {
     if (kept == NULL || !PFO_KEY_IS_CALL(kept)) {

@@ -105,6 +105,9 @@ void *pfo_key_hold(void *kept);   /* one more reference, to be released */
  * exception. */
 PyObject *pfo_key_object(pfo_core_state *state, void *kept, uint64_t hash);
 
+/* The object itself that a kept key keeps, borrowed: the int or str that it is, or the original; NULL when there is none. */
+PyObject *pfo_key_known(const void *kept);
+
 /* The owner part that a kept key begins with [prefix], borrowed, or NULL. */
 PyObject *pfo_key_owner(const void *kept);
 
