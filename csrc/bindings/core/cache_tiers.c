@@ -433,7 +433,9 @@ keep_in_memory(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, P
     size_t bytes = 0;
     void *key =
         measure(tiers, prepared, how->size, &bytes) < 0 ? NULL : pfo_key_keep(builder, tiers->owner, drop_orphan);
-    const uint32_t slot = key == NULL ? PFO_SLOT_FAILED : pfo_tiers_find(tiers, builder);
+    const uint32_t slot = key == NULL                                      ? PFO_SLOT_FAILED
+                          : tiers->store.table.mutations == how->absent_at ? PFO_SLOT_NONE
+                                                                           : pfo_tiers_find(tiers, builder);
     *first = slot == PFO_SLOT_FAILED ? NULL : first_value(tiers, slot, how);
     const int touches_disk = how->disk != PFO_KEEP_DISK_AS_IT_IS || how->only_if_changes;
     const int overtaken =
@@ -458,33 +460,42 @@ keep_in_memory(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, P
 }
 
 int
-pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how, PyObject **kept)
+pfo_tiers_keep_prepared(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, PyObject *guard,
+                        const pfo_keep *how, PyObject **kept)
 {
-    if (kept != NULL) {
-        *kept = NULL;
-    }
     const uint64_t ttl_ns = how->ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : how->ttl_ns;
     uint64_t *changes = stripe_of(tiers, builder);
     const uint64_t mine = how->only_if_changes ? how->changes : ++*changes;
-    PyObject *guard;
     PyObject *first = NULL;
-    PyObject *prepared = pfo_value_prepare(tiers->state, value, how->is_private, &guard);
     int answer = -1;
-    if (prepared != NULL) {
-        if (how->disk != PFO_KEEP_DISK_AS_IT_IS && keep_on_disk(tiers, builder, value, how, ttl_ns) < 0) {
-            Py_XDECREF(guard);
-        } else {
-            answer = keep_in_memory(tiers, builder, prepared, guard, how, ttl_ns, mine, &first);
-        }
+    if (how->disk != PFO_KEEP_DISK_AS_IT_IS && keep_on_disk(tiers, builder, prepared, how, ttl_ns) < 0) {
+        Py_XDECREF(guard);
+    } else {
+        answer = keep_in_memory(tiers, builder, prepared, guard, how, ttl_ns, mine, &first);
     }
     if (!how->only_if_changes) {
         ++*changes;
     }
-    if (kept != NULL && answer >= 0) {
-        *kept = Py_NewRef(first != NULL ? first : prepared);
+    if (kept != NULL) {
+        *kept = answer < 0 ? NULL : first != NULL ? Py_NewRef(first) : Py_NewRef(prepared);
     }
     Py_XDECREF(first);
-    Py_XDECREF(prepared);
+    return answer;
+}
+
+int
+pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how, PyObject **kept)
+{
+    PyObject *guard;
+    PyObject *prepared = pfo_value_prepare(tiers->state, value, how->is_private, &guard);
+    if (prepared == NULL) {
+        if (kept != NULL) {
+            *kept = NULL;
+        }
+        return -1;
+    }
+    const int answer = pfo_tiers_keep_prepared(tiers, builder, prepared, guard, how, kept);
+    Py_DECREF(prepared);
     return answer;
 }
 

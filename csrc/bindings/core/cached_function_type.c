@@ -142,9 +142,11 @@ finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     self->compute_ticks += pfo_ticks() - pending->begun;
-    const uint64_t epoch = args[2] == Py_True ? pending->epoch : self->epoch - 1; /* [epochs] */
+    const pfo_departure departure = {
+        .epoch = args[2] == Py_True ? pending->epoch : self->epoch - 1, /* [epochs] */
+    };
     PyObject *value = NULL, *guard = NULL;
-    if (pfo_cached_keep(self, &pending->key, NULL, epoch, args[1], &value, &guard) < 0) {
+    if (pfo_cached_keep(self, &pending->key, &departure, args[1], &value, &guard) < 0) {
         return NULL;
     }
     return Py_BuildValue("(NNO)", value, guard == NULL ? Py_NewRef(Py_None) : guard, Py_False);
