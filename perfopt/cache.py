@@ -312,8 +312,9 @@ def cache_result(
         instance of a method: what has none raises TypeError.
     cache_dir: the directory, unless cache= has one.
     version: what tells results of one version of the function from those of another. If not given it is a hash of the function's
-        code: byte code, constants, names, defaults and what its closure holds, which is the same in every process of one minor
-        version of Python. It does not see the functions that it calls, nor globals: change the version when those change.
+        code: byte code, constants, names, defaults, what its closure holds and the state of an object that is called, which is
+        the same in every process of one minor version of Python; what in it cannot be told apart by content raises TypeError. It
+        does not see the functions that it calls, nor globals: change the version when those change.
     allow_pickle: the key (bytes) that authenticates pickles, for results that no safe format can hold.
 
     A result that cannot be stored is still returned and kept in memory; it counts in ``rejects``, with a warning once for each

@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import functools
 import gc
+import operator
 import pathlib
 import re
 import subprocess
@@ -492,7 +493,6 @@ def test_closures_count_by_content() -> None:
     assert code_identity(make(np.arange(3))) == code_identity(make(np.arange(3)))
     assert code_identity(make(np.arange(3))) != code_identity(make(np.arange(4)))
     assert code_identity(make(lambda: 1)) != code_identity(make(lambda: 2))
-    assert code_identity(make(Opaque())) == code_identity(make(Opaque())), "no content: by its type"
     assert code_identity(make(math := sys)) == code_identity(make(math))
 
     def recursive() -> Any:
@@ -502,6 +502,81 @@ def test_closures_count_by_content() -> None:
         return factorial
 
     assert code_identity(recursive()) == code_identity(recursive())
+
+
+class Scale:
+    """An object that counts by identity, has a state, and can be called."""
+
+    def __init__(self, factor: Any) -> None:
+        self.factor = factor
+
+    def __call__(self, x: Any) -> Any:
+        return x * self.factor
+
+    def method(self, x: Any) -> Any:
+        return x * self.factor
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Scale,
+        lambda factor: Scale(factor).method,
+        lambda factor: (lambda held: lambda x: held(x))(Scale(factor)),
+        lambda factor: (lambda held: lambda x: held[0][1](x))([(1, Scale(factor)), {"a": Scale(1)}]),
+        lambda factor: functools.partial(Scale.method, Scale(factor)),
+        lambda factor: operator.itemgetter(factor),
+        lambda factor: str(factor).join,
+        lambda factor: (np.add, np.multiply)[factor - 1],
+    ],
+)
+def test_the_state_of_what_is_called_counts(make: Callable[[int], Any]) -> None:
+    assert code_identity(make(1)) == code_identity(make(1))
+    assert code_identity(make(1)) != code_identity(make(2))
+
+
+def test_what_nobody_can_tell_apart_is_refused(tmp_path: pathlib.Path) -> None:
+    held = threading.Lock()
+
+    def holds(x: int) -> Any:
+        return held is not None
+
+    def early() -> Any:
+        def uses(x: int) -> int:
+            return x * factor
+
+        decorated = cache_result(persist=True, cache_dir=tmp_path, **options)(uses)
+        factor = 2
+        return decorated
+
+    options: dict[str, Any] = {}
+    with pytest.raises(TypeError, match=r"another _thread\.lock object .* pass version="):
+        cache_result(persist=True, cache_dir=tmp_path)(holds)
+    with pytest.raises(TypeError, match=r"uses\(\) uses the variable 'factor' .* pass version="):
+        early()
+    options["version"] = 1
+    assert early()(3) == 6
+    assert cache_result(persist=True, cache_dir=tmp_path, version=1)(holds)(1) is True
+
+    class Base:
+        def named(self) -> str:
+            return "base"
+
+    @dataclasses.dataclass
+    class Derived(Base):
+        number: int
+
+        @cache_result(persist=True, cache_dir=tmp_path)
+        def named(self) -> str:
+            return super().named()
+
+    assert Derived(1).named() == "base"
+
+    @cache_result(persist=True, cache_dir=tmp_path)
+    def factorial(n: int) -> int:
+        return 1 if n < 2 else n * factorial(n - 1)
+
+    assert factorial(5) == 120
 
 
 def test_other_callables() -> None:
