@@ -35,6 +35,7 @@ struct pfo_flight {
     PyObject *value;         /* LANDED */
     PyObject *guard;         /* LANDED, or NULL */
     PyObject *error;         /* CRASHED */
+    PyObject *traceback;     /* CRASHED: what every waiter adds its own frames to; may be NULL */
     Py_ssize_t references;
     unsigned generation; /* [generations] */
     flight_state state;
@@ -96,6 +97,7 @@ release(pfo_flight *flight)
     Py_XDECREF(flight->value);
     Py_XDECREF(flight->guard);
     Py_XDECREF(flight->error);
+    Py_XDECREF(flight->traceback);
     if (flight->flights->spare == NULL) {
         flight->flights->spare = flight;
     } else {
@@ -214,6 +216,7 @@ take_off(pfo_flights *flights, const pfo_key_builder *builder)
     flight->value = NULL;
     flight->guard = NULL;
     flight->error = NULL;
+    flight->traceback = NULL;
     flight->references = 1;
     flight->generation = current_generation;
     flight->state = IN_FLIGHT;
@@ -281,6 +284,7 @@ pfo_flight_fail(pfo_flight *flight)
             (void)PyException_SetTraceback(value, traceback);
         }
         flight->error = Py_NewRef(value);
+        flight->traceback = Py_XNewRef(traceback);
     }
     end(flight, is_everyones ? CRASHED : ABANDONED);
     PyErr_Restore(type, value, traceback);
@@ -365,7 +369,8 @@ outcome(const pfo_flight *flight, pfo_boarded *boarded)
         boarded->guard = Py_XNewRef(flight->guard);
         return PFO_FLIGHT_LANDED;
     case CRASHED:
-        PyErr_SetObject((PyObject *)Py_TYPE(flight->error), flight->error);
+        PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(flight->error)), Py_NewRef(flight->error),
+                      Py_XNewRef(flight->traceback));
         return PFO_FLIGHT_FAILED;
     case IN_FLIGHT:
     case ABANDONED:
@@ -389,12 +394,12 @@ wait_for(pfo_flight *flight, pfo_boarded *boarded)
     return answer;
 }
 
-/* A flight whose thread stayed behind in the parent of a fork: nobody else can hold it. */
+/* A flight whose thread stayed behind in the parent of a fork: this drops the owner's reference. Those of waiters that stayed behind are lost,
+ * but this thread may have one, too, when a signal handler forked while it waited. */
 static void
 discard(pfo_flight *flight)
 {
     unlist(flight);
-    flight->references = 1;
     release(flight);
 }
 
