@@ -388,6 +388,18 @@ def test_instances_count_by_content(tmp_path: pathlib.Path) -> None:
         method_of(Opaque, tmp_path, calls)().scaled(1)
 
 
+def test_the_key_of_a_method_is_a_function_of_the_other_arguments(tmp_path: pathlib.Path) -> None:
+    @dataclasses.dataclass
+    class Model:
+        weight: int
+
+        @cache_result(persist=True, cache_dir=tmp_path, version=1, key=lambda x: x % 10)
+        def scaled(self, x: int) -> int:
+            return self.weight * x
+
+    assert [Model(2).scaled(3), Model(2).scaled(13), Model(5).scaled(3)] == [6, 6, 15]
+
+
 def test_what_has_no_content_names_the_argument(tmp_path: pathlib.Path) -> None:
     calls = []
 
