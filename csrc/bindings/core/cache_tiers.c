@@ -591,14 +591,25 @@ delete_if_labelled(pfo_disk_tier *disk, PyObject *entry, PyObject *label)
     return pfo_disk_tier_delete(disk, &key, &existed);
 }
 
+/* Every key changes. [stripes] */
+static void
+move_all_stripes(pfo_tiers *tiers)
+{
+    for (int i = 0; i < PFO_TIERS_STRIPES; i++) {
+        tiers->changes[i]++;
+    }
+}
+
 int
 pfo_tiers_clear_label(pfo_tiers *tiers, PyObject *label)
 {
     PyObject *entries = tiers->disk == NULL ? PyList_New(0) : pfo_disk_tier_list(tiers->disk);
     int failed = entries == NULL ? -1 : 0;
+    move_all_stripes(tiers);
     for (Py_ssize_t i = 0; !failed && i < PyList_GET_SIZE(entries) && tiers->disk != NULL; i++) {
         failed = delete_if_labelled(tiers->disk, PyList_GET_ITEM(entries, i), label);
     }
+    move_all_stripes(tiers);
     Py_XDECREF(entries);
     return failed;
 }
@@ -606,13 +617,9 @@ pfo_tiers_clear_label(pfo_tiers *tiers, PyObject *label)
 int
 pfo_tiers_clear(pfo_tiers *tiers)
 {
-    for (int i = 0; i < PFO_TIERS_STRIPES; i++) {
-        tiers->changes[i]++;
-    }
+    move_all_stripes(tiers);
     const int failed = tiers->disk == NULL ? 0 : pfo_disk_tier_clear(tiers->disk);
-    for (int i = 0; i < PFO_TIERS_STRIPES; i++) {
-        tiers->changes[i]++;
-    }
+    move_all_stripes(tiers);
     pfo_tiers_reset_counters(tiers);
     pfo_store_clear(&tiers->store);
     pfo_tiers_release(tiers);
