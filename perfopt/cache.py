@@ -190,9 +190,18 @@ def _identity(function: Callable[..., Any], name: str | None, version: str | int
 
     tag = ("code", code_identity(function)) if version is None else ("version", version)
     identity = fingerprint("perfopt.cache_result", label, tag)
-    if len(label.encode()) > 200:  # PFO_DISK_LABEL of disk.h
-        label = label.encode()[:160].decode(errors="ignore") + " " + fingerprint(label).hex()
-    return label, identity
+    return _disk_label(label), identity
+
+
+def _disk_label(label: str) -> str:
+    """What only the entries of functions with this label are called on disk.
+
+    It ends like no label of a PerformanceCache's own key (cache_type.c), and comes back whole: a label on disk ends at a zero
+    byte, and at PFO_DISK_LABEL (disk.h), 200 bytes.
+    """
+    if len(label.encode()) > 180 or "\0" in label:
+        label = label.partition("\0")[0].encode()[:140].decode(errors="ignore") + " " + fingerprint(label).hex()
+    return label + "()"
 
 
 def _decorate(function: Any, options: _Options) -> Any:
@@ -338,7 +347,8 @@ def cache_result(
     The wrapper has ``__wrapped__`` and is pickled by its name. Its methods:
 
     ``cache_info()``: figures, a :class:`CacheInfo`.
-    ``cache_clear()``: forgets this function's entries in memory, those on disk too if it persists, and sets its figures to 0.
+    ``cache_clear()``: forgets this function's entries in memory, those on disk too if it persists (of all versions under its
+    name), and sets its figures to 0.
     ``cache_parameters()``: what was given here, as a dict.
     ``invalidate(*args, **kwargs)``: forgets the result for these arguments, in memory and on disk; True if there was one. What is
     being computed when it, or cache_clear(), is called goes to those who wait for it, but is not kept.

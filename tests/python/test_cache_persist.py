@@ -300,6 +300,26 @@ def test_versions_and_names(tmp_path: pathlib.Path) -> None:
         assert len(calls) == expected
 
 
+def test_clear_reaches_all_of_its_own_on_disk_and_nothing_else(tmp_path: pathlib.Path) -> None:
+    names = ["f", "f()", "f\0", "f\0()", "n" * 200, "n" * 199 + "é", "n" * 250, "n" * 251, "n" * 178 + "()", "f)"]
+    cache = PerformanceCache(cache_dir=tmp_path)
+    for name in names:
+        for key in (name, name + "()"):
+            cache.set(key, "by hand", persist=True)
+    for cleared in names:
+        functions = {name: again(lambda x: x, name=name, cache_dir=tmp_path) for name in names}
+        for function, _ in functions.values():
+            function(1)
+        functions[cleared][0].cache_clear()
+        for name in names:
+            function, calls = again(lambda x: x, name=name, cache_dir=tmp_path)
+            function(1)
+            assert len(calls) == (name == cleared), (cleared, name)
+    kept = PerformanceCache(cache_dir=tmp_path)
+    for name in names:
+        assert [kept.get(key) for key in (name, name + "()")] == ["by hand"] * 2
+
+
 def test_a_shared_cache_with_a_directory(tmp_path: pathlib.Path) -> None:
     for expected in (1, 0):
         with PerformanceCache(10, tmp_path) as cache:
@@ -328,7 +348,7 @@ def test_what_cannot_be_stored(tmp_path: pathlib.Path) -> None:
         pass
 
     function, calls = again(lambda x: Odd(), name="odd", cache_dir=tmp_path)
-    with pytest.warns(RuntimeWarning, match=r"odd: results of type .*Odd cannot be stored") as warned:  # noqa: PT031
+    with pytest.warns(RuntimeWarning, match=r"odd\(\): results of type .*Odd cannot be stored") as warned:  # noqa: PT031
         kept = function(1)
         function(2)
     assert len(warned) == 1, "once"
