@@ -130,6 +130,9 @@ class _Options:
 _OWN_CACHE = {"max_size": 1000, "max_bytes": None, "policy": "lru", "cache_dir": None, "allow_pickle": False}
 
 
+_METHODS = ("cache_info", "cache_clear", "cache_parameters", "invalidate")
+
+
 def _parameter_names(function: Callable[..., Any]) -> tuple[tuple[str, ...] | None, int, int]:
     """(names, how many by position, how many by position only); names are None where they cannot stand for every argument."""
     if not isinstance(function, types.FunctionType):
@@ -212,7 +215,7 @@ def _decorate(function: Any, options: _Options) -> Any:
     body = _body_of(function)
     if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
         raise TypeError(
-            f"cache_result cannot cache the generator function {body.__qualname__}(): a generator is used up by its "
+            f"cache_result cannot cache the generator function {_label(body)}(): a generator is used up by its "
             "first reader; return a list or a tuple instead"
         )
     names, positional, positional_only = _parameter_names(function)
@@ -253,7 +256,10 @@ def _decorate(function: Any, options: _Options) -> Any:
         from perfopt._cached_async import wrap_coroutine_function  # asyncio, which only those pay for who use it
 
         return wrap_coroutine_function(cached, function, options.single_flight)
-    return functools.update_wrapper(cached, function)
+    functools.update_wrapper(cached, function)
+    for name in _METHODS:  # of another cache around function, which update_wrapper() has copied
+        cached.__dict__.pop(name, None)
+    return cached
 
 
 @overload

@@ -471,7 +471,9 @@ invalidate(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
 
 PyDoc_STRVAR(cache_parameters_doc,
              "cache_parameters($self, /)\n--\n\n"
-             "What cache_result() was given, as a new dict: name, max_size, policy, copy, ignore.");
+             "What cache_result() was given, as a new dict, with the bounds and the policy of a shared cache: name, "
+             "max_size, max_bytes,\n"
+             "ttl, policy, persist, version, ignore, copy, single_flight.");
 
 static PyObject *
 cache_parameters(PyObject *op, PyObject *unused)

@@ -66,8 +66,7 @@ raise_cannot_key(const pfo_signature *self, const pfo_key_builder *builder, PyOb
         if (instance) {
             PyErr_Format(PyExc_TypeError,
                          "%U(): the instance of type %.200s cannot be weakly referenced; add '__weakref__' to its "
-                         "__slots__, or pass "
-                         "key= to cache_result",
+                         "__slots__",
                          name, type);
         } else {
             PyErr_Format(PyExc_TypeError,
