@@ -100,6 +100,8 @@ class _Reader:
         kind = type(value)
         if kind in (tuple, list):
             return (kind.__name__, *map(self.content, value))
+        if kind in (set, frozenset):
+            return (kind.__name__, *sorted(map(self.content, value), key=repr))
         if kind is dict and all(type(name) is str for name in value):
             return ("dict", *((name, self.content(value[name])) for name in sorted(value)))
         try:

@@ -557,6 +557,7 @@ class Scale:
         lambda factor: (lambda held: lambda x: held(x))(Scale(factor)),
         lambda factor: (lambda held: lambda x: held[0][1](x))([(1, Scale(factor)), {"a": Scale(1)}]),
         lambda factor: functools.partial(Scale.method, Scale(factor)),
+        lambda factor: (lambda held: lambda x: held)({Scale(factor), Scale(3), Scale(4)}),
         lambda factor: operator.itemgetter(factor),
         lambda factor: str(factor).join,
         lambda factor: (np.add, np.multiply)[factor - 1],
