@@ -359,7 +359,8 @@ def cache_result(
     ``invalidate(*args, **kwargs)``: forgets the result for these arguments, in memory and on disk; True if there was one. What is
     being computed when it, or cache_clear(), is called goes to those who wait for it, but is not kept.
 
-    Raises TypeError for generator functions, and, when called, for an argument that can be neither hashed nor read, naming it;
+    Raises TypeError for generator functions, and, when called, for a result that is a generator or a coroutine (unless cache_if
+    keeps it out), and for an argument that can be neither hashed nor read, naming it;
     ValueError for options that contradict each other.
     """
     is_bare = name is not None and not isinstance(name, str)

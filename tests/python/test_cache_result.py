@@ -196,6 +196,23 @@ def test_bad_options(arguments: dict[str, Any], error: type[Exception], text: st
             return x
 
 
+def test_results_that_are_used_up_are_refused() -> None:
+    async def coroutine() -> int:
+        return 1
+
+    def call(make: Callable[[], Any]) -> Any:
+        return make()
+
+    held = coroutine()
+    with pytest.raises(TypeError, match=r"call\(\) returned a coroutine, .* decorate the async function"):
+        cache_result(call)(lambda: held)
+    held.close()
+    with pytest.raises(TypeError, match=r"call\(\) returned a generator, .* return a list"):
+        cache_result(call)(lambda: (x for x in (1, 2)))
+    uncached = cache_result(cache_if=lambda result: False)(call)
+    assert list(uncached(lambda: (x for x in (1, 2)))) == [1, 2]
+
+
 def test_the_methods_are_those_of_the_outer_cache() -> None:
     def function(x: int) -> int:
         return x

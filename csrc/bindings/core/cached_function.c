@@ -63,6 +63,25 @@ is_wanted(const pfo_cached_function *self, PyObject *result)
     return wanted;
 }
 
+/* Whether a second caller could do nothing with what the first one got: then 0, else -1 with TypeError. */
+static int
+check_reusable(const pfo_cached_function *self, PyObject *result)
+{
+    if (!PyGen_CheckExact(result) && !PyCoro_CheckExact(result) && !PyAsyncGen_CheckExact(result)) {
+        return 0;
+    }
+    PyObject *name = pfo_signature_name(&self->signature);
+    if (name != NULL) {
+        PyErr_Format(
+            PyExc_TypeError,
+            "%U() returned a %.200s, which is used up by its first reader and cannot be cached: return a list or "
+            "a tuple, or decorate the async function itself",
+            name, Py_TYPE(result)->tp_name);
+        Py_DECREF(name);
+    }
+    return -1;
+}
+
 static int
 stores_nothing(const pfo_cached_function *self)
 {
@@ -99,7 +118,7 @@ pfo_cached_keep(pfo_cached_function *self, pfo_key_builder *builder, const pfo_d
     *value = NULL;
     *guard = NULL;
     const int wanted = is_wanted(self, result);
-    if (wanted < 0) {
+    if (wanted < 0 || (wanted && check_reusable(self, result) < 0)) {
         return -1;
     }
     *value = pfo_value_prepare(self->state, result, self->copies, guard);
