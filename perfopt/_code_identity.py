@@ -1,17 +1,22 @@
 """What a function computes, as a value that is the same in every process: what changes a persistent key with the code.
 
 Taken in: the byte code, its constants (those of functions and comprehensions inside it, too) and the names it uses, its
-parameters and their defaults, and what its closure holds. Left out: where the code stands (file, line numbers), the docstring
-of the function itself, and annotations. Not seen: the code of the functions and the values of the globals that it names, and of
-extension modules; ``version=`` stands for those. Byte code belongs to a minor version of Python, which is taken in as well.
+parameters and their defaults, what its closure holds, and the state of an object that is called. Objects count by their content
+(:func:`perfopt.fingerprint`), functions as described here, and others by what pickle would keep of them. What has neither raises
+TypeError: two functions that differ in it would take each other's results. Left out: where the code stands (file, line numbers),
+the docstring of the function itself, and annotations. Not seen: the code of the functions and the values of the globals that it
+names, of classes, and of extension modules; ``version=`` stands for those. Byte code belongs to a minor version of Python, which
+is taken in as well.
 """
 
 from __future__ import annotations
 
+import copyreg
 import functools
+import inspect
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from perfopt import _core
@@ -52,20 +57,23 @@ class _Reader:
             return "module", value.__name__
         if isinstance(value, type):
             return "class", *_place(value)
-        if callable(value) and not _has_content(value):
-            return self.function(value)
-        return ("content", _core.fingerprint(value)) if _has_content(value) else ("type", *_place(type(value)))
+        if _has_content(value):
+            return "content", _core.fingerprint(value)
+        return self._once(value, self._callable if callable(value) else self._state)
 
     def function(self, function: Any) -> tuple[Any, ...]:
-        if any(function is outer for outer in self._inside):
-            return ("itself", *_place(function))
-        self._inside.append(function)
+        return self._once(function, self._callable)
+
+    def _once(self, value: Any, describe: Callable[[Any], tuple[Any, ...]]) -> tuple[Any, ...]:
+        if any(value is outer for outer in self._inside):
+            return ("itself", *_place(value))
+        self._inside.append(value)
         try:
-            return self._described(function)
+            return describe(value)
         finally:
             self._inside.pop()
 
-    def _described(self, function: Any) -> tuple[Any, ...]:
+    def _callable(self, function: Any) -> tuple[Any, ...]:
         if isinstance(function, functools.partial):
             keywords = tuple((name, self.content(value)) for name, value in sorted(function.keywords.items()))
             return "partial", self.function(function.func), tuple(map(self.content, function.args)), keywords
@@ -76,12 +84,40 @@ class _Reader:
         wrapped = getattr(function, "__wrapped__", None)
         if isinstance(function, types.FunctionType):
             return ("function", *self._python_function(function), None if wrapped is None else self.function(wrapped))
-        if wrapped is not None:
-            return "wrapper", _place(type(function)), self.function(wrapped)
         call = getattr(type(function), "__call__", None)  # noqa: B004
         if isinstance(call, types.FunctionType):
-            return "object", _place(type(function)), self.function(call)
-        return "builtin", *_place(function)
+            state = ("content", _core.fingerprint(function)) if _has_content(function) else self._state(function)
+            return "object", _place(type(function)), self.function(call), state
+        if wrapped is not None:
+            return "wrapper", _place(type(function)), self.function(wrapped)
+        owner = getattr(function, "__self__", None)
+        if inspect.isroutine(function) and (owner is None or isinstance(owner, types.ModuleType)):
+            return "builtin", *_place(function)
+        return self._state(function)
+
+    def _state(self, value: Any) -> tuple[Any, ...]:
+        """An object without content of its own: what it is made of, or what pickle would make it from again."""
+        kind = type(value)
+        if kind in (tuple, list):
+            return (kind.__name__, *map(self.content, value))
+        if kind in (set, frozenset):
+            return (kind.__name__, *sorted(map(self.content, value), key=repr))
+        if kind is dict and all(type(name) is str for name in value):
+            return ("dict", *((name, self.content(value[name])) for name in sorted(value)))
+        try:
+            reduce = copyreg.dispatch_table.get(kind)
+            made_of = value.__reduce_ex__(4) if reduce is None else reduce(value)
+        except Exception as error:
+            raise TypeError(
+                f"cannot tell the function from one with another {kind.__module__}.{kind.__qualname__} object in its "
+                "closure, defaults or attributes, because that has no content that another process could find again; "
+                "pass version= to cache_result (a str or an int, to be changed whenever the results change)"
+            ) from error
+        if isinstance(made_of, str):
+            return "global", *_place(value), made_of
+        make, arguments, *rest = made_of
+        parts = (list(part) if isinstance(part, Iterator) else part for part in rest)
+        return "made", _place(make), self.content(arguments), tuple(map(self.content, parts))
 
     def _python_function(self, function: types.FunctionType) -> tuple[Any, ...]:
         keyword_defaults = sorted((function.__kwdefaults__ or {}).items())
@@ -89,14 +125,22 @@ class _Reader:
             _code(function.__code__, function.__doc__),
             tuple(map(self.content, function.__defaults__ or ())),
             tuple((name, self.content(value)) for name, value in keyword_defaults),
-            tuple(map(self._cell, function.__closure__ or ())),
+            tuple(
+                self._cell(function, *item)
+                for item in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+            ),
         )
 
-    def _cell(self, cell: types.CellType) -> Any:
+    def _cell(self, function: types.FunctionType, name: str, cell: types.CellType) -> Any:
         try:
             value = cell.cell_contents
-        except ValueError:  # not filled yet
-            return "empty"
+        except ValueError:
+            if name in (function.__name__, "__class__"):  # what is being defined at this moment
+                return "itself"
+            raise TypeError(
+                f"{function.__qualname__}() uses the variable {name!r} of the function around it, which has no value yet: "
+                "give it one before, or pass version= to cache_result"
+            ) from None
         return self.content(value)
 
 

@@ -130,6 +130,9 @@ class _Options:
 _OWN_CACHE = {"max_size": 1000, "max_bytes": None, "policy": "lru", "cache_dir": None, "allow_pickle": False}
 
 
+_METHODS = ("cache_info", "cache_clear", "cache_parameters", "invalidate")
+
+
 def _parameter_names(function: Callable[..., Any]) -> tuple[tuple[str, ...] | None, int, int]:
     """(names, how many by position, how many by position only); names are None where they cannot stand for every argument."""
     if not isinstance(function, types.FunctionType):
@@ -190,9 +193,18 @@ def _identity(function: Callable[..., Any], name: str | None, version: str | int
 
     tag = ("code", code_identity(function)) if version is None else ("version", version)
     identity = fingerprint("perfopt.cache_result", label, tag)
-    if len(label.encode()) > 200:  # PFO_DISK_LABEL of disk.h
-        label = label.encode()[:160].decode(errors="ignore") + " " + fingerprint(label).hex()
-    return label, identity
+    return _disk_label(label), identity
+
+
+def _disk_label(label: str) -> str:
+    """What only the entries of functions with this label are called on disk.
+
+    It ends like no label of a PerformanceCache's own key (cache_type.c), and comes back whole: a label on disk ends at a zero
+    byte, and at PFO_DISK_LABEL (disk.h), 200 bytes.
+    """
+    if len(label.encode()) > 180 or "\0" in label:
+        label = label.partition("\0")[0].encode()[:140].decode(errors="ignore") + " " + fingerprint(label).hex()
+    return label + "()"
 
 
 def _decorate(function: Any, options: _Options) -> Any:
@@ -203,7 +215,7 @@ def _decorate(function: Any, options: _Options) -> Any:
     body = _body_of(function)
     if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
         raise TypeError(
-            f"cache_result cannot cache the generator function {body.__qualname__}(): a generator is used up by its "
+            f"cache_result cannot cache the generator function {_label(body)}(): a generator is used up by its "
             "first reader; return a list or a tuple instead"
         )
     names, positional, positional_only = _parameter_names(function)
@@ -244,7 +256,10 @@ def _decorate(function: Any, options: _Options) -> Any:
         from perfopt._cached_async import wrap_coroutine_function  # asyncio, which only those pay for who use it
 
         return wrap_coroutine_function(cached, function, options.single_flight)
-    return functools.update_wrapper(cached, function)
+    functools.update_wrapper(cached, function)
+    for name in _METHODS:  # of another cache around function, which update_wrapper() has copied
+        cached.__dict__.pop(name, None)
+    return cached
 
 
 @overload
@@ -312,8 +327,9 @@ def cache_result(
         instance of a method: what has none raises TypeError.
     cache_dir: the directory, unless cache= has one.
     version: what tells results of one version of the function from those of another. If not given it is a hash of the function's
-        code: byte code, constants, names, defaults and what its closure holds, which is the same in every process of one minor
-        version of Python. It does not see the functions that it calls, nor globals: change the version when those change.
+        code: byte code, constants, names, defaults, what its closure holds and the state of an object that is called, which is
+        the same in every process of one minor version of Python; what in it cannot be told apart by content raises TypeError. It
+        does not see the functions that it calls, nor globals: change the version when those change.
     allow_pickle: the key (bytes) that authenticates pickles, for results that no safe format can hold.
 
     A result that cannot be stored is still returned and kept in memory; it counts in ``rejects``, with a warning once for each
@@ -337,12 +353,14 @@ def cache_result(
     The wrapper has ``__wrapped__`` and is pickled by its name. Its methods:
 
     ``cache_info()``: figures, a :class:`CacheInfo`.
-    ``cache_clear()``: forgets this function's entries in memory, those on disk too if it persists, and sets its figures to 0.
+    ``cache_clear()``: forgets this function's entries in memory, those on disk too if it persists (of all versions under its
+    name), and sets its figures to 0.
     ``cache_parameters()``: what was given here, as a dict.
     ``invalidate(*args, **kwargs)``: forgets the result for these arguments, in memory and on disk; True if there was one. What is
     being computed when it, or cache_clear(), is called goes to those who wait for it, but is not kept.
 
-    Raises TypeError for generator functions, and, when called, for an argument that can be neither hashed nor read, naming it;
+    Raises TypeError for generator functions, and, when called, for a result that is a generator or a coroutine (unless cache_if
+    keeps it out), and for an argument that can be neither hashed nor read, naming it;
     ValueError for options that contradict each other.
     """
     is_bare = name is not None and not isinstance(name, str)

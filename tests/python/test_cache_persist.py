@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import functools
 import gc
+import operator
 import pathlib
 import re
 import subprocess
@@ -299,6 +300,26 @@ def test_versions_and_names(tmp_path: pathlib.Path) -> None:
         assert len(calls) == expected
 
 
+def test_clear_reaches_all_of_its_own_on_disk_and_nothing_else(tmp_path: pathlib.Path) -> None:
+    names = ["f", "f()", "f\0", "f\0()", "n" * 200, "n" * 199 + "é", "n" * 250, "n" * 251, "n" * 178 + "()", "f)"]
+    cache = PerformanceCache(cache_dir=tmp_path)
+    for name in names:
+        for key in (name, name + "()"):
+            cache.set(key, "by hand", persist=True)
+    for cleared in names:
+        functions = {name: again(lambda x: x, name=name, cache_dir=tmp_path) for name in names}
+        for function, _ in functions.values():
+            function(1)
+        functions[cleared][0].cache_clear()
+        for name in names:
+            function, calls = again(lambda x: x, name=name, cache_dir=tmp_path)
+            function(1)
+            assert len(calls) == (name == cleared), (cleared, name)
+    kept = PerformanceCache(cache_dir=tmp_path)
+    for name in names:
+        assert [kept.get(key) for key in (name, name + "()")] == ["by hand"] * 2
+
+
 def test_a_shared_cache_with_a_directory(tmp_path: pathlib.Path) -> None:
     for expected in (1, 0):
         with PerformanceCache(10, tmp_path) as cache:
@@ -327,7 +348,7 @@ def test_what_cannot_be_stored(tmp_path: pathlib.Path) -> None:
         pass
 
     function, calls = again(lambda x: Odd(), name="odd", cache_dir=tmp_path)
-    with pytest.warns(RuntimeWarning, match=r"odd: results of type .*Odd cannot be stored") as warned:  # noqa: PT031
+    with pytest.warns(RuntimeWarning, match=r"odd\(\): results of type .*Odd cannot be stored") as warned:  # noqa: PT031
         kept = function(1)
         function(2)
     assert len(warned) == 1, "once"
@@ -385,6 +406,18 @@ def test_instances_count_by_content(tmp_path: pathlib.Path) -> None:
     assert len(calls) == 3
     with pytest.raises(TypeError, match=r"scaled\(\): argument 'self'.*Opaque.*key=.*ignore="):
         method_of(Opaque, tmp_path, calls)().scaled(1)
+
+
+def test_the_key_of_a_method_is_a_function_of_the_other_arguments(tmp_path: pathlib.Path) -> None:
+    @dataclasses.dataclass
+    class Model:
+        weight: int
+
+        @cache_result(persist=True, cache_dir=tmp_path, version=1, key=lambda x: x % 10)
+        def scaled(self, x: int) -> int:
+            return self.weight * x
+
+    assert [Model(2).scaled(3), Model(2).scaled(13), Model(5).scaled(3)] == [6, 6, 15]
 
 
 def test_what_has_no_content_names_the_argument(tmp_path: pathlib.Path) -> None:
@@ -492,7 +525,6 @@ def test_closures_count_by_content() -> None:
     assert code_identity(make(np.arange(3))) == code_identity(make(np.arange(3)))
     assert code_identity(make(np.arange(3))) != code_identity(make(np.arange(4)))
     assert code_identity(make(lambda: 1)) != code_identity(make(lambda: 2))
-    assert code_identity(make(Opaque())) == code_identity(make(Opaque())), "no content: by its type"
     assert code_identity(make(math := sys)) == code_identity(make(math))
 
     def recursive() -> Any:
@@ -502,6 +534,82 @@ def test_closures_count_by_content() -> None:
         return factorial
 
     assert code_identity(recursive()) == code_identity(recursive())
+
+
+class Scale:
+    """An object that counts by identity, has a state, and can be called."""
+
+    def __init__(self, factor: Any) -> None:
+        self.factor = factor
+
+    def __call__(self, x: Any) -> Any:
+        return x * self.factor
+
+    def method(self, x: Any) -> Any:
+        return x * self.factor
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Scale,
+        lambda factor: Scale(factor).method,
+        lambda factor: (lambda held: lambda x: held(x))(Scale(factor)),
+        lambda factor: (lambda held: lambda x: held[0][1](x))([(1, Scale(factor)), {"a": Scale(1)}]),
+        lambda factor: functools.partial(Scale.method, Scale(factor)),
+        lambda factor: (lambda held: lambda x: held)({Scale(factor), Scale(3), Scale(4)}),
+        lambda factor: operator.itemgetter(factor),
+        lambda factor: str(factor).join,
+        lambda factor: (np.add, np.multiply)[factor - 1],
+    ],
+)
+def test_the_state_of_what_is_called_counts(make: Callable[[int], Any]) -> None:
+    assert code_identity(make(1)) == code_identity(make(1))
+    assert code_identity(make(1)) != code_identity(make(2))
+
+
+def test_what_nobody_can_tell_apart_is_refused(tmp_path: pathlib.Path) -> None:
+    held = threading.Lock()
+
+    def holds(x: int) -> Any:
+        return held is not None
+
+    def early() -> Any:
+        def uses(x: int) -> int:
+            return x * factor
+
+        decorated = cache_result(persist=True, cache_dir=tmp_path, **options)(uses)
+        factor = 2
+        return decorated
+
+    options: dict[str, Any] = {}
+    with pytest.raises(TypeError, match=r"another _thread\.lock object .* pass version="):
+        cache_result(persist=True, cache_dir=tmp_path)(holds)
+    with pytest.raises(TypeError, match=r"uses\(\) uses the variable 'factor' .* pass version="):
+        early()
+    options["version"] = 1
+    assert early()(3) == 6
+    assert cache_result(persist=True, cache_dir=tmp_path, version=1)(holds)(1) is True
+
+    class Base:
+        def named(self) -> str:
+            return "base"
+
+    @dataclasses.dataclass
+    class Derived(Base):
+        number: int
+
+        @cache_result(persist=True, cache_dir=tmp_path)
+        def named(self) -> str:
+            return super().named()
+
+    assert Derived(1).named() == "base"
+
+    @cache_result(persist=True, cache_dir=tmp_path)
+    def factorial(n: int) -> int:
+        return 1 if n < 2 else n * factorial(n - 1)
+
+    assert factorial(5) == 120
 
 
 def test_other_callables() -> None:

@@ -196,7 +196,41 @@ def test_bad_options(arguments: dict[str, Any], error: type[Exception], text: st
             return x
 
 
+def test_results_that_are_used_up_are_refused() -> None:
+    async def coroutine() -> int:
+        return 1
+
+    def call(make: Callable[[], Any]) -> Any:
+        return make()
+
+    held = coroutine()
+    with pytest.raises(TypeError, match=r"call\(\) returned a coroutine, .* decorate the async function"):
+        cache_result(call)(lambda: held)
+    held.close()
+    with pytest.raises(TypeError, match=r"call\(\) returned a generator, .* return a list"):
+        cache_result(call)(lambda: (x for x in (1, 2)))
+    uncached = cache_result(cache_if=lambda result: False)(call)
+    assert list(uncached(lambda: (x for x in (1, 2)))) == [1, 2]
+
+
+def test_the_methods_are_those_of_the_outer_cache() -> None:
+    def function(x: int) -> int:
+        return x
+
+    for name in ("cache_info", "cache_clear", "cache_parameters", "invalidate"):
+        setattr(function, name, None)
+    cached = cache_result(function)
+    assert (cached(1), cached(1), cached.cache_info()[:2], cached.invalidate(1)) == (1, 1, (1, 1), True)  # type: ignore[attr-defined]
+    cached.cache_clear()  # type: ignore[attr-defined]
+    assert cached.cache_parameters()["max_size"] == 1000  # type: ignore[attr-defined]
+
+
 def test_generators_are_refused() -> None:
+    async def endless(x: int) -> Any:
+        yield x
+
+    with pytest.raises(TypeError, match="generator function partial"):
+        cache_result(functools.partial(endless, 1))
     with pytest.raises(TypeError, match="generator function"):
 
         @cache_result

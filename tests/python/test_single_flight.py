@@ -154,6 +154,45 @@ def test_an_exception_reaches_everyone() -> None:
         function(1)
 
 
+def test_an_exception_for_everyone_gathers_no_frames_or_context_of_those_who_wait() -> None:
+    go = threading.Event()
+    lengths, contexts = [], set()
+
+    @cache_result
+    def slow(x: int) -> None:
+        go.wait(60)
+        raise ValueError("for all")
+
+    def first() -> None:
+        with pytest.raises(ValueError, match="for all"):
+            slow(1)
+
+    def other() -> None:
+        try:
+            raise KeyError("the business of this thread alone")
+        except KeyError:
+            try:
+                slow(1)
+            except ValueError as error:
+                contexts.add(error.__context__)
+                lengths.append(len(traceback.extract_tb(sys.exc_info()[2])))
+
+    threads = [threading.Thread(target=first)]
+    threads[0].start()
+    while slow.cache_info().misses == 0:
+        time.sleep(0.01)
+    threads += [threading.Thread(target=other) for _ in range(30)]
+    for thread in threads[1:]:
+        thread.start()
+    time.sleep(0.2)
+    go.set()
+    for thread in threads:
+        thread.join(60)
+    assert len(lengths) == 30
+    assert max(lengths) <= 3
+    assert contexts == {None}
+
+
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_what_is_no_exception_stays_with_its_thread(kind: type[BaseException]) -> None:
     calls = []
@@ -508,6 +547,37 @@ def test_a_child_does_not_wait_for_a_thread_of_its_parent() -> None:
     go.set()
     thread.join(60)
     assert slow.cache_info().misses == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+def test_a_signal_handler_forks_and_calls_while_the_main_thread_waits() -> None:
+    parent = os.getpid()
+    slow, thread, go = run_slow()
+    codes: list[int] = []
+
+    def handler(*_: object) -> None:
+        process = os.fork()
+        if process == 0:
+            signal.alarm(30)
+            slow(1)
+        else:
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+            go.set()
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        timer = threading.Timer(0.1, lambda: os.kill(parent, signal.SIGUSR1))
+        timer.start()
+        result = slow(1)
+        if os.getpid() != parent:  # the wait of the interrupted code ends in the child, too
+            os._exit(0 if result == "value" else 1)
+        timer.join()
+    finally:
+        if os.getpid() != parent:
+            os._exit(2)
+        signal.signal(signal.SIGUSR1, before)
+    thread.join(60)
+    assert (result, codes) == ("value", [0])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")

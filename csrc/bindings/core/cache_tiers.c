@@ -400,7 +400,7 @@ static int
 find_first(pfo_tiers *tiers, const pfo_key_builder *builder, const pfo_keep *how, uint32_t *slot, PyObject **first)
 {
     *first = NULL;
-    *slot = pfo_tiers_find(tiers, builder);
+    *slot = tiers->store.table.mutations == how->absent_at ? PFO_SLOT_NONE : pfo_tiers_find(tiers, builder);
     if (*slot == PFO_SLOT_FAILED) {
         return -1;
     }
@@ -500,24 +500,20 @@ keep_in_memory(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, P
 }
 
 int
-pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how, PyObject **kept)
+pfo_tiers_keep_prepared(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, PyObject *guard,
+                        const pfo_keep *how, PyObject **kept)
 {
-    if (kept != NULL) {
-        *kept = NULL;
-    }
     const uint64_t ttl_ns = how->ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : how->ttl_ns;
     uint64_t *changes = stripe_of(tiers, builder);
     const uint64_t mine = how->only_if_changes ? how->changes : ++*changes;
-    PyObject *guard;
     PyObject *first = NULL;
-    PyObject *prepared = pfo_value_prepare(tiers->state, value, how->is_private, &guard);
-    int answer = prepared == NULL ? -1 : 0;
+    int answer = 0;
     uint32_t slot;
     if (answer == 0 && how->first_wins && how->disk == PFO_KEEP_DISK_WRITE) { /* it stays on disk, too */
         answer = find_first(tiers, builder, how, &slot, &first);
     }
     if (answer == 0 && first == NULL && how->disk != PFO_KEEP_DISK_AS_IT_IS) {
-        answer = keep_on_disk(tiers, builder, value, how, ttl_ns);
+        answer = keep_on_disk(tiers, builder, prepared, how, ttl_ns);
     }
     if (answer == 0 && first == NULL) {
         answer = keep_in_memory(tiers, builder, prepared, guard, how, ttl_ns, mine, &first);
@@ -528,11 +524,26 @@ pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, cons
     if (!how->only_if_changes) {
         ++*changes;
     }
-    if (kept != NULL && answer >= 0) {
-        *kept = Py_NewRef(first != NULL ? first : prepared);
+    if (kept != NULL) {
+        *kept = answer < 0 ? NULL : first != NULL ? Py_NewRef(first) : Py_NewRef(prepared);
     }
     Py_XDECREF(first);
-    Py_XDECREF(prepared);
+    return answer;
+}
+
+int
+pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how, PyObject **kept)
+{
+    PyObject *guard;
+    PyObject *prepared = pfo_value_prepare(tiers->state, value, how->is_private, &guard);
+    if (prepared == NULL) {
+        if (kept != NULL) {
+            *kept = NULL;
+        }
+        return -1;
+    }
+    const int answer = pfo_tiers_keep_prepared(tiers, builder, prepared, guard, how, kept);
+    Py_DECREF(prepared);
     return answer;
 }
 
@@ -629,14 +640,25 @@ delete_if_labelled(pfo_disk_tier *disk, PyObject *entry, PyObject *label)
     return pfo_disk_tier_delete(disk, &key, &existed);
 }
 
+/* Every key changes. [stripes] */
+static void
+move_all_stripes(pfo_tiers *tiers)
+{
+    for (int i = 0; i < PFO_TIERS_STRIPES; i++) {
+        tiers->changes[i]++;
+    }
+}
+
 int
 pfo_tiers_clear_label(pfo_tiers *tiers, PyObject *label)
 {
     PyObject *entries = tiers->disk == NULL ? PyList_New(0) : pfo_disk_tier_list(tiers->disk);
     int failed = entries == NULL ? -1 : 0;
+    move_all_stripes(tiers);
     for (Py_ssize_t i = 0; !failed && i < PyList_GET_SIZE(entries) && tiers->disk != NULL; i++) {
         failed = delete_if_labelled(tiers->disk, PyList_GET_ITEM(entries, i), label);
     }
+    move_all_stripes(tiers);
     Py_XDECREF(entries);
     return failed;
 }
@@ -644,13 +666,9 @@ pfo_tiers_clear_label(pfo_tiers *tiers, PyObject *label)
 int
 pfo_tiers_clear(pfo_tiers *tiers)
 {
-    for (int i = 0; i < PFO_TIERS_STRIPES; i++) {
-        tiers->changes[i]++;
-    }
+    move_all_stripes(tiers);
     const int failed = tiers->disk == NULL ? 0 : pfo_disk_tier_clear(tiers->disk);
-    for (int i = 0; i < PFO_TIERS_STRIPES; i++) {
-        tiers->changes[i]++;
-    }
+    move_all_stripes(tiers);
     pfo_tiers_reset_counters(tiers);
     pfo_store_clear(&tiers->store);
     pfo_tiers_release(tiers);

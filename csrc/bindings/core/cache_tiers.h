@@ -137,6 +137,9 @@ typedef struct pfo_keep {
     PyObject *label;               /* what the entry is, for people who list the directory: str or NULL */
     PyTypeObject *
         *culprit; /* not NULL: a value that no safe format holds is no error; its type, a new reference, or NULL */
+    uint64_t
+        absent_at; /* the table's `mutations` at which a search found nothing: while they stay, it is not repeated. 0, a new
+                           * table's, always holds */
     int only_if_changes; /* this is no change of its own, and happens only while the stripe's number is `changes` */
     uint64_t changes;
 } pfo_keep;
@@ -148,6 +151,10 @@ typedef struct pfo_keep {
  * one that was there first. TypeError, and nothing changed, when key or value cannot be written in a safe format; OSError when the old
  * entry on disk cannot be removed. A disk that cannot be written to is no error (disk_tier.h). */
 int pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how, PyObject **kept);
+
+/* The same for what pfo_value_prepare() made of a value; is_private means nothing. Takes the reference to guard (which may be NULL) over. */
+int pfo_tiers_keep_prepared(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, PyObject *guard,
+                            const pfo_keep *how, PyObject **kept);
 
 /* ---- the rest ---- */
 

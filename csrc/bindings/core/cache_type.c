@@ -142,7 +142,8 @@ parse_keep(const performance_cache *self, PyObject *const *found, pfo_keep *how)
     return 0;
 }
 
-/* What an entry on disk is called in listings: a str or int key itself, of another its type. New reference. */
+/* What an entry on disk is called in listings: a str or int key itself, of another its type. Labels that end in ")" are those of functions,
+ * whose cache_clear() goes by them (perfopt/cache.py). New reference. */
 static PyObject *
 label_of(const performance_cache *self, PyObject *key)
 {
@@ -150,7 +151,13 @@ label_of(const performance_cache *self, PyObject *key)
         PyObject *known = pfo_key_known(pfo_content_key_kept(key));
         key = known == NULL ? key : known;
     }
-    return is_simple(key) ? PyObject_Str(key) : PyUnicode_FromFormat("<%s>", Py_TYPE(key)->tp_name);
+    if (!is_simple(key)) {
+        return PyUnicode_FromFormat("<%s>", Py_TYPE(key)->tp_name);
+    }
+    const Py_ssize_t length = PyUnicode_Check(key) ? PyUnicode_GET_LENGTH(key) : 0;
+    const int may_end_so = length > 0 && (PyUnicode_READ_CHAR(key, length - 1) == ')' ||
+                                          PyUnicode_FindChar(key, '\0', 0, length, 1) != -1);
+    return may_end_so ? PyObject_Repr(key) : PyObject_Str(key);
 }
 
 /* Keeps value under key as set() and get_or_compute() do. builder: finished; kept: NULL or where the kept value goes. */

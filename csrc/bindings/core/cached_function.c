@@ -63,17 +63,36 @@ is_wanted(const pfo_cached_function *self, PyObject *result)
     return wanted;
 }
 
+/* Whether a second caller could do nothing with what the first one got: then 0, else -1 with TypeError. */
+static int
+check_reusable(const pfo_cached_function *self, PyObject *result)
+{
+    if (!PyGen_CheckExact(result) && !PyCoro_CheckExact(result) && !PyAsyncGen_CheckExact(result)) {
+        return 0;
+    }
+    PyObject *name = pfo_signature_name(&self->signature);
+    if (name != NULL) {
+        PyErr_Format(
+            PyExc_TypeError,
+            "%U() returned a %.200s, which is used up by its first reader and cannot be cached: return a list or "
+            "a tuple, or decorate the async function itself",
+            name, Py_TYPE(result)->tp_name);
+        Py_DECREF(name);
+    }
+    return -1;
+}
+
 static int
 stores_nothing(const pfo_cached_function *self)
 {
     return self->tiers->store.bounds.max_entries == 0 && !self->persists;
 }
 
-/* Whether what began in that epoch must not be kept any more. */
+/* Whether what so departed must not be kept any more. */
 static int
-is_stale(const pfo_cached_function *self, const pfo_flight *flight, uint64_t epoch)
+is_stale(const pfo_cached_function *self, const pfo_departure *departure)
 {
-    return epoch != self->epoch || (flight != NULL && pfo_flight_is_stale(flight));
+    return departure->epoch != self->epoch || (departure->flight != NULL && pfo_flight_is_stale(departure->flight));
 }
 
 /* Once in the life of a cached function; -1 when the warning is an error. */
@@ -93,20 +112,20 @@ warn_not_storable(pfo_cached_function *self, const PyTypeObject *type)
 }
 
 int
-pfo_cached_keep(pfo_cached_function *self, pfo_key_builder *builder, const pfo_flight *flight, uint64_t epoch,
-                PyObject *result, PyObject **value, PyObject **guard)
+pfo_cached_keep(pfo_cached_function *self, pfo_key_builder *builder, const pfo_departure *departure, PyObject *result,
+                PyObject **value, PyObject **guard)
 {
     *value = NULL;
     *guard = NULL;
     const int wanted = is_wanted(self, result);
-    if (wanted < 0) {
+    if (wanted < 0 || (wanted && check_reusable(self, result) < 0)) {
         return -1;
     }
     *value = pfo_value_prepare(self->state, result, self->copies, guard);
     if (*value == NULL) {
         return -1;
     }
-    if (!wanted || is_stale(self, flight, epoch) || stores_nothing(self)) {
+    if (!wanted || is_stale(self, departure) || stores_nothing(self)) {
         return 0;
     }
     PyTypeObject *culprit = NULL;
@@ -118,15 +137,16 @@ pfo_cached_keep(pfo_cached_function *self, pfo_key_builder *builder, const pfo_f
         .disk_prefix = pfo_cached_disk_prefix(self),
         .label = self->label,
         .culprit = &culprit,
+        .absent_at = departure->absent_at,
     };
     PyObject *kept = NULL;
-    int is_kept = pfo_tiers_keep(self->tiers, builder, *value, &how, &kept);
+    int is_kept = pfo_tiers_keep_prepared(self->tiers, builder, *value, Py_XNewRef(*guard), &how, &kept);
     self->rejects += culprit != NULL || (is_kept == 0 && !self->tiers->closed);
     if (culprit != NULL && is_kept >= 0 && warn_not_storable(self, culprit) < 0) {
         is_kept = -1;
     }
     Py_XDECREF(culprit);
-    if (is_kept >= 0 && self->persists && is_stale(self, flight, epoch)) { /* while it was written */
+    if (is_kept >= 0 && self->persists && is_stale(self, departure)) { /* while it was written */
         is_kept = pfo_tiers_delete(self->tiers, builder, pfo_cached_disk_prefix(self));
     }
     if (is_kept < 0) {
@@ -135,7 +155,7 @@ pfo_cached_keep(pfo_cached_function *self, pfo_key_builder *builder, const pfo_f
         Py_CLEAR(*guard);
         return -1;
     }
-    if (kept != *value) { /* what was there first, or prepared anew: its guard is the cache's */
+    if (kept != *value) { /* what was there first */
         Py_CLEAR(*guard);
     }
     Py_SETREF(*value, kept);
@@ -153,9 +173,10 @@ pfo_cached_load(pfo_cached_function *self, pfo_key_builder *builder, PyObject **
     return found;
 }
 
-/* Calls the function and keeps what it returns. flight: NULL when nobody waits for it. */
+/* Calls the function and keeps what it returns. flight: NULL when nobody waits for it. absent_at: as in pfo_keep. */
 static PyObject *
-compute(pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *call, pfo_flight *flight)
+compute(pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *call, pfo_flight *flight,
+        uint64_t absent_at)
 {
     PyObject *value = NULL, *guard = NULL;
     const int found = self->persists ? pfo_cached_load(self, builder, &value) : 0;
@@ -165,13 +186,13 @@ compute(pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *cal
         }
         return found < 0 ? NULL : hand_out(self, value);
     }
-    const uint64_t epoch = self->epoch;
+    const pfo_departure departure = { .flight = flight, .epoch = self->epoch, .absent_at = absent_at };
     const int64_t begun = pfo_ticks();
     self->misses++;
     self->tiers->store.misses += !self->persists; /* pfo_cached_load() has counted it */
     PyObject *result = PyObject_Vectorcall(self->function, call->args, call->nargsf, call->kwnames);
     self->compute_ticks += pfo_ticks() - begun;
-    if (result == NULL || pfo_cached_keep(self, builder, flight, epoch, result, &value, &guard) < 0) {
+    if (result == NULL || pfo_cached_keep(self, builder, &departure, result, &value, &guard) < 0) {
         if (flight != NULL) {
             pfo_flight_fail(flight);
         }
@@ -203,16 +224,17 @@ take_landed(pfo_cached_function *self, const pfo_boarded *boarded)
 /* The computation is this thread's. */
 static PyObject *
 compute_in_flight(pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *call, pfo_flight *flight,
-                  uint64_t mutations)
+                  uint64_t absent_at)
 {
-    if (self->tiers->store.table.mutations != mutations) { /* another flight of this key may have landed meanwhile */
+    if (self->tiers->store.table.mutations != absent_at) { /* another flight of this key may have landed meanwhile */
+        absent_at = self->tiers->store.table.mutations;
         PyObject *value = NULL;
         if (pfo_cached_look_up(self, builder, &value) != 0) {
             pfo_flight_give_up(flight);
             return value;
         }
     }
-    return compute(self, builder, call, flight);
+    return compute(self, builder, call, flight, absent_at);
 }
 
 int
@@ -226,37 +248,43 @@ pfo_cached_check_persistent(const pfo_cached_function *self, pfo_key_builder *bu
     return answer == 0 ? 0 : -1;
 }
 
+/* A search at these `mutations` of the table found nothing. NULL without an exception: all begins anew. */
+static PyObject *
+compute_or_wait(pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *call, uint64_t absent_at)
+{
+    if (pfo_cached_check_persistent(self, builder, call) < 0) {
+        return NULL;
+    }
+    if (!self->single_flight || stores_nothing(self)) {
+        return compute(self, builder, call, NULL, absent_at);
+    }
+    pfo_boarded boarded;
+    switch (pfo_flight_board(&self->flights, builder, &boarded)) {
+    case PFO_FLIGHT_MINE:
+        return compute_in_flight(self, builder, call, boarded.flight, absent_at);
+    case PFO_FLIGHT_ALONE:
+        return compute(self, builder, call, NULL, absent_at);
+    case PFO_FLIGHT_LANDED:
+        return take_landed(self, &boarded);
+    case PFO_FLIGHT_AGAIN:
+    case PFO_FLIGHT_FAILED:
+        break;
+    }
+    return NULL;
+}
+
 static PyObject *
 find_or_compute(pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *call)
 {
     for (;;) {
+        const uint64_t absent_at = self->tiers->store.table.mutations;
         PyObject *value = NULL;
         if (pfo_cached_look_up(self, builder, &value) != 0) {
             return value;
         }
-        if (pfo_cached_check_persistent(self, builder, call) < 0) {
-            return NULL;
-        }
-        if (!self->single_flight || stores_nothing(self)) {
-            return compute(self, builder, call, NULL);
-        }
-        const uint64_t mutations = self->tiers->store.table.mutations;
-        pfo_boarded boarded;
-        switch (pfo_flight_board(&self->flights, builder, &boarded)) {
-        case PFO_FLIGHT_MINE:
-            return compute_in_flight(self, builder, call, boarded.flight, mutations);
-        case PFO_FLIGHT_ALONE:
-            return compute(self, builder, call, NULL);
-        case PFO_FLIGHT_LANDED:
-            value = take_landed(self, &boarded);
-            if (value != NULL || PyErr_Occurred()) {
-                return value;
-            }
-            break;
-        case PFO_FLIGHT_AGAIN:
-            break;
-        case PFO_FLIGHT_FAILED:
-            return NULL;
+        value = compute_or_wait(self, builder, call, absent_at);
+        if (value != NULL || PyErr_Occurred()) {
+            return value;
         }
     }
 }
@@ -288,16 +316,36 @@ call_by_key(pfo_cached_function *self, const pfo_call *call)
     return result;
 }
 
+/* A call with one exact int or str, its own key, that a search just did not find. */
+static PyObject *
+miss_simple(pfo_cached_function *self, const pfo_call *call)
+{
+    pfo_key_builder builder;
+    pfo_key_start(&builder, self->state, 1);
+    PyObject *result = NULL;
+    if (pfo_key_add(&builder, call->args[0]) == 0) {
+        pfo_key_finish(&builder);
+        result = compute_or_wait(self, &builder, call, self->tiers->store.table.mutations);
+        if (result == NULL && !PyErr_Occurred()) {
+            result = find_or_compute(self, &builder, call);
+        }
+    }
+    pfo_key_drop(&builder);
+    return result;
+}
+
 PyObject *
 pfo_cached_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     pfo_cached_function *self = (pfo_cached_function *)op;
+    int is_missing = 0;
     if (self->fast_single && PyVectorcall_NARGS(nargsf) == 1 && kwnames == NULL) {
         PyObject *argument = args[0];
         if (PyLong_CheckExact(argument) || PyUnicode_CheckExact(argument)) {
             pfo_store *store = &self->tiers->store;
             const uint32_t slot = pfo_tiers_find_simple(self->tiers, argument);
-            if (slot != PFO_SLOT_NONE) {
+            is_missing = slot == PFO_SLOT_NONE;
+            if (!is_missing) {
                 const pfo_entry *entry = &store->table.entries[slot];
                 if (entry->checks == 0 && !self->copies) {
                     pfo_store_hit(store, slot);
@@ -309,7 +357,7 @@ pfo_cached_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kw
     }
     const pfo_call call = { .args = args, .nargsf = nargsf, .kwnames = kwnames };
     Py_INCREF(op); /* the function may drop the last reference to its own cache */
-    PyObject *result = call_by_key(self, &call);
+    PyObject *result = is_missing ? miss_simple(self, &call) : call_by_key(self, &call);
     Py_DECREF(op);
     return result;
 }

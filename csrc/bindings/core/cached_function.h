@@ -56,9 +56,16 @@ int pfo_cached_look_up(pfo_cached_function *self, const pfo_key_builder *builder
 /* On disk, or meanwhile in memory: 1 and a new reference to the value as it is kept, 0, or -1. */
 int pfo_cached_load(pfo_cached_function *self, pfo_key_builder *builder, PyObject **value);
 
-/* Makes of a fresh result the value that everybody gets, and keeps it, unless what began in that epoch is stale. flight: whose outcome it is,
- * or NULL. New references in *value and *guard (which may be NULL), or -1 with an exception. */
-int pfo_cached_keep(pfo_cached_function *self, pfo_key_builder *builder, const pfo_flight *flight, uint64_t epoch,
+/* What a computation was begun with. */
+typedef struct pfo_departure {
+    const pfo_flight *flight; /* whose outcome it is, or NULL */
+    uint64_t epoch;           /* [epochs] */
+    uint64_t absent_at;       /* as in pfo_keep */
+} pfo_departure;
+
+/* Makes of a fresh result the value that everybody gets, and keeps it, unless what so departed is stale. New references in *value and
+ * *guard (which may be NULL), or -1 with an exception. */
+int pfo_cached_keep(pfo_cached_function *self, pfo_key_builder *builder, const pfo_departure *departure,
                     PyObject *result, PyObject **value, PyObject **guard);
 
 /* What its keys on disk begin with; NULL when it does not persist. */

@@ -142,9 +142,11 @@ finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     self->compute_ticks += pfo_ticks() - pending->begun;
-    const uint64_t epoch = args[2] == Py_True ? pending->epoch : self->epoch - 1; /* [epochs] */
+    const pfo_departure departure = {
+        .epoch = args[2] == Py_True ? pending->epoch : self->epoch - 1, /* [epochs] */
+    };
     PyObject *value = NULL, *guard = NULL;
-    if (pfo_cached_keep(self, &pending->key, NULL, epoch, args[1], &value, &guard) < 0) {
+    if (pfo_cached_keep(self, &pending->key, &departure, args[1], &value, &guard) < 0) {
         return NULL;
     }
     return Py_BuildValue("(NNO)", value, guard == NULL ? Py_NewRef(Py_None) : guard, Py_False);
@@ -469,7 +471,9 @@ invalidate(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
 
 PyDoc_STRVAR(cache_parameters_doc,
              "cache_parameters($self, /)\n--\n\n"
-             "What cache_result() was given, as a new dict: name, max_size, policy, copy, ignore.");
+             "What cache_result() was given, as a new dict, with the bounds and the policy of a shared cache: name, "
+             "max_size, max_bytes,\n"
+             "ttl, policy, persist, version, ignore, copy, single_flight.");
 
 static PyObject *
 cache_parameters(PyObject *op, PyObject *unused)

@@ -29,13 +29,13 @@ living_owner(PyObject *reference)
     return PyType_Check(owner) ? (PyTypeObject *)owner : NULL;
 }
 
-/* Whether this first argument is the instance of a method. A function that is also an attribute of some class goes on
- * taking other first arguments, and those count by content. */
+/* Whether this first argument is the one that a method is called on. A function that is also an attribute of some class goes on
+ * taking other first arguments, and those count as any argument does. */
 static int
-is_instance(const pfo_signature *self, PyObject *first)
+is_receiver(const pfo_signature *self, PyObject *first)
 {
-    if (!self->is_method || self->by_content || self->owners == NULL) {
-        return self->is_method && !self->by_content;
+    if (!self->is_method || self->owners == NULL) {
+        return self->is_method;
     }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(self->owners); i++) {
         PyTypeObject *owner = living_owner(PyList_GET_ITEM(self->owners, i));
@@ -44,6 +44,13 @@ is_instance(const pfo_signature *self, PyObject *first)
         }
     }
     return 0;
+}
+
+/* Whether this first argument counts by identity. */
+static int
+is_instance(const pfo_signature *self, PyObject *first)
+{
+    return !self->by_content && is_receiver(self, first);
 }
 
 /* TypeError for an argument that cannot be keyed. parameter: its name, or NULL and its position. */
@@ -59,8 +66,7 @@ raise_cannot_key(const pfo_signature *self, const pfo_key_builder *builder, PyOb
         if (instance) {
             PyErr_Format(PyExc_TypeError,
                          "%U(): the instance of type %.200s cannot be weakly referenced; add '__weakref__' to its "
-                         "__slots__, or pass "
-                         "key= to cache_result",
+                         "__slots__",
                          name, type);
         } else {
             PyErr_Format(PyExc_TypeError,
@@ -207,7 +213,7 @@ key_by_function(const pfo_signature *self, pfo_key_builder *builder, const pfo_c
 {
     pfo_call rest = *call;
     if (PyVectorcall_NARGS(call->nargsf) > 0 &&
-        is_instance(self, call->args[0])) { /* the function gets what the user wrote; the instance counts by itself */
+        is_receiver(self, call->args[0])) { /* the function gets what the user wrote; the instance counts by itself */
         if (add_argument(self, builder, call->args[0], NULL, 0) < 0) {
             return -1;
         }

@@ -1,8 +1,9 @@
 /* flight.c: see flight.h.
  *
- * A flight is found in the table of its cache while it is `listed`. Its references are the owner's, and one for each thread at
- * its gate. The gate is a lock made by the first waiter and held until the flight ends; then every waiter takes it and lets go at once, so
- * that one release wakes them all in turn. Python's own locks are used because their waits, unlike those of a condition, end on a signal.
+ * A flight is found in the list of its cache (`lone` and the table) while it has a place there. It reads its key where its owner has it,
+ * which is good while it is listed. [borrowed key] Its references are the owner's, and one for each thread at its gate. The gate is a
+ * lock made by the first waiter and held until the flight ends; then every waiter takes it and lets go at once, so that one release wakes
+ * them all in turn. Python's own locks are used because their waits, unlike those of a condition, end on a signal.
  *
  * [cycles] Each thread chains the flights it computes, innermost first. While it waits, all of them say what for (`awaits`). From any flight the
  * chain of waiting is then followed without a search: to its `awaits`, the `awaits` of that, and so on. Nobody waits who would
@@ -18,12 +19,15 @@
 
 #include <pthread.h>
 
+#define PLACE_LONE PFO_TABLE_MAX_SLOTS
+
 typedef enum flight_state { IN_FLIGHT, LANDED, CRASHED, ABANDONED } flight_state;
 
 struct pfo_flight {
     pfo_flights *flights;
     PyInterpreterState *interpreter;
-    pfo_key_builder key;
+    const pfo_key_builder *key; /* [borrowed key] */
+    uint64_t hash;
     pfo_flight *outer;       /* the next flight that the same thread computes */
     pfo_flight *awaits;      /* [cycles] */
     const void *thread;      /* whose it is */
@@ -31,10 +35,11 @@ struct pfo_flight {
     PyObject *value;         /* LANDED */
     PyObject *guard;         /* LANDED, or NULL */
     PyObject *error;         /* CRASHED */
+    PyObject *traceback;     /* CRASHED: what every waiter adds its own frames to; may be NULL */
     Py_ssize_t references;
     unsigned generation; /* [generations] */
     flight_state state;
-    int listed; /* in the table of flights */
+    uint32_t place; /* in the list of flights: a slot of its table, PLACE_LONE, or PFO_SLOT_NONE */
 };
 
 static _Thread_local pfo_flight *innermost;
@@ -67,12 +72,16 @@ void
 pfo_flights_init(pfo_flights *flights)
 {
     (void)pthread_once(&fork_handler, watch_forks);
+    flights->lone = NULL;
+    flights->spare = NULL;
     pfo_table_init(&flights->table);
 }
 
 void
 pfo_flights_free(pfo_flights *flights)
 {
+    PyMem_Free(flights->spare);
+    flights->spare = NULL;
     pfo_table_free(&flights->table);
 }
 
@@ -85,51 +94,98 @@ release(pfo_flight *flight)
     if (flight->gate != NULL) {
         PyThread_free_lock(flight->gate);
     }
-    pfo_key_drop(&flight->key);
     Py_XDECREF(flight->value);
     Py_XDECREF(flight->guard);
     Py_XDECREF(flight->error);
-    PyMem_Free(flight);
+    Py_XDECREF(flight->traceback);
+    if (flight->flights->spare == NULL) {
+        flight->flights->spare = flight;
+    } else {
+        PyMem_Free(flight);
+    }
 }
 
 static void
 unlist(pfo_flight *flight)
 {
-    if (!flight->listed) {
-        return;
+    pfo_flights *flights = flight->flights;
+    const uint32_t place = flight->place;
+    flight->place = PFO_SLOT_NONE;
+    if (place == PLACE_LONE) {
+        flights->lone = NULL;
+    } else if (place != PFO_SLOT_NONE) {
+        pfo_table_unlink(&flights->table, place);
+        pfo_table_release_slot(&flights->table, place);
     }
-    pfo_table *table = &flight->flights->table;
-    const uint32_t slot = pfo_table_find_identity(table, flight->key.hash, flight);
-    flight->listed = 0;
-    pfo_table_unlink(table, slot);
-    pfo_table_release_slot(table, slot);
 }
 
-/* pfo_table_equal: a builder and the flight it may be the key of. */
+/* pfo_table_equal: a builder and the flight it may be the key of. One that a fork left behind has lost its key, and is told apart by whoever
+ * finds it. [generations] */
 static int
 is_of_key(void *context, const void *sought, const void *kept)
 {
     (void)context;
-    pfo_flight *flight = (pfo_flight *)(uintptr_t)kept;
-    flight->references++; /* user code may end it */
-    const int same = pfo_key_same(sought, &flight->key);
-    release(flight);
+    const pfo_flight *flight = kept;
+    if (flight->generation != current_generation) {
+        return 1;
+    }
+    pfo_key_builder key; /* user code may end the flight */
+    if (pfo_key_copy(&key, flight->key) < 0) {
+        return -1;
+    }
+    const int same = pfo_key_same(sought, &key);
+    pfo_key_drop(&key);
     return same;
+}
+
+/* Gives a flight a place in the table; -1 with an exception. Runs no code. */
+static int
+put_in_table(pfo_flights *flights, pfo_flight *flight)
+{
+    pfo_error err;
+    err.code = PFO_OK; /* clearing the whole of it would cost more than the rest */
+    err.text[0] = '\0';
+    const pfo_status status = pfo_table_reserve_one(&flights->table, &err);
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
+        return -1;
+    }
+    flight->place = pfo_table_insert(&flights->table, flight->hash, flight);
+    return 0;
+}
+
+/* Whether the lone flight may be of this key: then it has to be looked for in the table, which minds what comparing keys runs. */
+static int
+may_be_lone(const pfo_flights *flights, const pfo_key_builder *builder)
+{
+    return flights->lone != NULL && flights->lone->hash == builder->hash;
 }
 
 /* The flight of a key: 1 and *flight, 0 when there is none, -1 exception. */
 static int
-find(const pfo_flights *flights, const pfo_key_builder *builder, pfo_flight **flight)
+find(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight **flight)
 {
-    int exhausted;
-    const uint32_t slot = pfo_table_find(&flights->table, builder->hash, builder, is_of_key, NULL, &exhausted);
-    if (slot == PFO_SLOT_FAILED) {
-        if (exhausted) {
-            PyErr_SetString(PyExc_RuntimeError, "the keys being computed changed during every comparison of a key "
-                                                "(does __eq__ call the cached function?)");
-        }
-        return -1;
+    if (flights->lone == NULL && flights->table.count == 0) {
+        return 0;
     }
+    uint32_t slot;
+    do {
+        if (may_be_lone(flights, builder)) {
+            if (put_in_table(flights, flights->lone) < 0) {
+                return -1;
+            }
+            flights->lone = NULL;
+        }
+        int exhausted;
+        slot = pfo_table_find(&flights->table, builder->hash, builder, is_of_key, NULL, &exhausted);
+        if (slot == PFO_SLOT_FAILED) {
+            if (exhausted) {
+                PyErr_SetString(PyExc_RuntimeError, "the keys being computed changed during every comparison of a key "
+                                                    "(does __eq__ call the cached function?)");
+            }
+            return -1;
+        }
+    } while (slot == PFO_SLOT_NONE && may_be_lone(flights, builder)); /* that took off during a comparison */
     if (slot == PFO_SLOT_NONE) {
         return 0;
     }
@@ -143,24 +199,15 @@ find(const pfo_flights *flights, const pfo_key_builder *builder, pfo_flight **fl
 static pfo_flight *
 take_off(pfo_flights *flights, const pfo_key_builder *builder)
 {
-    pfo_error err;
-    err.code = PFO_OK; /* clearing the whole of it would cost more than the rest */
-    err.text[0] = '\0';
-    const pfo_status status = pfo_table_reserve_one(&flights->table, &err);
-    if (status != PFO_OK) {
-        (void)pfo_raise(status, &err);
-        return NULL;
-    }
-    pfo_flight *flight = PyMem_Malloc(sizeof *flight);
+    pfo_flight *flight = flights->spare != NULL ? flights->spare : PyMem_Malloc(sizeof *flight);
     if (flight == NULL) {
         PyErr_NoMemory();
         return NULL;
     }
-    if (pfo_key_copy(&flight->key, builder) < 0) {
-        PyMem_Free(flight);
-        return NULL;
-    }
+    flights->spare = NULL;
     flight->flights = flights;
+    flight->key = builder;
+    flight->hash = builder->hash;
     flight->interpreter = PyInterpreterState_Get();
     flight->outer = innermost;
     flight->awaits = NULL;
@@ -169,11 +216,17 @@ take_off(pfo_flights *flights, const pfo_key_builder *builder)
     flight->value = NULL;
     flight->guard = NULL;
     flight->error = NULL;
+    flight->traceback = NULL;
     flight->references = 1;
     flight->generation = current_generation;
     flight->state = IN_FLIGHT;
-    flight->listed = 1;
-    (void)pfo_table_insert(&flights->table, builder->hash, flight);
+    if (flights->lone == NULL) {
+        flights->lone = flight;
+        flight->place = PLACE_LONE;
+    } else if (put_in_table(flights, flight) < 0) {
+        flights->spare = flight;
+        return NULL;
+    }
     innermost = flight;
     return flight;
 }
@@ -206,7 +259,7 @@ end(pfo_flight *flight, flight_state state)
 int
 pfo_flight_is_stale(const pfo_flight *flight)
 {
-    return !flight->listed;
+    return flight->place == PFO_SLOT_NONE;
 }
 
 void
@@ -231,6 +284,7 @@ pfo_flight_fail(pfo_flight *flight)
             (void)PyException_SetTraceback(value, traceback);
         }
         flight->error = Py_NewRef(value);
+        flight->traceback = Py_XNewRef(traceback);
     }
     end(flight, is_everyones ? CRASHED : ABANDONED);
     PyErr_Restore(type, value, traceback);
@@ -315,7 +369,8 @@ outcome(const pfo_flight *flight, pfo_boarded *boarded)
         boarded->guard = Py_XNewRef(flight->guard);
         return PFO_FLIGHT_LANDED;
     case CRASHED:
-        PyErr_SetObject((PyObject *)Py_TYPE(flight->error), flight->error);
+        PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(flight->error)), Py_NewRef(flight->error),
+                      Py_XNewRef(flight->traceback));
         return PFO_FLIGHT_FAILED;
     case IN_FLIGHT:
     case ABANDONED:
@@ -339,12 +394,12 @@ wait_for(pfo_flight *flight, pfo_boarded *boarded)
     return answer;
 }
 
-/* A flight whose thread stayed behind in the parent of a fork: nobody else can hold it. */
+/* A flight whose thread stayed behind in the parent of a fork: this drops the owner's reference. Those of waiters that stayed behind are lost,
+ * but this thread may have one, too, when a signal handler forked while it waited. */
 static void
 discard(pfo_flight *flight)
 {
     unlist(flight);
-    flight->references = 1;
     release(flight);
 }
 
@@ -381,6 +436,9 @@ pfo_flight_detach(pfo_flights *flights, const pfo_key_builder *builder)
 void
 pfo_flight_detach_all(pfo_flights *flights)
 {
+    if (flights->lone != NULL) {
+        unlist(flights->lone);
+    }
     for (uint32_t slot = 0; slot < flights->table.used_slots; slot++) {
         if (flights->table.entries[slot].live) {
             unlist(flights->table.entries[slot].key);

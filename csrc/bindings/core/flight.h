@@ -21,8 +21,8 @@
  * Fork: a flight whose thread does not exist in the child is discarded there when it is next met. [generations]
  * Threads: everything needs the GIL, and is told from other threads by the address of thread-local memory. A flight ends on the
  * thread it began on. It may not be suspended in the middle by a switch of stacks to code that waits for it in the same thread.
- * References: a flight owns a copy of the key (instances in it are held strongly meanwhile), and its outcome until the last waiter took it. `flights` outlives its flights: whoever computes holds
- * a reference to the object that `flights` is a part of.
+ * References: a flight borrows the key of whoever computes, who keeps it, unchanged, until the flight has ended; it owns its outcome until the
+ * last waiter took it. `flights` outlives its flights: whoever computes holds a reference to the object that `flights` is a part of.
  * Comparing keys and dropping references may run user code: the table of flights is whole whenever it does.
  */
 #ifndef PFO_BINDINGS_FLIGHT_H
@@ -32,9 +32,11 @@
 
 typedef struct pfo_flight pfo_flight;
 
-/* The keys that are being computed for one cache. */
+/* The keys that are being computed for one cache. As a rule that is one at a time, which costs a few stores and no allocation. */
 typedef struct pfo_flights {
-    pfo_table table; /* key: pfo_flight */
+    pfo_flight *lone;  /* one of them, or NULL */
+    pfo_flight *spare; /* memory for the next one, or NULL */
+    pfo_table table;   /* key: pfo_flight; all others */
 } pfo_flights;
 
 typedef enum pfo_flight_answer {
@@ -56,7 +58,7 @@ void pfo_flights_init(pfo_flights *flights);
 /* pre: nothing in it is in flight (its owner is being deallocated). */
 void pfo_flights_free(pfo_flights *flights);
 
-/* builder: a finished key. */
+/* builder: a finished key; a flight that is MINE borrows it. */
 pfo_flight_answer pfo_flight_board(pfo_flights *flights, const pfo_key_builder *builder, pfo_boarded *boarded);
 
 /* 1 once the key was detached: what is being computed is to be handed out, but not kept. */
