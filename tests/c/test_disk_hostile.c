@@ -1,0 +1,201 @@
+/* test_disk_hostile.c: what other programs do to a directory while it is open: files cut short, replaced, or of a kind that nobody
+ * expects there. Nothing of it is a crash, an error of get, or the loss of what is put afterwards. */
+#include "cache/disk_files.h"
+#include "disk_fixture.h"
+
+#include <dirent.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+enum { LARGE = 33000, OPERATIONS = 9 };
+
+static void
+path_of(const fixture *tree, const char *name, char path[128])
+{
+    (void)snprintf(path, 128, "%s/%s", tree->root, name);
+}
+
+static off_t
+size_of(const char *path)
+{
+    struct stat facts;
+    REQUIRE(stat(path, &facts) == 0);
+    return facts.st_size;
+}
+
+static long
+count_in(const char *folder, const char *part)
+{
+    long count = 0;
+    char target[256];
+    DIR *names = opendir(folder);
+    REQUIRE(names != NULL);
+    for (const struct dirent *one = readdir(names); one != NULL; one = readdir(names)) {
+        const ssize_t length = readlinkat(dirfd(names), one->d_name, target, sizeof target - 1);
+        target[length < 0 ? 0 : length] = '\0';
+        count += strstr(target, part) != NULL;
+    }
+    REQUIRE(closedir(names) == 0);
+    return count;
+}
+
+/* Any public function may be the first to meet what was done. */
+static void
+do_one(pfo_disk *disk, unsigned which)
+{
+    const pfo_digest key = key_of(1);
+    pfo_disk_report report;
+    pfo_disk_entry entry;
+    uint64_t cursor = 0;
+    int flag;
+    switch (which % OPERATIONS) {
+    case 0:
+        CHECK(get_version(disk, 1, 100) == 1);
+        break;
+    case 1:
+        CHECK(put_ok(disk, 3, 1, 100));
+        break;
+    case 2:
+        CHECK(put_ok(disk, 2, 1, LARGE));
+        break;
+    case 3:
+        CHECK(pfo_disk_touch(disk, &key, 0, &flag, NULL) == PFO_OK && flag);
+        break;
+    case 4:
+        CHECK(pfo_disk_next(disk, &cursor, &entry, &flag, NULL) == PFO_OK);
+        break;
+    case 5:
+        CHECK(pfo_disk_verify(disk, (int)which & 1, &report, NULL) == PFO_OK && report.damaged == 0);
+        break;
+    case 6:
+        CHECK(get_version(disk, 2, LARGE) == 1);
+        break;
+    case 7:
+        CHECK(stats_of(disk).max_bytes == ROOMY);
+        break;
+    default:
+        CHECK(get_version(disk, 9, 1) == -1); /* never put */
+    }
+}
+
+static void
+an_index_cut_short_while_open_is_made_anew(void)
+{
+    fixture tree = fixture_new();
+    char path[128];
+    path_of(&tree, "index", path);
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+    pfo_disk *other = open_disk(&tree, ROOMY, "lru");
+    CHECK(put_ok(disk, 1, 1, 100) && put_ok(disk, 2, 1, LARGE));
+    const off_t size = size_of(path);
+    for (off_t length = 0; length < size; length += length % 4096 < 3 || length % 4096 > 4092 ? 1 : 67) {
+        CHECK(truncate(path, length) == 0);
+        do_one(length % 2 == 0 ? disk : other, (unsigned)length);
+        CHECK(length % 16 != 0 || (get_version(disk, 1, 100) == 1 && get_version(other, 2, LARGE) == 1));
+        CHECK(get_version(disk, 1, 100) == 1 && size_of(path) == size);
+    }
+    pfo_disk_close(other);
+    pfo_disk_close(disk);
+    fixture_delete(&tree);
+}
+
+static void
+a_segment_cut_short_while_open_is_misses(void)
+{
+    fixture tree = fixture_new();
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+    for (unsigned length = 0; length < 800; length++) {
+        char path[128];
+        unsigned found = 0;
+        CHECK(pfo_disk_clear(disk, NULL) == PFO_OK);
+        for (unsigned i = 0; i < 4; i++) {
+            CHECK(put_ok(disk, i, 1, 100) && get_version(disk, i, 100) == 1);
+        }
+        for (unsigned number = length + 1; number < length * 3 + 8; number++) {
+            char name[64];
+            (void)snprintf(name, sizeof name, "segments/%08x.seg", number);
+            path_of(&tree, name, path);
+            if (access(path, F_OK) == 0) {
+                CHECK(truncate(path, (off_t)length) == 0);
+                found++;
+            }
+        }
+        CHECK(found == 1);
+        if (length % 2 == 0) {
+            CHECK(put_ok(disk, 7, 1, 100)); /* not behind a hole */
+        }
+        for (unsigned i = 0; i < 4; i++) {
+            const int version = get_version(disk, i, 100);
+            CHECK(length < 211 * (i + 1) ? version == -1 : version == 1 || length < 216 * (i + 1));
+        }
+        CHECK(put_ok(disk, 2, 2, 100) && get_version(disk, 2, 100) == 2);
+        CHECK(length % 2 != 0 || get_version(disk, 7, 100) == 1);
+    }
+    pfo_disk_close(disk);
+    fixture_delete(&tree);
+}
+
+/* Damage to the row of the active segment, which every put needs. */
+static void
+a_damaged_row_loses_no_put(void)
+{
+    fixture tree = fixture_new();
+    char path[128];
+    path_of(&tree, "index", path);
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+    CHECK(put_ok(disk, 1, 1, 100) && put_ok(disk, 2, 1, LARGE));
+    const int file = open(path, O_RDWR);
+    const off_t rows = 4096 + 256 * 64;
+    unsigned char bytes[24];
+    off_t at = rows;
+    while (pread(file, bytes, 24, at) == 24 && bytes[0] == 0) {
+        at += 24;
+    }
+    CHECK(at < rows + 64 * 24 && close(file) == 0);
+    for (unsigned i = 0; i < 24 * OPERATIONS; i++) {
+        const int index = open(path, O_RDWR);
+        const unsigned segments = (unsigned)stats_of(disk).segments;
+        unsigned char byte;
+        CHECK(segments >= 1);
+        for (off_t row = rows; row < rows + 64 * 24; row += 24) { /* of every segment */
+            const off_t place = row + (off_t)(i / OPERATIONS);
+            if (pread(index, bytes, 24, row) == 24 && memcmp(bytes, "\0\0\0\0", 4) != 0) {
+                byte = bytes[i / OPERATIONS] ^ (unsigned char)(1U << i % 8);
+                CHECK(pwrite(index, &byte, 1, place) == 1);
+            }
+        }
+        CHECK(close(index) == 0);
+        do_one(disk, i);
+        CHECK(put_ok(disk, 4, i % 100, 100) && get_version(disk, 4, 100) == (int)(i % 100));
+        CHECK(get_version(disk, 1, 100) == 1 && get_version(disk, 2, LARGE) == 1);
+    }
+    pfo_disk_close(disk);
+    fixture_delete(&tree);
+}
+
+static void
+replaced_indexes_are_let_go(void)
+{
+    fixture tree = fixture_new();
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+    pfo_disk *other = open_disk(&tree, ROOMY, "lru");
+    for (unsigned i = 0; i < 300; i++) {
+        CHECK(pfo_disk_clear(disk, NULL) == PFO_OK);
+        CHECK(put_ok(disk, 1, 1, 100) && get_version(other, 1, 100) == 1 && get_version(disk, 1, 100) == 1);
+    }
+    CHECK(count_in("/proc/self/map_files", tree.root) <= 4 && count_in("/proc/self/fd", tree.root) < 20);
+    pfo_disk_close(other);
+    pfo_disk_close(disk);
+    CHECK(count_in("/proc/self/map_files", tree.root) == 0 && count_in("/proc/self/fd", tree.root) == 0);
+    fixture_delete(&tree);
+}
+
+int
+main(void)
+{
+    RUN(an_index_cut_short_while_open_is_made_anew);
+    RUN(a_segment_cut_short_while_open_is_misses);
+    RUN(a_damaged_row_loses_no_put);
+    RUN(replaced_indexes_are_let_go);
+    return FINISH();
+}
