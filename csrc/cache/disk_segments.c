@@ -260,15 +260,14 @@ active_row(pfo_disk *disk, pfo_index *index, uint32_t bytes, pfo_segment_row *ro
 {
     const uint32_t active = (uint32_t)pfo_index_count(index, PFO_COUNT_ACTIVE);
     if (active != 0) {
-        if (pfo_index_row(index, active, row) != PFO_FOUND) {
-            disk->must_rebuild = 1;
-            return pfo_fail(err, PFO_IO, "the index of %s is damaged; it will be rebuilt", disk->directory);
-        }
-        if (row->size == 0 || row->size + bytes <= disk->segment_bytes) {
+        const pfo_found found = pfo_index_row(index, active, row);
+        if (found == PFO_FOUND && (row->size == 0 || row->size + bytes <= disk->segment_bytes)) {
             return PFO_OK;
         }
         pfo_index_set_count(index, PFO_COUNT_ACTIVE, 0); /* sealed */
-        if (row->live_records == 0) {
+        if (found != PFO_FOUND) {
+            disk->must_rebuild = 1; /* by who locks next; what is written now goes to a segment of its own */
+        } else if (row->live_records == 0) {
             pfo_segment_drop(disk, index, active);
         }
     }
