@@ -134,9 +134,12 @@ get_under_lock(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_val
         if (pfo_disk_has_expired(disk, &slot, slot.expires_ns != 0 ? disk->now_ns() : 0)) {
             count_one(&disk->expirations);
             (void)pfo_disk_remove_entry(disk, position, &slot, NULL);
-        } else if (read_value(disk, &slot, writable, value, &status, err) != PFO_RECORD_WHOLE && status == PFO_OK) {
-            count_one(&disk->corrupt);
-            (void)pfo_disk_remove_entry(disk, position, &slot, NULL);
+        } else {
+            const pfo_record_state state = read_value(disk, &slot, writable, value, &status, err);
+            if (status == PFO_OK && state != PFO_RECORD_WHOLE && state != PFO_RECORD_UNREADABLE) {
+                count_one(&disk->corrupt);
+                (void)pfo_disk_remove_entry(disk, position, &slot, NULL);
+            }
         }
     }
     pfo_disk_unlock(disk);
@@ -187,7 +190,7 @@ look_once(pfo_disk *disk, pfo_index *index, const pfo_digest *key, int writable,
         return PFO_OK;
     }
     const pfo_record_state state = read_value(disk, &slot, writable, value, &status, err);
-    if (status != PFO_OK || state == PFO_RECORD_WHOLE) {
+    if (status != PFO_OK || state == PFO_RECORD_WHOLE || state == PFO_RECORD_UNREADABLE) {
         *outcome = LOOK_SETTLED;
     } else if (state == PFO_RECORD_STALE) {
         *outcome = LOOK_AGAIN;

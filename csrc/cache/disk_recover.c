@@ -118,8 +118,9 @@ parse_key(const char *name, pfo_digest *key)
     return 1;
 }
 
-static int
-is_named(const payload_sweep *sweep, const char *path, const char *name)
+/* WHOLE when an entry names the file. */
+static pfo_record_state
+find_name(const payload_sweep *sweep, const char *path, const char *name)
 {
     pfo_digest key;
     pfo_slot slot;
@@ -128,12 +129,15 @@ is_named(const payload_sweep *sweep, const char *path, const char *name)
     pfo_file_extension extension;
     char right[PFO_DISK_NAME];
     if (strlen(name) < 2 * sizeof key.bytes || !parse_key(name, &key) ||
-        pfo_index_find(sweep->index, &key, &slot, &position) != PFO_FOUND || (slot.flags & PFO_RECORD_FILE) == 0 ||
-        pfo_payload_record(sweep->disk, &slot, &header, &extension) != PFO_RECORD_WHOLE) {
-        return 0;
+        pfo_index_find(sweep->index, &key, &slot, &position) != PFO_FOUND || (slot.flags & PFO_RECORD_FILE) == 0) {
+        return PFO_RECORD_STALE;
+    }
+    const pfo_record_state state = pfo_payload_record(sweep->disk, &slot, &header, &extension);
+    if (state != PFO_RECORD_WHOLE) {
+        return state;
     }
     pfo_payload_name(&key, extension.file_sequence, extension.suffix, right);
-    return strcmp(right, path) == 0;
+    return strcmp(right, path) == 0 ? PFO_RECORD_WHOLE : PFO_RECORD_STALE;
 }
 
 static pfo_status
@@ -143,8 +147,12 @@ sweep_payload(void *context, const char *folder, const char *name)
     char path[PFO_DISK_NAME];
     struct stat facts;
     join(path, folder, name);
-    if (is_named(sweep, path, name)) {
+    const pfo_record_state state = find_name(sweep, path, name);
+    if (state == PFO_RECORD_WHOLE) {
         return PFO_OK;
+    }
+    if (state == PFO_RECORD_UNREADABLE) {
+        return pfo_fail(sweep->err, PFO_IO, "the disk cache cannot read a segment of %s", sweep->disk->directory);
     }
     if (fstatat(sweep->disk->root.descriptor, path, &facts, AT_SYMLINK_NOFOLLOW) == 0) {
         sweep->orphans++;
@@ -266,8 +274,8 @@ enlarge(rebuild *run)
     return pfo_fail(run->err, PFO_OVERFLOW, "the index of %s cannot grow further", run->disk->directory);
 }
 
-/* The slot of a record; 0 when its payload file is not there. */
-static int
+/* The slot of a record; BROKEN when its payload file is not there. */
+static pfo_record_state
 describe(const rebuild *run, const pfo_record_header *header, uint32_t offset, pfo_slot *slot)
 {
     *slot = (pfo_slot){ .key = header->key,
@@ -280,19 +288,22 @@ describe(const rebuild *run, const pfo_record_header *header, uint32_t offset, p
                         .flags = (uint8_t)header->flags,
                         .stamp = (uint32_t)header->sequence };
     if ((header->flags & PFO_RECORD_FILE) == 0) {
-        return 1;
+        return PFO_RECORD_WHOLE;
     }
     pfo_record_header again;
     pfo_file_extension extension;
     struct stat facts;
     char name[PFO_DISK_NAME];
-    if (pfo_payload_record(run->disk, slot, &again, &extension) != PFO_RECORD_WHOLE) {
-        return 0;
+    const pfo_record_state state = pfo_payload_record(run->disk, slot, &again, &extension);
+    if (state != PFO_RECORD_WHOLE) {
+        return state;
     }
     pfo_payload_name(&slot->key, extension.file_sequence, extension.suffix, name);
     slot->file_pages = (uint32_t)((extension.file_bytes + PFO_DISK_PAGE - 1) / PFO_DISK_PAGE);
     return fstatat(run->disk->root.descriptor, name, &facts, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(facts.st_mode) &&
-           (uint64_t)facts.st_size == extension.file_bytes;
+                   (uint64_t)facts.st_size == extension.file_bytes
+               ? PFO_RECORD_WHOLE
+               : PFO_RECORD_BROKEN;
 }
 
 static pfo_status
@@ -315,7 +326,11 @@ take_record(void *context, const pfo_record_header *header, uint32_t offset)
     if (header->state != PFO_DISK_LIVE) {
         return PFO_OK;
     }
-    if (!describe(run, header, offset, &slot)) {
+    const pfo_record_state state = describe(run, header, offset, &slot);
+    if (state == PFO_RECORD_UNREADABLE) {
+        return pfo_fail(run->err, PFO_IO, "the disk cache cannot read a segment of %s", run->disk->directory);
+    }
+    if (state != PFO_RECORD_WHOLE) {
         run->damaged++;
         return mark_dead(run, run->segment, offset);
     }
@@ -362,7 +377,7 @@ take_segment(void *context, const char *folder, const char *name)
     }
     if (!run->disk->read_only) {
         pfo_segment_use use;
-        int error = pfo_segment_use_open(run->disk, number, &use);
+        int error = pfo_segment_use_linked(run->disk, number, &use);
         if (error == 0) {
             error = pfo_file_truncate(use.file->descriptor, end); /* cuts a torn tail */
             pfo_segment_release(&use);

@@ -119,6 +119,28 @@ forget_segment(pfo_disk *disk, pfo_segment_file *place)
     pfo_mutex_unlock(&disk->segments_lock);
 }
 
+static int
+is_linked(const pfo_file *file)
+{
+    struct stat facts;
+    return pfo_file_is_ours(file, &facts) && facts.st_nlink != 0;
+}
+
+int
+pfo_segment_use_linked(pfo_disk *disk, uint32_t number, pfo_segment_use *use)
+{
+    const int error = pfo_segment_use_open(disk, number, use);
+    if (error != 0 || is_linked(use->file)) {
+        return error;
+    }
+    /* Unlinked, with another of its number in its place perhaps, or its descriptor closed by someone else. */
+    pfo_segment_release(use);
+    forget_segment(disk, &disk->segments[number % PFO_DISK_OPEN_SEGMENTS]);
+    use->shared = NULL;
+    use->file = &use->own;
+    return open_segment(disk, number, &use->own);
+}
+
 void
 pfo_segments_close(pfo_disk *disk)
 {
@@ -129,21 +151,11 @@ pfo_segments_close(pfo_disk *disk)
 
 /* ---- reading ---- */
 
-pfo_record_state
-pfo_segment_read(pfo_disk *disk, const pfo_slot *slot, void *record, size_t bytes)
+static pfo_record_state
+read_record(pfo_disk *disk, const pfo_slot *slot, const pfo_segment_use *use, void *record, size_t bytes)
 {
-    pfo_segment_use use;
-    struct stat facts;
     pfo_record_header *header = record;
-    if (pfo_segment_use_open(disk, slot->segment, &use) != 0) {
-        return PFO_RECORD_STALE;
-    }
-    const size_t got = pfo_file_read(use.file->descriptor, record, bytes, slot->offset);
-    const int is_there = fstat(use.file->descriptor, &facts) == 0 && facts.st_nlink != 0;
-    pfo_segment_release(&use);
-    if (!is_there) {
-        return PFO_RECORD_STALE;
-    }
+    const size_t got = pfo_file_read(use->file->descriptor, record, bytes, slot->offset);
     const uint64_t salt = atomic_load_explicit(&disk->salt, memory_order_relaxed);
     if (got != bytes || !is_whole_header(header, salt, slot->segment, slot->offset)) {
         return PFO_RECORD_BROKEN;
@@ -158,6 +170,28 @@ pfo_segment_read(pfo_disk *disk, const pfo_slot *slot, void *record, size_t byte
     return sizeof *header + header->length > bytes || pfo_disk_check(header + 1, header->length) == header->body_check
                ? PFO_RECORD_WHOLE
                : PFO_RECORD_BROKEN;
+}
+
+pfo_record_state
+pfo_segment_read(pfo_disk *disk, const pfo_slot *slot, void *record, size_t bytes)
+{
+    pfo_segment_use use;
+    int error = pfo_segment_use_open(disk, slot->segment, &use);
+    if (error == 0) {
+        pfo_record_state state = read_record(disk, slot, &use, record, bytes);
+        const int is_sure = state == PFO_RECORD_WHOLE || is_linked(use.file);
+        pfo_segment_release(&use);
+        if (is_sure) {
+            return state;
+        }
+        error = pfo_segment_use_linked(disk, slot->segment, &use);
+        if (error == 0) {
+            state = read_record(disk, slot, &use, record, bytes);
+            pfo_segment_release(&use);
+            return state;
+        }
+    }
+    return error == ENOENT ? PFO_RECORD_STALE : PFO_RECORD_UNREADABLE;
 }
 
 /* A kill may cut a write between two pages, behind a whole header: the body of a live record counts, too. */
@@ -285,13 +319,13 @@ pfo_segment_append(pfo_disk *disk, pfo_index *index, void *record, uint32_t byte
     pfo_record_header *header = record;
     PFO_TRY(active_row(disk, index, bytes, &row, err));
     pfo_segment_name(row.number, name);
-    int error = pfo_segment_use_open(disk, row.number, &use);
-    if (error == 0 && (!pfo_file_is_ours(use.file, &facts) || facts.st_nlink == 0)) {
+    int error = pfo_segment_use_linked(disk, row.number, &use);
+    if (error == 0 && (!pfo_file_is_ours(use.file, &facts) || (uint64_t)facts.st_size != row.size)) {
         pfo_segment_release(&use);
         error = ENOENT;
     }
     if (error != 0) {
-        disk->must_rebuild = 1; /* it was unlinked, or its descriptor closed, by someone else */
+        disk->must_rebuild |= error == ENOENT; /* someone else has unlinked or changed it, or put an old index there */
         return pfo_disk_io_error(err, error, "open", name);
     }
     header->check = pfo_record_check(header, atomic_load(&disk->salt), row.number, row.size);
@@ -321,7 +355,7 @@ pfo_segment_sync(pfo_disk *disk, uint32_t segment, pfo_error *err)
     if (disk->durability != PFO_DURABLE_POWER) {
         return PFO_OK;
     }
-    int error = pfo_segment_use_open(disk, segment, &use);
+    int error = pfo_segment_use_linked(disk, segment, &use);
     if (error == 0) {
         error = pfo_file_sync(use.file->descriptor);
         pfo_segment_release(&use);
@@ -334,7 +368,7 @@ pfo_segment_mark(pfo_disk *disk, uint32_t segment, uint32_t offset, uint32_t sta
 {
     pfo_segment_use use;
     struct stat facts;
-    int error = pfo_segment_use_open(disk, segment, &use);
+    int error = pfo_segment_use_linked(disk, segment, &use);
     if (error != 0) {
         return error == ENOENT ? 0 : error; /* gone with all its records */
     }
@@ -433,7 +467,11 @@ move_record(void *context, const pfo_record_header *header, uint32_t offset)
         return PFO_OK;
     }
     const uint32_t bytes = (uint32_t)slot.units * PFO_DISK_ALIGNMENT;
-    if (pfo_segment_read(run->disk, &slot, run->record, bytes) != PFO_RECORD_WHOLE) {
+    const pfo_record_state state = pfo_segment_read(run->disk, &slot, run->record, bytes);
+    if (state == PFO_RECORD_UNREADABLE) {
+        return pfo_fail(run->err, PFO_IO, "the disk cache cannot read a segment of %s", run->disk->directory);
+    }
+    if (state != PFO_RECORD_WHOLE) {
         atomic_fetch_add(&run->disk->corrupt, 1);
         return pfo_disk_remove_entry(run->disk, position, &slot, run->err);
     }

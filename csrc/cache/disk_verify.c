@@ -87,10 +87,14 @@ check_at(pfo_disk *disk, uint32_t position, int repair, pfo_record_header *recor
         return PFO_OK;
     }
     report->checked++;
-    if (found == PFO_FOUND && check_entry(disk, &slot, record, &status, err) == PFO_RECORD_WHOLE) {
+    const pfo_record_state state =
+        found == PFO_FOUND ? check_entry(disk, &slot, record, &status, err) : PFO_RECORD_BROKEN;
+    if (status != PFO_OK || state == PFO_RECORD_WHOLE) {
         return status;
     }
-    PFO_TRY(status);
+    if (state == PFO_RECORD_UNREADABLE) {
+        return pfo_fail(err, PFO_IO, "the disk cache cannot read an entry of %s", disk->directory);
+    }
     report->damaged++;
     atomic_fetch_add(&disk->corrupt, 1);
     if (repair && found == PFO_FOUND) {

@@ -190,6 +190,71 @@ replaced_indexes_are_let_go(void)
     fixture_delete(&tree);
 }
 
+/* A process that has run out of descriptors: it misses, and destroys nothing. */
+static void
+missing_descriptors_lose_no_entry(void)
+{
+    fixture tree = fixture_new();
+    struct rlimit limit;
+    REQUIRE(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+    CHECK(put_ok(disk, 1, 1, 100) && put_ok(disk, 2, 1, LARGE));
+    pfo_disk_close(disk);
+    disk = open_disk(&tree, ROOMY, "lru");
+    const struct rlimit tight = { .rlim_cur = 0, .rlim_max = limit.rlim_max };
+    for (int round = 0; round < 3; round++) {
+        pfo_disk_report report;
+        char path[128];
+        REQUIRE(setrlimit(RLIMIT_NOFILE, &tight) == 0);
+        CHECK(get_version(disk, 1, 100) == (round == 2 ? 1 : -1) &&
+              get_version(disk, 2, LARGE) == (round == 2 ? 1 : -1));
+        CHECK(round == 2 || put_value(disk, 3, 1, LARGE, 0, NULL) == PFO_IO);
+        CHECK(round == 2 || pfo_disk_verify(disk, 1, &report, NULL) != PFO_OK);
+        REQUIRE(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+        CHECK(round != 0 || (stats_of(disk).corrupt == 0 && stats_of(disk).entries == 2));
+        CHECK(round == 0 || (get_version(disk, 1, 100) == 1 && get_version(disk, 2, LARGE) == 1));
+        path_of(&tree, "index", path);
+        CHECK(round != 0 || truncate(path, 5) == 0); /* in the second round there is a rebuild to do */
+    }
+    pfo_disk_close(disk);
+    fixture_delete(&tree);
+}
+
+/* Writers that use a segment's number anew, under a reader that has the old file open. */
+static void
+a_number_used_again_loses_no_entry(void)
+{
+    fixture tree = fixture_new();
+    char path[128];
+    path_of(&tree, "index", path);
+    pfo_disk *reader = open_disk(&tree, ROOMY, "lru");
+    for (unsigned round = 0; round < 20; round++) {
+        pfo_disk *writer = open_disk(&tree, ROOMY, "lru");
+        const pfo_digest key = key_of(1);
+        int existed;
+        CHECK(put_ok(writer, 1, round, 100) && get_version(reader, 1, 100) == (int)round);
+        CHECK(pfo_disk_delete(writer, &key, &existed, NULL) == PFO_OK && existed);
+        pfo_disk_close(writer);
+        for (int i = 0; i < 2; i++) { /* the first rebuild unlinks the empty segment, the second forgets its number */
+            CHECK(unlink(path) == 0);
+            pfo_disk_close(open_disk(&tree, ROOMY, "lru"));
+        }
+        writer = open_disk(&tree, ROOMY, "lru");
+        CHECK(put_ok(writer, 1, round + 100, 100) && put_ok(writer, 2, round, 100));
+        if (round % 2 == 0) {
+            CHECK(get_version(reader, 1, 100) == (int)round + 100 && get_version(reader, 2, 100) == (int)round);
+        } else {
+            CHECK(put_ok(reader, 3, round, 100) && get_version(writer, 3, 100) == (int)round);
+            CHECK(get_version(reader, 2, 100) == (int)round);
+        }
+        CHECK(stats_of(reader).corrupt == 0 && stats_of(writer).corrupt == 0);
+        CHECK(pfo_disk_clear(writer, NULL) == PFO_OK);
+        pfo_disk_close(writer);
+    }
+    pfo_disk_close(reader);
+    fixture_delete(&tree);
+}
+
 int
 main(void)
 {
@@ -197,5 +262,7 @@ main(void)
     RUN(a_segment_cut_short_while_open_is_misses);
     RUN(a_damaged_row_loses_no_put);
     RUN(replaced_indexes_are_let_go);
+    RUN(missing_descriptors_lose_no_entry);
+    RUN(a_number_used_again_loses_no_entry);
     return FINISH();
 }
