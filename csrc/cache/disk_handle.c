@@ -617,7 +617,7 @@ static uint32_t
 segment_bytes_for(uint64_t max_bytes)
 {
     const uint64_t share = max_bytes / 64;
-    return (uint32_t)(share<32 * 1024 ? 32 * 1024 : share>(8 << 20) ? (8 << 20) : share);
+    return (uint32_t)(share < 32 * 1024 ? 32 * 1024 : share > PFO_SEGMENT_MOST ? PFO_SEGMENT_MOST : share);
 }
 
 static pfo_status

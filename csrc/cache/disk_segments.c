@@ -53,7 +53,7 @@ open_segment(const pfo_disk *disk, uint32_t number, pfo_file *file)
 {
     char name[PFO_DISK_NAME];
     pfo_segment_name(number, name);
-    return pfo_file_open(file, disk->root.descriptor, name, disk->read_only ? O_RDONLY : O_RDWR);
+    return pfo_file_open(file, disk->root.descriptor, name, (disk->read_only ? O_RDONLY : O_RDWR) | O_NOFOLLOW);
 }
 
 /* Under segments_lock: puts the segment into its place if no reader is in there. 1 when a use was counted. */
@@ -214,7 +214,7 @@ pfo_segment_scan(pfo_disk *disk, uint32_t number, uint64_t salt, pfo_record_each
     struct stat facts;
     pfo_segment_name(number, name);
     *valid_end = 0;
-    const int error = pfo_file_open(&file, disk->root.descriptor, name, O_RDONLY);
+    const int error = pfo_file_open(&file, disk->root.descriptor, name, O_RDONLY | O_NOFOLLOW);
     if (error != 0) {
         return pfo_disk_io_error(err, error, "open", name);
     }
@@ -228,8 +228,10 @@ pfo_segment_scan(pfo_disk *disk, uint32_t number, uint64_t salt, pfo_record_each
     size_t held = 0;
     uint64_t offset = 0;
     int in_damage = 0;
-    const uint64_t size = pfo_file_is_ours(&file, &facts) ? (uint64_t)facts.st_size : 0;
-    while (status == PFO_OK && offset + sizeof(pfo_record_header) <= size && offset < UINT32_MAX) {
+    const uint64_t most = PFO_SEGMENT_MOST + PFO_RECORD_MOST; /* what follows was not written by us */
+    uint64_t size = pfo_file_is_ours(&file, &facts) ? (uint64_t)facts.st_size : 0;
+    size = size < most ? size : most;
+    while (status == PFO_OK && offset + sizeof(pfo_record_header) <= size) {
         const size_t wanted = size - offset < PFO_RECORD_MOST ? (size_t)(size - offset) : PFO_RECORD_MOST;
         if (offset < begin || offset + wanted > begin + held) {
             begin = offset;
@@ -266,18 +268,16 @@ start_segment(pfo_disk *disk, pfo_index *index, pfo_segment_row *row, pfo_error 
     char name[PFO_DISK_NAME];
     pfo_file file;
     uint32_t number = (uint32_t)pfo_index_count(index, PFO_COUNT_LAST_SEGMENT);
-    pfo_found found = PFO_DAMAGED;
-    for (uint32_t tries = 0; tries < index->row_count && found != PFO_ABSENT; tries++) {
+    int error = EEXIST;
+    for (uint32_t tries = 0; tries < index->row_count && error == EEXIST; tries++) {
         number = number == UINT32_MAX ? 1 : number + 1;
-        found = pfo_index_row_at(index, number % index->row_count, row);
+        if (pfo_index_row_at(index, number % index->row_count, row) == PFO_ABSENT) {
+            pfo_segment_name(number, name);
+            error = pfo_file_open(&file, disk->root.descriptor, name, O_RDWR | O_CREAT | O_EXCL);
+        }
     }
-    if (found != PFO_ABSENT) {
-        return PFO_STATE;
-    }
-    pfo_segment_name(number, name);
-    const int error = pfo_file_open(&file, disk->root.descriptor, name, O_RDWR | O_CREAT | O_TRUNC);
     if (error != 0) {
-        return pfo_disk_io_error(err, error, "make", name);
+        return error == EEXIST ? PFO_STATE : pfo_disk_io_error(err, error, "make", name);
     }
     pfo_file_close(&file);
     pfo_index_set_count(index, PFO_COUNT_LAST_SEGMENT, number);

@@ -11,7 +11,10 @@
 
 #include "cache/disk_handle.h"
 
-enum { PFO_RECORD_MOST = 64 * 1024 }; /* of a record with its header, aligned */
+enum {
+    PFO_RECORD_MOST = 64 * 1024,       /* of a record with its header, aligned */
+    PFO_SEGMENT_MOST = 8 * 1024 * 1024 /* at which a segment is sealed at the latest */
+};
 
 /* STALE: moved or replaced meanwhile. UNREADABLE: the system refused (no descriptors, no memory), which says nothing about the record. */
 typedef enum pfo_record_state {

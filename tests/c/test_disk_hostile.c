@@ -4,6 +4,7 @@
 #include "disk_fixture.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 
@@ -255,6 +256,87 @@ a_number_used_again_loses_no_entry(void)
     fixture_delete(&tree);
 }
 
+/* Things of the wrong kind with the right names; what they lead to is not touched. */
+static void
+foreign_things_are_left_alone(void)
+{
+    fixture tree = fixture_new();
+    fixture outside = fixture_new();
+    char path[128];
+    char target[128];
+    char inner[128];
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+    CHECK(put_ok(disk, 1, 1, 100) && put_ok(disk, 2, 1, LARGE));
+    pfo_disk_close(disk);
+    fixture_write(&outside, "precious", "do not cut");
+    path_of(&outside, "precious", target);
+    const char *const links[] = { "segments/00000002.seg", "tmp/1-2-3", "payloads/zz" };
+    for (int i = 0; i < 3; i++) {
+        path_of(&tree, links[i], path);
+        CHECK(symlink(i == 2 ? outside.root : target, path) == 0);
+    }
+    const char *const folders[] = { "segments/00000003.seg", "tmp/1-2-4", "payloads/aa", "payloads/aa/folder" };
+    for (int i = 0; i < 4; i++) {
+        path_of(&tree, folders[i], path);
+        CHECK(mkdir(path, 0700) == 0 || errno == EEXIST);
+    }
+    const char *const pipes[] = { "segments/00000004.seg", "tmp/1-2-5", "payloads/aa/pipe" };
+    for (int i = 0; i < 3; i++) {
+        path_of(&tree, pipes[i], path);
+        CHECK(mkfifo(path, 0600) == 0);
+    }
+    fixture_write(&tree, "segments/80000001.seg", "1 and this are in one row of every index");
+    fixture_write(&tree, "segments/00000005.seg", "");
+    path_of(&tree, "segments/00000005.seg", path);
+    CHECK(truncate(path, 1LL << 42) == 0);
+    fixture_write(&tree, "segments/notes.txt", "hello");
+    for (int round = 0; round < 3; round++) {
+        path_of(&tree, "index", path);
+        CHECK(unlink(path) == 0);
+        disk = open_disk(&tree, ROOMY, "lru");
+        CHECK(get_version(disk, 1, 100) == 1 && get_version(disk, 2, LARGE) == 1);
+        for (unsigned i = 0; i < 3; i++) {
+            CHECK(put_ok(disk, 3 + i, (unsigned)round, 30000) && get_version(disk, 3 + i, 30000) == round);
+        }
+        pfo_disk_report report;
+        CHECK(pfo_disk_verify(disk, 1, &report, NULL) == PFO_OK && report.damaged == 0);
+        CHECK(stats_of(disk).entries == 5 && stats_of(disk).bytes < 400000);
+        pfo_disk_close(disk);
+    }
+    disk = open_disk(&tree, ROOMY, "lru");
+    CHECK(pfo_disk_clear(disk, NULL) == PFO_OK && put_ok(disk, 1, 9, 100) && get_version(disk, 1, 100) == 9);
+    pfo_disk_close(disk);
+    CHECK(size_of(target) == 10);
+    path_of(&outside, "precious", inner);
+    CHECK(access(inner, F_OK) == 0);
+    fixture_delete(&outside);
+    fixture_delete(&tree);
+}
+
+/* An index of yesterday, whole in itself. */
+static void
+an_old_index_loses_no_put(void)
+{
+    fixture tree = fixture_new();
+    char path[128];
+    static unsigned char bytes[64 * 1024];
+    path_of(&tree, "index", path);
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+    CHECK(put_ok(disk, 1, 1, 100));
+    int file = open(path, O_RDONLY);
+    const ssize_t length = read(file, bytes, sizeof bytes);
+    CHECK(length > 4096 && close(file) == 0);
+    CHECK(put_ok(disk, 1, 2, 100) && put_ok(disk, 2, 2, 100) && put_ok(disk, 3, 2, LARGE));
+    pfo_disk_close(disk);
+    file = open(path, O_WRONLY);
+    CHECK(write(file, bytes, (size_t)length) == length && close(file) == 0);
+    disk = open_disk(&tree, ROOMY, "lru");
+    CHECK(put_ok(disk, 4, 1, 100) && get_version(disk, 4, 100) == 1);
+    CHECK(get_version(disk, 1, 100) == 2 && get_version(disk, 2, 100) == 2 && get_version(disk, 3, LARGE) == 2);
+    pfo_disk_close(disk);
+    fixture_delete(&tree);
+}
+
 int
 main(void)
 {
@@ -262,6 +344,8 @@ main(void)
     RUN(a_segment_cut_short_while_open_is_misses);
     RUN(a_damaged_row_loses_no_put);
     RUN(replaced_indexes_are_let_go);
+    RUN(foreign_things_are_left_alone);
+    RUN(an_old_index_loses_no_put);
     RUN(missing_descriptors_lose_no_entry);
     RUN(a_number_used_again_loses_no_entry);
     return FINISH();
