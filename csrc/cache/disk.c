@@ -410,6 +410,7 @@ publish_file(pfo_disk *disk, pfo_payload_draft *draft, new_record *made, pfo_fil
              pfo_error *err)
 {
     char name[PFO_DISK_NAME];
+    PFO_TRY(pfo_disk_make_room(disk, made->bytes, err)); /* others may have taken what there was */
     pfo_index *index = atomic_load(&disk->index);
     pfo_index_add(index, PFO_COUNT_SEQUENCE, 1);
     made->header->sequence = extension->file_sequence = pfo_index_count(index, PFO_COUNT_SEQUENCE);
