@@ -305,6 +305,10 @@ open_directory(pfo_disk *disk, pfo_error *err)
         disk->read_only = 1;
         return PFO_OK;
     }
+    if (error == 0 && disk->durability == PFO_DURABLE_POWER) {
+        error = pfo_file_sync_all(
+            disk->root.descriptor); /* also what handles without this promise have made, and the folders above */
+    }
     if (error != 0) {
         pfo_file_close(&disk->lock_file);
         pfo_file_close(&disk->root);
