@@ -149,11 +149,49 @@ large_puts_at_once_keep_the_bound(void)
     fixture_delete(&tree);
 }
 
+/* ---- indexes that are replaced under readers ---- */
+
+static void *
+clear_again_and_again(void *argument)
+{
+    pfo_disk *disk = handles[*(const unsigned *)argument % 2];
+    for (unsigned round = 0; round < 300; round++) {
+        atomic_fetch_add(&wrong, pfo_disk_clear(disk, NULL) != PFO_OK);
+        (void)put_value(disk, round % KEYS, round, length_of(round % KEYS), 0, NULL);
+    }
+    return NULL;
+}
+
+static void
+clears_beside_readers_harm_nothing(void)
+{
+    fixture tree = fixture_new();
+    pthread_t threads[THREADS];
+    unsigned who[THREADS];
+    handles[0] = open_disk(&tree, ROOMY, "lru");
+    handles[1] = open_disk(&tree, ROOMY, "lru");
+    atomic_store(&wrong, 0);
+    for (unsigned i = 0; i < THREADS; i++) {
+        who[i] = i;
+        REQUIRE(pthread_create(&threads[i], NULL, i == 0 ? clear_again_and_again : work, &who[i]) == 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        REQUIRE(pthread_join(threads[i], NULL) == 0);
+    }
+    CHECK(atomic_load(&wrong) == 0 && stats_of(handles[0]).corrupt == 0 && stats_of(handles[1]).corrupt == 0);
+    pfo_disk_report report;
+    CHECK(pfo_disk_verify(handles[0], 0, &report, NULL) == PFO_OK && report.damaged == 0 && report.orphans == 0);
+    pfo_disk_close(handles[1]);
+    pfo_disk_close(handles[0]);
+    fixture_delete(&tree);
+}
+
 int
 main(void)
 {
     RUN(one_handle);
     RUN(two_handles);
+    RUN(clears_beside_readers_harm_nothing);
     RUN(large_puts_at_once_keep_the_bound);
     return FINISH();
 }
