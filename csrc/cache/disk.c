@@ -125,9 +125,6 @@ get_under_lock(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_val
     pfo_slot slot;
     uint32_t position;
     int found;
-    if (is_directory_gone(disk)) {
-        return PFO_OK;
-    }
     if (pfo_disk_lock(disk, NULL) != PFO_OK) {
         count_one(&disk->corrupt); /* we may not write, so it stays where it is */
         return PFO_OK;
@@ -137,56 +134,94 @@ get_under_lock(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_val
         if (pfo_disk_has_expired(disk, &slot, slot.expires_ns != 0 ? disk->now_ns() : 0)) {
             count_one(&disk->expirations);
             (void)pfo_disk_remove_entry(disk, position, &slot, NULL);
-        } else if (read_value(disk, &slot, writable, value, &status, err) != PFO_RECORD_WHOLE && status == PFO_OK) {
-            count_one(&disk->corrupt);
-            (void)pfo_disk_remove_entry(disk, position, &slot, NULL);
+        } else {
+            const pfo_record_state state = read_value(disk, &slot, writable, value, &status, err);
+            if (status == PFO_OK && state != PFO_RECORD_WHOLE && state != PFO_RECORD_UNREADABLE) {
+                count_one(&disk->corrupt);
+                (void)pfo_disk_remove_entry(disk, position, &slot, NULL);
+            }
         }
     }
     pfo_disk_unlock(disk);
     return status == PFO_NO_MEMORY ? pfo_fail(err, status, "out of memory reading from the disk cache") : PFO_OK;
 }
 
+/* The same for a handle that only reads: with writers kept out, what is wrong is damage, and stays where it is. */
+static pfo_status
+get_under_shared_lock(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_value *value, pfo_error *err)
+{
+    pfo_slot slot;
+    uint32_t position;
+    pfo_status status = PFO_OK;
+    if (pfo_disk_lock_shared(disk, NULL) != PFO_OK) {
+        count_one(&disk->corrupt);
+        return PFO_OK;
+    }
+    const pfo_found found = pfo_index_find(atomic_load(&disk->index), key, &slot, &position);
+    const int has_expired =
+        found == PFO_FOUND && pfo_disk_has_expired(disk, &slot, slot.expires_ns != 0 ? disk->now_ns() : 0);
+    if (has_expired) {
+        count_one(&disk->expirations);
+    } else if (found == PFO_DAMAGED ||
+               (found == PFO_FOUND && read_value(disk, &slot, writable, value, &status, err) != PFO_RECORD_WHOLE &&
+                status == PFO_OK)) {
+        count_one(&disk->corrupt);
+    }
+    pfo_disk_unlock_shared(disk);
+    return status;
+}
+
+typedef enum look { LOOK_SETTLED, LOOK_AGAIN, LOOK_LOCKED } look;
+
+/* A look without any lock: settled, stale, or something is in the way and the lock will tell what. */
+static pfo_status
+look_once(pfo_disk *disk, pfo_index *index, const pfo_digest *key, int writable, pfo_disk_value *value, look *outcome,
+          pfo_error *err)
+{
+    pfo_slot slot;
+    uint32_t position;
+    pfo_status status;
+    const pfo_found found = pfo_index_find(index, key, &slot, &position);
+    *outcome = LOOK_LOCKED;
+    if (found == PFO_ABSENT && !index->in_memory) {
+        *outcome = pfo_index_is_retired(index) ? LOOK_AGAIN : LOOK_SETTLED;
+    }
+    if (found != PFO_FOUND || (slot.expires_ns != 0 && pfo_disk_has_expired(disk, &slot, disk->now_ns()))) {
+        return PFO_OK;
+    }
+    const pfo_record_state state = read_value(disk, &slot, writable, value, &status, err);
+    if (status != PFO_OK || state == PFO_RECORD_WHOLE || state == PFO_RECORD_UNREADABLE) {
+        *outcome = LOOK_SETTLED;
+    } else if (state == PFO_RECORD_STALE) {
+        *outcome = LOOK_AGAIN;
+    }
+    if (status == PFO_OK && state == PFO_RECORD_WHOLE) {
+        pfo_index_note(index, position, slot.sequence);
+    }
+    return status;
+}
+
 static pfo_status
 look_up(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_value *value, pfo_error *err)
 {
-    for (int tries = 0; tries < LOOK_UP_TRIES; tries++) {
-        pfo_slot slot;
-        uint32_t position;
-        pfo_status status;
-        pfo_index *index = pfo_disk_index(disk);
+    look outcome = LOOK_AGAIN;
+    for (int tries = 0; tries < LOOK_UP_TRIES && outcome == LOOK_AGAIN; tries++) {
+        pfo_reading_place *place;
+        pfo_index *index = pfo_disk_enter(disk, &place);
         if (index == NULL) {
-            return PFO_OK;
-        }
-        const pfo_found found = pfo_index_find(index, key, &slot, &position);
-        if (found == PFO_ABSENT && atomic_load(&index->header->retired) == 0) {
-            return PFO_OK;
-        }
-        if (found != PFO_FOUND) {
-            if (found == PFO_DAMAGED) {
-                break;
-            }
-            continue;
-        }
-        if (slot.expires_ns != 0 && pfo_disk_has_expired(disk, &slot, disk->now_ns())) {
-            if (disk->read_only) {
-                count_one(&disk->expirations);
-                return PFO_OK;
-            }
             break;
         }
-        const pfo_record_state state = read_value(disk, &slot, writable, value, &status, err);
-        if (status != PFO_OK) {
+        const pfo_status status = look_once(disk, index, key, writable, value, &outcome, err);
+        pfo_disk_leave(place);
+        if (outcome == LOOK_SETTLED) {
             return status;
         }
-        if (state == PFO_RECORD_WHOLE) {
-            pfo_index_note(index, position, slot.sequence);
-            return PFO_OK;
-        }
-        if (state == PFO_RECORD_BROKEN) {
-            break;
-        }
     }
-    return get_under_lock(disk, key, writable, value, err);
+    if (is_directory_gone(disk)) {
+        return PFO_OK;
+    }
+    return disk->read_only ? get_under_shared_lock(disk, key, writable, value, err)
+                           : get_under_lock(disk, key, writable, value, err);
 }
 
 pfo_status
@@ -375,6 +410,7 @@ publish_file(pfo_disk *disk, pfo_payload_draft *draft, new_record *made, pfo_fil
              pfo_error *err)
 {
     char name[PFO_DISK_NAME];
+    PFO_TRY(pfo_disk_make_room(disk, made->bytes, err)); /* others may have taken what there was */
     pfo_index *index = atomic_load(&disk->index);
     pfo_index_add(index, PFO_COUNT_SEQUENCE, 1);
     made->header->sequence = extension->file_sequence = pfo_index_count(index, PFO_COUNT_SEQUENCE);
@@ -436,11 +472,16 @@ put_file(pfo_disk *disk, const pfo_digest *key, const pfo_disk_record *record, c
 static int
 is_too_large(pfo_disk *disk, uint64_t length)
 {
-    const pfo_index *index = pfo_disk_index(disk);
+    pfo_reading_place *place;
+    const pfo_index *index = pfo_disk_enter(disk, &place);
+    const uint64_t index_bytes = index != NULL ? index->bytes : pfo_index_bytes(PFO_DISK_FIRST_SLOTS);
+    if (index != NULL) {
+        pfo_disk_leave(place);
+    }
     const uint64_t pages = (length + PFO_DISK_PAGE - 1) / PFO_DISK_PAGE * PFO_DISK_PAGE;
     const uint64_t need =
         length < PFO_DISK_INLINE ? length + sizeof(pfo_record_header) + PFO_DISK_LABEL : pages + PFO_RECORD_MOST / 64;
-    const uint64_t fixed = PFO_DISK_PAGE + (index != NULL ? index->bytes : pfo_index_bytes(PFO_DISK_FIRST_SLOTS));
+    const uint64_t fixed = PFO_DISK_PAGE + index_bytes;
     return need > disk->max_bytes || need + fixed > disk->max_bytes;
 }
 
@@ -672,7 +713,8 @@ pfo_disk_get_stats(pfo_disk *disk, pfo_disk_stats *stats)
                                .rejects = read_counter(&disk->rejects),
                                .corrupt = read_counter(&disk->corrupt),
                                .write_failures = read_counter(&disk->write_failures) };
-    const pfo_index *index = is_directory_gone(disk) ? NULL : pfo_disk_index(disk);
+    pfo_reading_place *place;
+    const pfo_index *index = is_directory_gone(disk) ? NULL : pfo_disk_enter(disk, &place);
     if (index != NULL) {
         stats->entries = pfo_index_count(index, PFO_COUNT_ENTRIES);
         stats->bytes = pfo_disk_bytes(disk, index);
@@ -680,6 +722,7 @@ pfo_disk_get_stats(pfo_disk *disk, pfo_disk_stats *stats)
         stats->payload_files = pfo_index_count(index, PFO_COUNT_FILES);
         stats->garbage_bytes =
             pfo_index_count(index, PFO_COUNT_SEGMENT_BYTES) - pfo_index_count(index, PFO_COUNT_LIVE_BYTES);
+        pfo_disk_leave(place);
     }
 }
 

@@ -53,7 +53,7 @@ typedef struct pfo_disk_record {
     uint64_t expires_ns; /* wall clock; 0: never */
 } pfo_disk_record;
 
-/* What pfo_disk_get() found. data is read-only for everyone unless private_map says that it is a private, copy-on-write map. */
+/* What pfo_disk_get() found. data may be written to only where get was asked for that: it is then the caller's alone. */
 typedef struct pfo_disk_value {
     int found;
     char kind[PFO_DISK_KIND];

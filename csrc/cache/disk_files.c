@@ -70,13 +70,17 @@ pfo_file_open(pfo_file *file, int directory, const char *name, int flags)
         return error;
     }
     do {
-        file->descriptor = openat(directory, name, flags | O_CLOEXEC, 0600);
+        file->descriptor = openat(directory, name, flags | O_CLOEXEC | O_NONBLOCK, 0600);
     } while (file->descriptor < 0 && errno == EINTR);
     if (file->descriptor < 0) {
         return errno;
     }
     if (fstat(file->descriptor, &facts) != 0) {
         error = errno;
+    } else if (!S_ISREG(facts.st_mode) && (flags & O_DIRECTORY) == 0) {
+        error = EINVAL;
+    }
+    if (error != 0) {
         (void)close(file->descriptor);
         file->descriptor = -1;
         return error;
@@ -179,7 +183,14 @@ int
 pfo_file_allocate(int descriptor, uint64_t length)
 {
     const int error = injected_error();
-    return error != 0 ? error : posix_fallocate(descriptor, 0, (off_t)length);
+    if (error != 0) {
+        return error;
+    }
+    int result;
+    do {
+        result = posix_fallocate(descriptor, 0, (off_t)length);
+    } while (result == EINTR); /* a memory file system gives way to signals */
+    return result;
 }
 
 int

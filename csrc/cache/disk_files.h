@@ -20,7 +20,8 @@ typedef struct pfo_file {
 
 #define PFO_FILE_CLOSED { -1, 0, 0 }
 
-/* flags as for open(); a new file has mode 0600. */
+/* flags as for open(); a new file has mode 0600. Anything but a regular file, or a folder where O_DIRECTORY asks for one, is refused with
+ * EINVAL: nothing else belongs into a cache, and opening it may wait for ever. */
 int pfo_file_open(pfo_file *file, int directory, const char *name, int flags);
 void pfo_file_close(pfo_file *file); /* a closed one is allowed */
 

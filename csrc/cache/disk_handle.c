@@ -51,6 +51,8 @@ after_fork_in_child(void)
         for (int i = 0; i < PFO_DISK_OPEN_SEGMENTS; i++) {
             atomic_store(&disk->segments[i].users, 0);
         }
+        atomic_store(&disk->places[0].users, 0);
+        atomic_store(&disk->places[1].users, 0);
         disk->payloads_lock = (pfo_mutex)PFO_MUTEX_INIT;
         disk->segments_lock = (pfo_mutex)PFO_MUTEX_INIT;
         disk->lock = (pfo_mutex)PFO_MUTEX_INIT;
@@ -303,6 +305,10 @@ open_directory(pfo_disk *disk, pfo_error *err)
         disk->read_only = 1;
         return PFO_OK;
     }
+    if (error == 0 && disk->durability == PFO_DURABLE_POWER) {
+        error = pfo_file_sync_all(
+            disk->root.descriptor); /* also what handles without this promise have made, and the folders above */
+    }
     if (error != 0) {
         pfo_file_close(&disk->lock_file);
         pfo_file_close(&disk->root);
@@ -313,11 +319,29 @@ open_directory(pfo_disk *disk, pfo_error *err)
 
 /* ---- indexes ---- */
 
-/* Readers keep no reference, so the old one stays mapped until the handle is closed. */
+/* Closes what was replaced, if its readers have left. New ones cannot stay: they look at `place` again once they are counted. */
+static int
+close_replaced(pfo_disk *disk)
+{
+    pfo_reading_place *other = &disk->places[1 - atomic_load(&disk->place)];
+    if (atomic_load(&other->users) != 0) {
+        return 0;
+    }
+    pfo_index_close(atomic_exchange(&other->index, NULL));
+    return 1;
+}
+
 static void
 adopt(pfo_disk *disk, pfo_index *index)
 {
-    index->older = atomic_load(&disk->index);
+    const uint32_t now = atomic_load(&disk->place);
+    if (close_replaced(disk)) {
+        atomic_store(&disk->places[1 - now].index, index);
+        atomic_store(&disk->place, 1 - now);
+    } else {
+        index->older = atomic_load(&disk->places[now].index);
+        atomic_store(&disk->places[now].index, index);
+    }
     atomic_store(&disk->index, index);
     disk->victim_next = disk->victim_count = 0;
 }
@@ -338,7 +362,7 @@ pfo_disk_publish_index(pfo_disk *disk, pfo_index *index, const char *name, pfo_e
         return pfo_disk_io_error(err, error, "replace", "index");
     }
     if (old != NULL && old->writable) {
-        atomic_store(&old->header->retired, 1);
+        pfo_index_retire(old);
     }
     adopt(disk, index);
     return PFO_OK;
@@ -362,46 +386,67 @@ pfo_disk_grow(pfo_disk *disk, pfo_error *err)
     return pfo_fail(err, PFO_OVERFLOW, "the index of %s cannot grow further", disk->directory);
 }
 
-/* Whether the handle's index is the directory's. */
-static int
-is_current(const pfo_index *index)
-{
-    struct stat facts;
-    return index != NULL && atomic_load(&index->header->retired) == 0 && pfo_file_is_ours(&index->file, &facts) &&
-           facts.st_nlink != 0 && (uint64_t)facts.st_size == index->bytes;
-}
-
 static pfo_status
 remap(pfo_disk *disk, pfo_error *err)
 {
     pfo_index *index;
     PFO_TRY(pfo_index_open(&index, disk->root.descriptor, "index", !disk->read_only, atomic_load(&disk->salt), err));
     if (index != NULL) {
+        pfo_segments_close(
+            disk); /* whoever replaced the index may have unlinked them: they would keep their room on the disk */
         adopt(disk, index);
     }
     return PFO_OK;
 }
 
-pfo_index *
-pfo_disk_index(pfo_disk *disk)
+/* Counts the caller into the place of the newest index. */
+static pfo_reading_place *
+count_in(pfo_disk *disk)
 {
-    pfo_index *index = atomic_load_explicit(&disk->index, memory_order_acquire);
-    if (index != NULL && atomic_load_explicit(&index->header->retired, memory_order_relaxed) == 0) {
-        return index;
+    for (;;) {
+        const uint32_t at = atomic_load(&disk->place);
+        pfo_reading_place *place = &disk->places[at];
+        atomic_fetch_add(&place->users, 1);
+        if (atomic_load(&disk->place) == at) {
+            return place;
+        }
+        atomic_fetch_sub(&place->users, 1);
     }
-    pfo_mutex_lock(&disk->lock);
+}
+
+pfo_index *
+pfo_disk_enter(pfo_disk *disk, pfo_reading_place **place)
+{
     for (int tries = 0; tries < REMAP_TRIES; tries++) {
-        index = atomic_load(&disk->index);
-        if (index != NULL && atomic_load(&index->header->retired) == 0) {
+        *place = count_in(disk);
+        pfo_index *index = atomic_load(&(*place)->index);
+        if (pfo_index_is_current(index)) {
+            return index;
+        }
+        pfo_disk_leave(*place);
+        pfo_mutex_lock(&disk->lock);
+        const int is_new =
+            atomic_load(&disk->index) != index || (remap(disk, NULL) == PFO_OK && atomic_load(&disk->index) != index);
+        pfo_mutex_unlock(&disk->lock);
+        if (!is_new) {
             break;
         }
-        const pfo_index *before = index;
-        if (remap(disk, NULL) != PFO_OK || atomic_load(&disk->index) == before) {
-            break; /* what there is has been retired but nothing has come in its place: gone, or being made */
-        }
     }
-    pfo_mutex_unlock(&disk->lock);
-    return index;
+    *place = NULL;
+    return NULL;
+}
+
+void
+pfo_disk_leave(pfo_reading_place *place)
+{
+    atomic_fetch_sub(&place->users, 1);
+}
+
+static void
+close_indexes(pfo_disk *disk)
+{
+    pfo_index_close(atomic_load(&disk->places[0].index));
+    pfo_index_close(atomic_load(&disk->places[1].index));
 }
 
 /* ---- the lock ---- */
@@ -449,7 +494,7 @@ static pfo_status
 begin_change(pfo_disk *disk, pfo_error *err)
 {
     pfo_index *index = atomic_load(&disk->index);
-    if (!is_current(index)) {
+    if (!pfo_index_is_current(index)) {
         static const char *const folders[] = { "segments", "payloads", "tmp" };
         for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) {
             const int error = pfo_file_make_directory(disk->root.descriptor, folders[i]);
@@ -473,7 +518,7 @@ begin_change(pfo_disk *disk, pfo_error *err)
         PFO_TRY(remap(disk, err));
         index = atomic_load(&disk->index);
     }
-    if (is_current(index) && index->salt == atomic_load(&disk->salt) && !disk->must_rebuild &&
+    if (pfo_index_is_current(index) && index->salt == atomic_load(&disk->salt) && !disk->must_rebuild &&
         memcmp(index->header->boot, disk->boot, sizeof disk->boot) == 0 && pfo_index_begin(index)) {
         return PFO_OK;
     }
@@ -508,7 +553,57 @@ pfo_disk_unlock(pfo_disk *disk)
     if (!disk->must_rebuild) {
         pfo_index_end(index);
     }
+    (void)close_replaced(disk);
     (void)pfo_file_lock(disk->lock_file.descriptor, F_UNLCK, 0);
+    pfo_mutex_unlock(&disk->lock);
+}
+
+static int
+is_settled(const pfo_disk *disk, const pfo_index *index)
+{
+    return pfo_index_is_current(index) && !index->in_memory && atomic_load(&index->header->changing) == 0 &&
+           memcmp(index->header->boot, disk->boot, sizeof disk->boot) == 0;
+}
+
+/* The directory's index where it can be relied on, else one made in memory. */
+static pfo_status
+begin_reading(pfo_disk *disk, pfo_error *err)
+{
+    const pfo_index *now = atomic_load(&disk->index);
+    pfo_index *index;
+    if (is_settled(disk, now)) {
+        return PFO_OK;
+    }
+    PFO_TRY(pfo_index_open(&index, disk->root.descriptor, "index", 0, atomic_load(&disk->salt), err));
+    if (is_settled(disk, index)) {
+        adopt(disk, index);
+        return PFO_OK;
+    }
+    pfo_index_close(index);
+    return now != NULL && now->in_memory ? PFO_OK : pfo_disk_rebuild(disk, err);
+}
+
+pfo_status
+pfo_disk_lock_shared(pfo_disk *disk, pfo_error *err)
+{
+    pfo_mutex_lock(&disk->lock);
+    if (disk->lock_file.descriptor >= 0) {
+        (void)pfo_file_lock(disk->lock_file.descriptor, F_RDLCK, 1);
+    }
+    const pfo_status status = begin_reading(disk, err);
+    if (status != PFO_OK) {
+        pfo_disk_unlock_shared(disk);
+    }
+    return status;
+}
+
+void
+pfo_disk_unlock_shared(pfo_disk *disk)
+{
+    (void)close_replaced(disk);
+    if (disk->lock_file.descriptor >= 0) {
+        (void)pfo_file_lock(disk->lock_file.descriptor, F_UNLCK, 0);
+    }
     pfo_mutex_unlock(&disk->lock);
 }
 
@@ -526,10 +621,9 @@ static uint32_t
 segment_bytes_for(uint64_t max_bytes)
 {
     const uint64_t share = max_bytes / 64;
-    return (uint32_t)(share<32 * 1024 ? 32 * 1024 : share>(8 << 20) ? (8 << 20) : share);
+    return (uint32_t)(share < 32 * 1024 ? 32 * 1024 : share > PFO_SEGMENT_MOST ? PFO_SEGMENT_MOST : share);
 }
 
-/* A directory we may only read: the index as it is, or one made in memory. */
 static pfo_status
 open_for_reading(pfo_disk *disk, pfo_error *err)
 {
@@ -539,19 +633,9 @@ open_for_reading(pfo_disk *disk, pfo_error *err)
         return pfo_fail(err, PFO_UNAVAILABLE, "%s holds no cache, and one cannot be made there: it is read-only",
                         disk->directory);
     }
-    const int locked = disk->lock_file.descriptor >= 0 && pfo_file_lock(disk->lock_file.descriptor, F_RDLCK, 1) == 0;
-    pfo_status status = remap(disk, err);
-    if (status == PFO_OK) {
-        const pfo_index *index = atomic_load(&disk->index);
-        if (index == NULL || atomic_load(&index->header->changing) != 0 ||
-            memcmp(index->header->boot, disk->boot, sizeof disk->boot) != 0) {
-            status = pfo_disk_rebuild(disk, err);
-        }
-    }
-    if (locked) {
-        (void)pfo_file_lock(disk->lock_file.descriptor, F_UNLCK, 0);
-    }
-    return status;
+    PFO_TRY(pfo_disk_lock_shared(disk, err));
+    pfo_disk_unlock_shared(disk);
+    return PFO_OK;
 }
 
 static pfo_status
@@ -622,7 +706,7 @@ pfo_disk_open(pfo_disk **out, const pfo_disk_options *options, pfo_error *err)
     }
     if (status != PFO_OK) {
         close_directory(disk);
-        pfo_index_close(atomic_load(&disk->index));
+        close_indexes(disk);
         pfo_free(disk->victims);
         pfo_free(disk->directory);
         pfo_free(disk);
@@ -641,7 +725,7 @@ pfo_disk_close(pfo_disk *disk)
     }
     delist(disk);
     close_directory(disk);
-    pfo_index_close(atomic_load(&disk->index));
+    close_indexes(disk);
     pfo_mutex_destroy(&disk->payloads_lock);
     pfo_mutex_destroy(&disk->segments_lock);
     pfo_mutex_destroy(&disk->lock);

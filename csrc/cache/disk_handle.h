@@ -4,6 +4,8 @@
  * belongs to the directory that is there now; it makes or repairs what is missing. Between it and pfo_disk_unlock() the index says
  * `changing`; a writer that dies there leaves that word behind, and the next one rebuilds the index from the segments. A function
  * that cannot leave index and segments in agreement sets `must_rebuild` for the same effect.
+ * A reader counts itself into the place of the index it uses. A new index goes to the other place, whose former index is closed first; if
+ * readers are in there still, it joins the current place and the one it replaces is closed with it later. So a handle keeps few indexes.
  * Threads: `lock` guards everything that is neither atomic nor constant. Order of locks: handles list, handle, payloads.
  * Fork: a child closes the lock file that it shares with its parent (an open file description lock would be shared, too) and opens its
  * own; no handle's locks are held while a process forks.
@@ -62,6 +64,12 @@ typedef struct pfo_victim {
     uint32_t stamp;
 } pfo_victim;
 
+/* Indexes that readers may be in: one that `users` count themselves into, and the one before it until they have left. */
+typedef struct pfo_reading_place {
+    _Atomic(pfo_index *) index;
+    _Atomic uint32_t users;
+} pfo_reading_place;
+
 struct pfo_disk {
     char *directory;
     uint64_t max_bytes;
@@ -79,7 +87,9 @@ struct pfo_disk {
     pfo_file root;
     pfo_file lock_file;
     _Atomic uint64_t salt;
-    _Atomic(pfo_index *) index;
+    _Atomic(pfo_index *) index; /* for those who hold `lock`; others ask pfo_disk_enter() */
+    pfo_reading_place places[2];
+    _Atomic uint32_t place; /* the one to enter */
     _Atomic int must_rebuild;
     uint64_t next_temporary;
     pfo_victim *victims; /* ascending; the next one is victims[victim_next] */
@@ -100,8 +110,14 @@ struct pfo_disk {
 
 pfo_status pfo_disk_lock(pfo_disk *disk, pfo_error *err);
 void pfo_disk_unlock(pfo_disk *disk);
-/* The index to read from: mapped anew if another took its place. NULL: there is none (the directory is gone). */
-pfo_index *pfo_disk_index(pfo_disk *disk);
+/* The index to read from, mapped anew if another took its place; it stays mapped until pfo_disk_leave(). NULL (and nothing to leave):
+ * there is none that can be used; the directory is gone, or the file was damaged and no writer has come by since. */
+pfo_index *pfo_disk_enter(pfo_disk *disk, pfo_reading_place **place);
+void pfo_disk_leave(pfo_reading_place *place);
+/* For a handle that only reads: keeps writers out (where there is a lock file), and has the directory's index in its newest state, or one
+ * made in memory. */
+pfo_status pfo_disk_lock_shared(pfo_disk *disk, pfo_error *err);
+void pfo_disk_unlock_shared(pfo_disk *disk);
 /* pre: locked. Puts the file `name` in the place of the index; on failure the old one stays. Owns index either way. name == NULL: an
  * index in memory, for a handle that only reads. */
 pfo_status pfo_disk_publish_index(pfo_disk *disk, pfo_index *index, const char *name, pfo_error *err);

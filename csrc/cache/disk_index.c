@@ -142,6 +142,7 @@ pfo_index_create(pfo_index **out, int directory, const char *name, uint32_t slot
     lay_out(index, base, slot_count);
     index->salt = salt;
     index->writable = 1;
+    index->in_memory = name == NULL;
     index->header->magic = PFO_DISK_INDEX_MAGIC;
     index->header->version = PFO_DISK_VERSION;
     index->header->slot_count = slot_count;
@@ -197,6 +198,35 @@ pfo_index_open(pfo_index **out, int directory, const char *name, int writable, u
     index->writable = writable;
     *out = index;
     return PFO_OK;
+}
+
+int
+pfo_index_is_current(const pfo_index *index)
+{
+    struct stat facts;
+    if (index == NULL) {
+        return 0;
+    }
+    if (index->in_memory) {
+        return 1;
+    }
+    return pfo_file_is_ours(&index->file, &facts) && facts.st_nlink != 0 && (uint64_t)facts.st_size == index->bytes &&
+           atomic_load_explicit(&index->header->retired, memory_order_relaxed) == 0;
+}
+
+int
+pfo_index_is_retired(const pfo_index *index)
+{
+    return atomic_load(&index->header->retired) != 0;
+}
+
+void
+pfo_index_retire(pfo_index *index)
+{
+    struct stat facts;
+    if (pfo_file_is_ours(&index->file, &facts) && (uint64_t)facts.st_size == index->bytes) {
+        atomic_store(&index->header->retired, 1);
+    } /* else others see that it was cut short, and that its name is another file's */
 }
 
 void

@@ -5,7 +5,7 @@
  * when the map was made, never by what the map says later, so that damage cannot lead outside of it.
  * The index is derived from the segments; nothing here needs to reach the disk.
  * Threads and processes: pfo_index_find(), _at(), _note() and _count() from anywhere; everything else under the writers' lock.
- * Memory: an index owns its map. A handle keeps replaced indexes (`older`) until it closes, because readers take no reference.
+ * Memory: an index owns its map and its descriptor; disk_handle.h says when a replaced one is closed.
  */
 #ifndef PFO_CACHE_DISK_INDEX_H
 #define PFO_CACHE_DISK_INDEX_H
@@ -23,8 +23,9 @@ typedef struct pfo_index {
     uint32_t row_count;
     uint64_t salt;
     int writable;
-    pfo_file file; /* closed for an index in memory */
-    struct pfo_index *older;
+    int in_memory;
+    pfo_file file;           /* closed for an index in memory */
+    struct pfo_index *older; /* closed together with this one */
 } pfo_index;
 
 /* First 8 bytes of XXH3-128. */
@@ -39,7 +40,12 @@ pfo_status pfo_index_create(pfo_index **index, int directory, const char *name, 
 /* Maps the index of that name. *index == NULL with PFO_OK: there is none that can be used. */
 pfo_status pfo_index_open(pfo_index **index, int directory, const char *name, int writable, uint64_t salt,
                           pfo_error *err);
-void pfo_index_close(pfo_index *index); /* and the older ones; NULL is allowed */
+void pfo_index_retire(pfo_index *index); /* another file has taken its place */
+void pfo_index_close(pfo_index *index);  /* and the older ones; NULL is allowed */
+int pfo_index_is_retired(const pfo_index *index);
+/* Whether the map may be touched and is the directory's index: one fstat tells whether another program has cut the file short (touching
+ * the lost pages is a signal) or it was unlinked, and the header whether another has taken its place. An index in memory always is. */
+int pfo_index_is_current(const pfo_index *index); /* NULL is not */
 
 typedef enum pfo_found { PFO_ABSENT, PFO_FOUND, PFO_DAMAGED } pfo_found;
 

@@ -279,7 +279,8 @@ check_file(pfo_disk *disk, const pfo_slot *slot, pfo_checked_payload *checked, p
     pfo_payload_name(&slot->key, extension.file_sequence, extension.suffix, name);
     const int error = pfo_file_open(&checked->file, disk->root.descriptor, name, O_RDONLY | O_NOFOLLOW);
     if (error != 0) {
-        return error == ENOENT ? PFO_RECORD_STALE : PFO_RECORD_BROKEN;
+        const int is_refused = error == EMFILE || error == ENFILE || error == ENOMEM;
+        return error == ENOENT ? PFO_RECORD_STALE : is_refused ? PFO_RECORD_UNREADABLE : PFO_RECORD_BROKEN;
     }
     if (!pfo_file_is_ours(&checked->file, &facts) || !S_ISREG(facts.st_mode) ||
         (uint64_t)facts.st_size != extension.file_bytes) {

@@ -17,13 +17,23 @@
 
 enum { SEQUENCE_GAP = 65536 }; /* over sequences that may have been given to records that are lost */
 
+/* What cannot be opened or removed because it is none of ours: a folder, link or pipe, or another user's. It is left alone. */
+static int
+is_foreign(int error)
+{
+    return error == ENOTDIR || error == EISDIR || error == ELOOP || error == EINVAL || error == EACCES ||
+           error == EPERM;
+}
+
 pfo_status
 pfo_disk_walk(const pfo_disk *disk, const char *folder, pfo_disk_each each, void *context, pfo_error *err)
 {
     pfo_file file;
-    const int error = pfo_file_open(&file, disk->root.descriptor, folder, O_RDONLY | O_DIRECTORY);
+    const int is_inner = strchr(folder, '/') != NULL; /* the outer ones may be links to where there is room */
+    const int error =
+        pfo_file_open(&file, disk->root.descriptor, folder, O_RDONLY | O_DIRECTORY | (is_inner ? O_NOFOLLOW : 0));
     if (error != 0) {
-        return error == ENOENT || error == ENOTDIR ? PFO_OK : pfo_disk_io_error(err, error, "open", folder);
+        return error == ENOENT || is_foreign(error) ? PFO_OK : pfo_disk_io_error(err, error, "open", folder);
     }
     DIR *names = fdopendir(file.descriptor);
     if (names == NULL) {
@@ -63,7 +73,7 @@ sweep_draft(void *context, const char *folder, const char *name)
     unsigned long long meant = 0;
     const char *size = strrchr(name, '-');
     join(path, folder, name);
-    if (pfo_file_open(&file, sweep->disk->root.descriptor, path, O_RDWR) != 0) {
+    if (pfo_file_open(&file, sweep->disk->root.descriptor, path, O_RDWR | O_NOFOLLOW) != 0) {
         return PFO_OK; /* published or removed meanwhile */
     }
     if (size != NULL) {
@@ -118,8 +128,9 @@ parse_key(const char *name, pfo_digest *key)
     return 1;
 }
 
-static int
-is_named(const payload_sweep *sweep, const char *path, const char *name)
+/* WHOLE when an entry names the file. */
+static pfo_record_state
+find_name(const payload_sweep *sweep, const char *path, const char *name)
 {
     pfo_digest key;
     pfo_slot slot;
@@ -128,12 +139,15 @@ is_named(const payload_sweep *sweep, const char *path, const char *name)
     pfo_file_extension extension;
     char right[PFO_DISK_NAME];
     if (strlen(name) < 2 * sizeof key.bytes || !parse_key(name, &key) ||
-        pfo_index_find(sweep->index, &key, &slot, &position) != PFO_FOUND || (slot.flags & PFO_RECORD_FILE) == 0 ||
-        pfo_payload_record(sweep->disk, &slot, &header, &extension) != PFO_RECORD_WHOLE) {
-        return 0;
+        pfo_index_find(sweep->index, &key, &slot, &position) != PFO_FOUND || (slot.flags & PFO_RECORD_FILE) == 0) {
+        return PFO_RECORD_STALE;
+    }
+    const pfo_record_state state = pfo_payload_record(sweep->disk, &slot, &header, &extension);
+    if (state != PFO_RECORD_WHOLE) {
+        return state;
     }
     pfo_payload_name(&key, extension.file_sequence, extension.suffix, right);
-    return strcmp(right, path) == 0;
+    return strcmp(right, path) == 0 ? PFO_RECORD_WHOLE : PFO_RECORD_STALE;
 }
 
 static pfo_status
@@ -143,8 +157,12 @@ sweep_payload(void *context, const char *folder, const char *name)
     char path[PFO_DISK_NAME];
     struct stat facts;
     join(path, folder, name);
-    if (is_named(sweep, path, name)) {
+    const pfo_record_state state = find_name(sweep, path, name);
+    if (state == PFO_RECORD_WHOLE) {
         return PFO_OK;
+    }
+    if (state == PFO_RECORD_UNREADABLE) {
+        return pfo_fail(sweep->err, PFO_IO, "the disk cache cannot read a segment of %s", sweep->disk->directory);
     }
     if (fstatat(sweep->disk->root.descriptor, path, &facts, AT_SYMLINK_NOFOLLOW) == 0) {
         sweep->orphans++;
@@ -152,7 +170,7 @@ sweep_payload(void *context, const char *folder, const char *name)
     }
     if (sweep->remove) {
         const int error = pfo_file_remove(sweep->disk->root.descriptor, path);
-        if (error != 0 && error != ENOENT && error != EISDIR) {
+        if (error != 0 && error != ENOENT && !is_foreign(error)) {
             return pfo_disk_io_error(sweep->err, error, "remove", path);
         }
     }
@@ -193,8 +211,8 @@ remove_one(void *context, const char *folder, const char *name)
     char path[PFO_DISK_NAME];
     join(path, folder, name);
     const int error = pfo_file_remove(all->disk->root.descriptor, path);
-    return error == 0 || error == ENOENT || error == EISDIR ? PFO_OK
-                                                            : pfo_disk_io_error(all->err, error, "remove", path);
+    return error == 0 || error == ENOENT || is_foreign(error) ? PFO_OK
+                                                              : pfo_disk_io_error(all->err, error, "remove", path);
 }
 
 static pfo_status
@@ -266,8 +284,8 @@ enlarge(rebuild *run)
     return pfo_fail(run->err, PFO_OVERFLOW, "the index of %s cannot grow further", run->disk->directory);
 }
 
-/* The slot of a record; 0 when its payload file is not there. */
-static int
+/* The slot of a record; BROKEN when its payload file is not there. */
+static pfo_record_state
 describe(const rebuild *run, const pfo_record_header *header, uint32_t offset, pfo_slot *slot)
 {
     *slot = (pfo_slot){ .key = header->key,
@@ -280,19 +298,22 @@ describe(const rebuild *run, const pfo_record_header *header, uint32_t offset, p
                         .flags = (uint8_t)header->flags,
                         .stamp = (uint32_t)header->sequence };
     if ((header->flags & PFO_RECORD_FILE) == 0) {
-        return 1;
+        return PFO_RECORD_WHOLE;
     }
     pfo_record_header again;
     pfo_file_extension extension;
     struct stat facts;
     char name[PFO_DISK_NAME];
-    if (pfo_payload_record(run->disk, slot, &again, &extension) != PFO_RECORD_WHOLE) {
-        return 0;
+    const pfo_record_state state = pfo_payload_record(run->disk, slot, &again, &extension);
+    if (state != PFO_RECORD_WHOLE) {
+        return state;
     }
     pfo_payload_name(&slot->key, extension.file_sequence, extension.suffix, name);
     slot->file_pages = (uint32_t)((extension.file_bytes + PFO_DISK_PAGE - 1) / PFO_DISK_PAGE);
     return fstatat(run->disk->root.descriptor, name, &facts, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(facts.st_mode) &&
-           (uint64_t)facts.st_size == extension.file_bytes;
+                   (uint64_t)facts.st_size == extension.file_bytes
+               ? PFO_RECORD_WHOLE
+               : PFO_RECORD_BROKEN;
 }
 
 static pfo_status
@@ -315,7 +336,11 @@ take_record(void *context, const pfo_record_header *header, uint32_t offset)
     if (header->state != PFO_DISK_LIVE) {
         return PFO_OK;
     }
-    if (!describe(run, header, offset, &slot)) {
+    const pfo_record_state state = describe(run, header, offset, &slot);
+    if (state == PFO_RECORD_UNREADABLE) {
+        return pfo_fail(run->err, PFO_IO, "the disk cache cannot read a segment of %s", run->disk->directory);
+    }
+    if (state != PFO_RECORD_WHOLE) {
         run->damaged++;
         return mark_dead(run, run->segment, offset);
     }
@@ -334,6 +359,27 @@ take_record(void *context, const pfo_record_header *header, uint32_t offset)
 }
 
 static pfo_status
+remove_segment(const rebuild *run, const char *path)
+{
+    const int error = pfo_file_remove(run->disk->root.descriptor, path);
+    return error == 0 || error == ENOENT || is_foreign(error) ? PFO_OK
+                                                              : pfo_disk_io_error(run->err, error, "remove", path);
+}
+
+/* Cuts off a torn tail. */
+static pfo_status
+cut_segment(const rebuild *run, const char *path, uint64_t end)
+{
+    pfo_segment_use use;
+    int error = pfo_segment_use_linked(run->disk, run->segment, &use);
+    if (error == 0) {
+        error = pfo_file_truncate(use.file->descriptor, end);
+        pfo_segment_release(&use);
+    }
+    return error == 0 ? PFO_OK : pfo_disk_io_error(run->err, error, "cut", path);
+}
+
+static pfo_status
 take_segment(void *context, const char *folder, const char *name)
 {
     rebuild *run = context;
@@ -341,6 +387,7 @@ take_segment(void *context, const char *folder, const char *name)
     char right[PFO_DISK_NAME];
     unsigned number = 0;
     uint64_t end;
+    struct stat facts;
     pfo_segment_row row;
     join(path, folder, name);
     if (sscanf(name, "%8x.seg", &number) != 1 || number == 0) {
@@ -350,28 +397,23 @@ take_segment(void *context, const char *folder, const char *name)
     if (strcmp(path, right) != 0) {
         return PFO_OK;
     }
+    if (fstatat(run->disk->root.descriptor, path, &facts, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(facts.st_mode)) {
+        return PFO_OK; /* not a file of ours, whatever its name says */
+    }
+    if (number > pfo_index_count(run->index, PFO_COUNT_LAST_SEGMENT)) {
+        pfo_index_set_count(run->index, PFO_COUNT_LAST_SEGMENT, number);
+    }
     run->segment = number;
     PFO_TRY(pfo_segment_scan(run->disk, number, run->index->salt, take_record, run, &end, &run->damaged, run->err));
+    if (end == 0) { /* nothing in it can be read, so it needs no row */
+        return run->disk->read_only ? PFO_OK : remove_segment(run, path);
+    }
     while (pfo_index_row_at(run->index, number % run->index->row_count, &row) != PFO_ABSENT) {
         PFO_TRY(enlarge(run));
     }
     row = (pfo_segment_row){ .number = number, .size = (uint32_t)end };
     pfo_index_set_row(run->index, number, &row);
-    if (number > pfo_index_count(run->index, PFO_COUNT_LAST_SEGMENT)) {
-        pfo_index_set_count(run->index, PFO_COUNT_LAST_SEGMENT, number);
-    }
-    if (!run->disk->read_only) {
-        pfo_segment_use use;
-        int error = pfo_segment_use_open(run->disk, number, &use);
-        if (error == 0) {
-            error = pfo_file_truncate(use.file->descriptor, end); /* cuts a torn tail */
-            pfo_segment_release(&use);
-        }
-        if (error != 0) {
-            return pfo_disk_io_error(run->err, error, "cut", path);
-        }
-    }
-    return PFO_OK;
+    return run->disk->read_only || (uint64_t)facts.st_size == end ? PFO_OK : cut_segment(run, path, end);
 }
 
 /* Counts what the slots name. */

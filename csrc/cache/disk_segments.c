@@ -53,7 +53,7 @@ open_segment(const pfo_disk *disk, uint32_t number, pfo_file *file)
 {
     char name[PFO_DISK_NAME];
     pfo_segment_name(number, name);
-    return pfo_file_open(file, disk->root.descriptor, name, disk->read_only ? O_RDONLY : O_RDWR);
+    return pfo_file_open(file, disk->root.descriptor, name, (disk->read_only ? O_RDONLY : O_RDWR) | O_NOFOLLOW);
 }
 
 /* Under segments_lock: puts the segment into its place if no reader is in there. 1 when a use was counted. */
@@ -119,6 +119,28 @@ forget_segment(pfo_disk *disk, pfo_segment_file *place)
     pfo_mutex_unlock(&disk->segments_lock);
 }
 
+static int
+is_linked(const pfo_file *file)
+{
+    struct stat facts;
+    return pfo_file_is_ours(file, &facts) && facts.st_nlink != 0;
+}
+
+int
+pfo_segment_use_linked(pfo_disk *disk, uint32_t number, pfo_segment_use *use)
+{
+    const int error = pfo_segment_use_open(disk, number, use);
+    if (error != 0 || is_linked(use->file)) {
+        return error;
+    }
+    /* Unlinked, with another of its number in its place perhaps, or its descriptor closed by someone else. */
+    pfo_segment_release(use);
+    forget_segment(disk, &disk->segments[number % PFO_DISK_OPEN_SEGMENTS]);
+    use->shared = NULL;
+    use->file = &use->own;
+    return open_segment(disk, number, &use->own);
+}
+
 void
 pfo_segments_close(pfo_disk *disk)
 {
@@ -129,21 +151,11 @@ pfo_segments_close(pfo_disk *disk)
 
 /* ---- reading ---- */
 
-pfo_record_state
-pfo_segment_read(pfo_disk *disk, const pfo_slot *slot, void *record, size_t bytes)
+static pfo_record_state
+read_record(pfo_disk *disk, const pfo_slot *slot, const pfo_segment_use *use, void *record, size_t bytes)
 {
-    pfo_segment_use use;
-    struct stat facts;
     pfo_record_header *header = record;
-    if (pfo_segment_use_open(disk, slot->segment, &use) != 0) {
-        return PFO_RECORD_STALE;
-    }
-    const size_t got = pfo_file_read(use.file->descriptor, record, bytes, slot->offset);
-    const int is_there = fstat(use.file->descriptor, &facts) == 0 && facts.st_nlink != 0;
-    pfo_segment_release(&use);
-    if (!is_there) {
-        return PFO_RECORD_STALE;
-    }
+    const size_t got = pfo_file_read(use->file->descriptor, record, bytes, slot->offset);
     const uint64_t salt = atomic_load_explicit(&disk->salt, memory_order_relaxed);
     if (got != bytes || !is_whole_header(header, salt, slot->segment, slot->offset)) {
         return PFO_RECORD_BROKEN;
@@ -158,6 +170,28 @@ pfo_segment_read(pfo_disk *disk, const pfo_slot *slot, void *record, size_t byte
     return sizeof *header + header->length > bytes || pfo_disk_check(header + 1, header->length) == header->body_check
                ? PFO_RECORD_WHOLE
                : PFO_RECORD_BROKEN;
+}
+
+pfo_record_state
+pfo_segment_read(pfo_disk *disk, const pfo_slot *slot, void *record, size_t bytes)
+{
+    pfo_segment_use use;
+    int error = pfo_segment_use_open(disk, slot->segment, &use);
+    if (error == 0) {
+        pfo_record_state state = read_record(disk, slot, &use, record, bytes);
+        const int is_sure = state == PFO_RECORD_WHOLE || is_linked(use.file);
+        pfo_segment_release(&use);
+        if (is_sure) {
+            return state;
+        }
+        error = pfo_segment_use_linked(disk, slot->segment, &use);
+        if (error == 0) {
+            state = read_record(disk, slot, &use, record, bytes);
+            pfo_segment_release(&use);
+            return state;
+        }
+    }
+    return error == ENOENT ? PFO_RECORD_STALE : PFO_RECORD_UNREADABLE;
 }
 
 /* A kill may cut a write between two pages, behind a whole header: the body of a live record counts, too. */
@@ -180,7 +214,7 @@ pfo_segment_scan(pfo_disk *disk, uint32_t number, uint64_t salt, pfo_record_each
     struct stat facts;
     pfo_segment_name(number, name);
     *valid_end = 0;
-    const int error = pfo_file_open(&file, disk->root.descriptor, name, O_RDONLY);
+    const int error = pfo_file_open(&file, disk->root.descriptor, name, O_RDONLY | O_NOFOLLOW);
     if (error != 0) {
         return pfo_disk_io_error(err, error, "open", name);
     }
@@ -194,8 +228,10 @@ pfo_segment_scan(pfo_disk *disk, uint32_t number, uint64_t salt, pfo_record_each
     size_t held = 0;
     uint64_t offset = 0;
     int in_damage = 0;
-    const uint64_t size = pfo_file_is_ours(&file, &facts) ? (uint64_t)facts.st_size : 0;
-    while (status == PFO_OK && offset + sizeof(pfo_record_header) <= size && offset < UINT32_MAX) {
+    const uint64_t most = PFO_SEGMENT_MOST + PFO_RECORD_MOST; /* what follows was not written by us */
+    uint64_t size = pfo_file_is_ours(&file, &facts) ? (uint64_t)facts.st_size : 0;
+    size = size < most ? size : most;
+    while (status == PFO_OK && offset + sizeof(pfo_record_header) <= size) {
         const size_t wanted = size - offset < PFO_RECORD_MOST ? (size_t)(size - offset) : PFO_RECORD_MOST;
         if (offset < begin || offset + wanted > begin + held) {
             begin = offset;
@@ -232,18 +268,16 @@ start_segment(pfo_disk *disk, pfo_index *index, pfo_segment_row *row, pfo_error 
     char name[PFO_DISK_NAME];
     pfo_file file;
     uint32_t number = (uint32_t)pfo_index_count(index, PFO_COUNT_LAST_SEGMENT);
-    pfo_found found = PFO_DAMAGED;
-    for (uint32_t tries = 0; tries < index->row_count && found != PFO_ABSENT; tries++) {
+    int error = EEXIST;
+    for (uint32_t tries = 0; tries < index->row_count && error == EEXIST; tries++) {
         number = number == UINT32_MAX ? 1 : number + 1;
-        found = pfo_index_row_at(index, number % index->row_count, row);
+        if (pfo_index_row_at(index, number % index->row_count, row) == PFO_ABSENT) {
+            pfo_segment_name(number, name);
+            error = pfo_file_open(&file, disk->root.descriptor, name, O_RDWR | O_CREAT | O_EXCL);
+        }
     }
-    if (found != PFO_ABSENT) {
-        return PFO_STATE;
-    }
-    pfo_segment_name(number, name);
-    const int error = pfo_file_open(&file, disk->root.descriptor, name, O_RDWR | O_CREAT | O_TRUNC);
     if (error != 0) {
-        return pfo_disk_io_error(err, error, "make", name);
+        return error == EEXIST ? PFO_STATE : pfo_disk_io_error(err, error, "make", name);
     }
     pfo_file_close(&file);
     pfo_index_set_count(index, PFO_COUNT_LAST_SEGMENT, number);
@@ -260,15 +294,14 @@ active_row(pfo_disk *disk, pfo_index *index, uint32_t bytes, pfo_segment_row *ro
 {
     const uint32_t active = (uint32_t)pfo_index_count(index, PFO_COUNT_ACTIVE);
     if (active != 0) {
-        if (pfo_index_row(index, active, row) != PFO_FOUND) {
-            disk->must_rebuild = 1;
-            return pfo_fail(err, PFO_IO, "the index of %s is damaged; it will be rebuilt", disk->directory);
-        }
-        if (row->size == 0 || row->size + bytes <= disk->segment_bytes) {
+        const pfo_found found = pfo_index_row(index, active, row);
+        if (found == PFO_FOUND && (row->size == 0 || row->size + bytes <= disk->segment_bytes)) {
             return PFO_OK;
         }
         pfo_index_set_count(index, PFO_COUNT_ACTIVE, 0); /* sealed */
-        if (row->live_records == 0) {
+        if (found != PFO_FOUND) {
+            disk->must_rebuild = 1; /* by who locks next; what is written now goes to a segment of its own */
+        } else if (row->live_records == 0) {
             pfo_segment_drop(disk, index, active);
         }
     }
@@ -286,13 +319,13 @@ pfo_segment_append(pfo_disk *disk, pfo_index *index, void *record, uint32_t byte
     pfo_record_header *header = record;
     PFO_TRY(active_row(disk, index, bytes, &row, err));
     pfo_segment_name(row.number, name);
-    int error = pfo_segment_use_open(disk, row.number, &use);
-    if (error == 0 && (!pfo_file_is_ours(use.file, &facts) || facts.st_nlink == 0)) {
+    int error = pfo_segment_use_linked(disk, row.number, &use);
+    if (error == 0 && (!pfo_file_is_ours(use.file, &facts) || (uint64_t)facts.st_size != row.size)) {
         pfo_segment_release(&use);
         error = ENOENT;
     }
     if (error != 0) {
-        disk->must_rebuild = 1; /* it was unlinked, or its descriptor closed, by someone else */
+        disk->must_rebuild |= error == ENOENT; /* someone else has unlinked or changed it, or put an old index there */
         return pfo_disk_io_error(err, error, "open", name);
     }
     header->check = pfo_record_check(header, atomic_load(&disk->salt), row.number, row.size);
@@ -322,7 +355,7 @@ pfo_segment_sync(pfo_disk *disk, uint32_t segment, pfo_error *err)
     if (disk->durability != PFO_DURABLE_POWER) {
         return PFO_OK;
     }
-    int error = pfo_segment_use_open(disk, segment, &use);
+    int error = pfo_segment_use_linked(disk, segment, &use);
     if (error == 0) {
         error = pfo_file_sync(use.file->descriptor);
         pfo_segment_release(&use);
@@ -335,7 +368,7 @@ pfo_segment_mark(pfo_disk *disk, uint32_t segment, uint32_t offset, uint32_t sta
 {
     pfo_segment_use use;
     struct stat facts;
-    int error = pfo_segment_use_open(disk, segment, &use);
+    int error = pfo_segment_use_linked(disk, segment, &use);
     if (error != 0) {
         return error == ENOENT ? 0 : error; /* gone with all its records */
     }
@@ -434,7 +467,11 @@ move_record(void *context, const pfo_record_header *header, uint32_t offset)
         return PFO_OK;
     }
     const uint32_t bytes = (uint32_t)slot.units * PFO_DISK_ALIGNMENT;
-    if (pfo_segment_read(run->disk, &slot, run->record, bytes) != PFO_RECORD_WHOLE) {
+    const pfo_record_state state = pfo_segment_read(run->disk, &slot, run->record, bytes);
+    if (state == PFO_RECORD_UNREADABLE) {
+        return pfo_fail(run->err, PFO_IO, "the disk cache cannot read a segment of %s", run->disk->directory);
+    }
+    if (state != PFO_RECORD_WHOLE) {
         atomic_fetch_add(&run->disk->corrupt, 1);
         return pfo_disk_remove_entry(run->disk, position, &slot, run->err);
     }

@@ -11,9 +11,18 @@
 
 #include "cache/disk_handle.h"
 
-enum { PFO_RECORD_MOST = 64 * 1024 }; /* of a record with its header, aligned */
+enum {
+    PFO_RECORD_MOST = 64 * 1024,       /* of a record with its header, aligned */
+    PFO_SEGMENT_MOST = 8 * 1024 * 1024 /* at which a segment is sealed at the latest */
+};
 
-typedef enum pfo_record_state { PFO_RECORD_WHOLE, PFO_RECORD_STALE, PFO_RECORD_BROKEN } pfo_record_state;
+/* STALE: moved or replaced meanwhile. UNREADABLE: the system refused (no descriptors, no memory), which says nothing about the record. */
+typedef enum pfo_record_state {
+    PFO_RECORD_WHOLE,
+    PFO_RECORD_STALE,
+    PFO_RECORD_BROKEN,
+    PFO_RECORD_UNREADABLE
+} pfo_record_state;
 
 /* A use of an open segment; give it back with pfo_segment_release(). */
 typedef struct pfo_segment_use {
@@ -26,8 +35,10 @@ uint64_t pfo_record_check(const pfo_record_header *header, uint64_t salt, uint32
 uint32_t pfo_record_bytes(const pfo_record_header *header); /* header and body, aligned */
 
 void pfo_segment_name(uint32_t number, char name[PFO_DISK_NAME]);
-/* 0 or an errno value. */
+/* 0 or an errno value. The file may have been unlinked since it was opened. */
 int pfo_segment_use_open(pfo_disk *disk, uint32_t number, pfo_segment_use *use);
+/* The same, but the file is in the directory; for writing, and where a read did not give what it should. */
+int pfo_segment_use_linked(pfo_disk *disk, uint32_t number, pfo_segment_use *use);
 void pfo_segment_release(pfo_segment_use *use);
 void pfo_segments_close(pfo_disk *disk); /* all open ones; no reader may be in one */
 

@@ -8,12 +8,13 @@
 pfo_status
 pfo_disk_next(pfo_disk *disk, uint64_t *cursor, pfo_disk_entry *entry, int *more, pfo_error *err)
 {
-    const pfo_index *index = pfo_disk_index(disk);
     pfo_record_header *record = pfo_alloc(PFO_RECORD_MOST);
     *more = 0;
     if (record == NULL) {
         return pfo_fail(err, PFO_NO_MEMORY, "out of memory listing the disk cache");
     }
+    pfo_reading_place *place;
+    const pfo_index *index = pfo_disk_enter(disk, &place);
     for (; !*more && index != NULL && *cursor < index->slot_count; ++*cursor) {
         pfo_slot slot;
         if (pfo_index_at(index, (uint32_t)*cursor, &slot) != PFO_FOUND ||
@@ -33,6 +34,9 @@ pfo_disk_next(pfo_disk *disk, uint64_t *cursor, pfo_disk_entry *entry, int *more
         memcpy(entry->kind, record->kind, sizeof entry->kind);
         memcpy(entry->label, (const char *)(record + 1) + record->length - record->label_length, label);
         *more = 1;
+    }
+    if (index != NULL) {
+        pfo_disk_leave(place);
     }
     pfo_free(record);
     return PFO_OK;
@@ -54,7 +58,23 @@ check_entry(pfo_disk *disk, const pfo_slot *slot, pfo_record_header *record, pfo
     return state;
 }
 
-/* Entry by entry, each under the lock where there is one, so that others get on meanwhile. */
+static pfo_status
+lock_either(pfo_disk *disk, pfo_error *err)
+{
+    return disk->read_only ? pfo_disk_lock_shared(disk, err) : pfo_disk_lock(disk, err);
+}
+
+static void
+unlock_either(pfo_disk *disk)
+{
+    if (disk->read_only) {
+        pfo_disk_unlock_shared(disk);
+    } else {
+        pfo_disk_unlock(disk);
+    }
+}
+
+/* Entry by entry, each under the lock, so that others get on meanwhile. */
 static pfo_status
 check_at(pfo_disk *disk, uint32_t position, int repair, pfo_record_header *record, pfo_disk_report *report,
          pfo_error *err)
@@ -67,10 +87,14 @@ check_at(pfo_disk *disk, uint32_t position, int repair, pfo_record_header *recor
         return PFO_OK;
     }
     report->checked++;
-    if (found == PFO_FOUND && check_entry(disk, &slot, record, &status, err) == PFO_RECORD_WHOLE) {
+    const pfo_record_state state =
+        found == PFO_FOUND ? check_entry(disk, &slot, record, &status, err) : PFO_RECORD_BROKEN;
+    if (status != PFO_OK || state == PFO_RECORD_WHOLE) {
         return status;
     }
-    PFO_TRY(status);
+    if (state == PFO_RECORD_UNREADABLE) {
+        return pfo_fail(err, PFO_IO, "the disk cache cannot read an entry of %s", disk->directory);
+    }
     report->damaged++;
     atomic_fetch_add(&disk->corrupt, 1);
     if (repair && found == PFO_FOUND) {
@@ -81,14 +105,12 @@ check_at(pfo_disk *disk, uint32_t position, int repair, pfo_record_header *recor
 }
 
 static pfo_status
-check_all(pfo_disk *disk, int repair, int locking, pfo_record_header *record, pfo_disk_report *report, pfo_error *err)
+check_all(pfo_disk *disk, int repair, pfo_record_header *record, pfo_disk_report *report, pfo_error *err)
 {
     int damaged_slots = 0;
     pfo_status status = PFO_OK;
     for (uint32_t position = 0; status == PFO_OK; position++) {
-        if (locking) {
-            PFO_TRY(pfo_disk_lock(disk, err));
-        }
+        PFO_TRY(lock_either(disk, err));
         const pfo_index *index = atomic_load(&disk->index);
         const int at_end = position >= index->slot_count;
         pfo_slot slot;
@@ -96,9 +118,7 @@ check_all(pfo_disk *disk, int repair, int locking, pfo_record_header *record, pf
             damaged_slots |= pfo_index_at(index, position, &slot) == PFO_DAMAGED;
             status = check_at(disk, position, repair, record, report, err);
         }
-        if (locking) {
-            pfo_disk_unlock(disk);
-        }
+        unlock_either(disk);
         if (at_end) {
             break;
         }
@@ -126,7 +146,7 @@ pfo_disk_verify(pfo_disk *disk, int repair, pfo_disk_report *report, pfo_error *
         return pfo_fail(err, PFO_NO_MEMORY, "out of memory verifying the disk cache");
     }
     pfo_payloads_close(disk); /* what was checked before is checked again */
-    pfo_status status = check_all(disk, repair, may_write, record, report, err);
+    pfo_status status = check_all(disk, repair, record, report, err);
     pfo_free(record);
     if (status == PFO_OK && may_write) {
         PFO_TRY(pfo_disk_lock(disk, err));

@@ -1,21 +1,23 @@
 /* check.h: the whole C test harness. A test program is a list of TEST functions and a main that runs them.
  *
- * A failed CHECK prints file, line and text and counts; RUN_ALL's exit code is 0 only when none failed and at least one ran.
+ * A failed CHECK prints file, line and text and counts; FINISH's exit code is 0 only when none failed and at least one ran. Threads may
+ * use both.
  */
 #ifndef PFO_TESTS_CHECK_H
 #define PFO_TESTS_CHECK_H
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-static int check_failures;
-static long check_count;
+static atomic_int check_failures;
+static atomic_long check_count;
 
 #define CHECK(condition)                                                                                               \
     do {                                                                                                               \
-        check_count++;                                                                                                 \
+        atomic_fetch_add_explicit(&check_count, 1, memory_order_relaxed);                                              \
         if (!(condition)) {                                                                                            \
-            check_failures++;                                                                                          \
+            atomic_fetch_add_explicit(&check_failures, 1, memory_order_relaxed);                                       \
             (void)fprintf(stderr, "%s:%d: CHECK(%s)\n", __FILE__, __LINE__, #condition);                               \
         }                                                                                                              \
     } while (0)
@@ -23,7 +25,7 @@ static long check_count;
 /* Like CHECK, but gives up the program: for conditions without which the rest would crash. */
 #define REQUIRE(condition)                                                                                             \
     do {                                                                                                               \
-        check_count++;                                                                                                 \
+        atomic_fetch_add_explicit(&check_count, 1, memory_order_relaxed);                                              \
         if (!(condition)) {                                                                                            \
             (void)fprintf(stderr, "%s:%d: REQUIRE(%s)\n", __FILE__, __LINE__, #condition);                             \
             exit(2);                                                                                                   \

@@ -98,6 +98,60 @@ many_processes_keep_the_bound(void)
     fixture_delete(&tree);
 }
 
+static void
+write_until_told(const fixture *tree, int pipe_end)
+{
+    char byte;
+    pfo_disk *disk = open_disk(tree, ROOMY, "lru");
+    CHECK(fcntl(pipe_end, F_SETFL, O_NONBLOCK) == 0);
+    for (unsigned i = 0; read(pipe_end, &byte, 1) != 0; i++) {
+        CHECK(put_ok(disk, i % 3, i, 100) && (i % 500 != 0 || put_ok(disk, 10 + i / 500 % 600, i, 100)));
+    }
+    pfo_disk_close(disk);
+    _exit(check_failures != 0);
+}
+
+/* A handle that only reads cannot take the writers' lock, but what is there all the time it finds all the time. */
+static void
+a_reader_beside_a_writer_misses_nothing(void)
+{
+    fixture tree = fixture_new();
+    int ends[2];
+    if (geteuid() != 0) {
+        (void)printf("  (skipped: only the superuser can make a directory that it may read and not write)\n");
+        return;
+    }
+    pfo_disk_close(open_disk(&tree, ROOMY, "lru"));
+    pfo_disk *writer = open_disk(&tree, ROOMY, "lru");
+    CHECK(put_ok(writer, 0, 0, 100) && put_ok(writer, 1, 0, 100) && put_ok(writer, 2, 0, 100));
+    pfo_disk_close(writer);
+    const char *const names[] = { "", "/index", "/lock", "/format" };
+    for (int i = 0; i < 4; i++) {
+        char path[128];
+        (void)snprintf(path, sizeof path, "%s%s", tree.root, names[i]);
+        CHECK(chmod(path, 0755) == 0);
+    }
+    CHECK(seteuid(65534) == 0);
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru"); /* as one who may only read */
+    CHECK(seteuid(0) == 0);
+    CHECK(put_value(disk, 1, 3, 10, 0, NULL) == PFO_UNAVAILABLE);
+    REQUIRE(pipe(ends) == 0);
+    const pid_t child = fork();
+    if (child == 0) {
+        REQUIRE(close(ends[1]) == 0);
+        check_failures = 0;
+        write_until_told(&tree, ends[0]);
+    }
+    long missed = 0;
+    for (unsigned i = 0; i < 200000; i++) {
+        missed += get_version(disk, i % 3, 100) < 0;
+    }
+    CHECK(missed == 0 && stats_of(disk).corrupt == 0 && stats_of(disk).hits >= 200000);
+    CHECK(close(ends[1]) == 0 && close(ends[0]) == 0 && exit_code_of(child) == 0);
+    pfo_disk_close(disk);
+    fixture_delete(&tree);
+}
+
 enum { KILLS = 40, KILL_KEYS = 24 };
 
 /* Puts version after version and says each one that it was told is stored. */
@@ -177,6 +231,7 @@ main(void)
 {
     RUN(parent_and_child_share_a_handle);
     RUN(many_processes_keep_the_bound);
+    RUN(a_reader_beside_a_writer_misses_nothing);
     RUN(killed_writers_lose_nothing);
     return FINISH();
 }

@@ -98,10 +98,100 @@ two_handles(void)
     run_threads(ROOMY, 1);
 }
 
+/* ---- large puts at once, each with a record that nobody reserved ---- */
+
+enum { WRITERS = 16, FILE_BYTES = 33000, FILES = 16 };
+
+static const uint64_t tight = 4096 + 24576 + FILES * 36864 + 1024;
+
+static void *
+put_files(void *argument)
+{
+    const unsigned who = *(const unsigned *)argument;
+    for (unsigned round = 0; round < 60; round++) {
+        (void)put_value(handles[who % 2], who, round, FILE_BYTES, 0, NULL); /* there may be no room just now */
+    }
+    atomic_fetch_add(&found, 1);
+    return NULL;
+}
+
+static void
+large_puts_at_once_keep_the_bound(void)
+{
+    fixture tree = fixture_new();
+    pthread_t threads[WRITERS];
+    unsigned who[WRITERS];
+    handles[0] = open_disk(&tree, tight, "lru");
+    handles[1] = open_disk(&tree, tight, "lru");
+    atomic_store(&found, 0);
+    for (unsigned i = 0; i < WRITERS; i++) {
+        who[i] = i;
+        REQUIRE(pthread_create(&threads[i], NULL, put_files, &who[i]) == 0);
+    }
+    char path[128];
+    struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+    (void)snprintf(path, sizeof path, "%s/lock", tree.root);
+    const int lock = open(path, O_RDWR);
+    while (atomic_load(&found) != WRITERS) { /* what moves while it is walked would count twice */
+        whole.l_type = F_WRLCK;
+        CHECK(fcntl(lock, F_OFD_SETLKW, &whole) == 0 && stats_of(handles[0]).bytes <= tight);
+        whole.l_type = F_UNLCK;
+        CHECK(fcntl(lock, F_OFD_SETLKW, &whole) == 0);
+    }
+    CHECK(close(lock) == 0);
+    for (unsigned i = 0; i < WRITERS; i++) {
+        REQUIRE(pthread_join(threads[i], NULL) == 0);
+    }
+    CHECK(stats_of(handles[0]).entries > 0);
+    CHECK(directory_bytes(&tree) <= (long long)tight);
+    pfo_disk_close(handles[1]);
+    pfo_disk_close(handles[0]);
+    fixture_delete(&tree);
+}
+
+/* ---- indexes that are replaced under readers ---- */
+
+static void *
+clear_again_and_again(void *argument)
+{
+    pfo_disk *disk = handles[*(const unsigned *)argument % 2];
+    for (unsigned round = 0; round < 300; round++) {
+        atomic_fetch_add(&wrong, pfo_disk_clear(disk, NULL) != PFO_OK);
+        (void)put_value(disk, round % KEYS, round, length_of(round % KEYS), 0, NULL);
+    }
+    return NULL;
+}
+
+static void
+clears_beside_readers_harm_nothing(void)
+{
+    fixture tree = fixture_new();
+    pthread_t threads[THREADS];
+    unsigned who[THREADS];
+    handles[0] = open_disk(&tree, ROOMY, "lru");
+    handles[1] = open_disk(&tree, ROOMY, "lru");
+    atomic_store(&wrong, 0);
+    for (unsigned i = 0; i < THREADS; i++) {
+        who[i] = i;
+        REQUIRE(pthread_create(&threads[i], NULL, i == 0 ? clear_again_and_again : work, &who[i]) == 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        REQUIRE(pthread_join(threads[i], NULL) == 0);
+    }
+    CHECK(atomic_load(&wrong) == 0 && stats_of(handles[0]).corrupt == 0 && stats_of(handles[1]).corrupt == 0);
+    pfo_disk_report report;
+    CHECK(pfo_disk_verify(handles[0], 0, &report, NULL) == PFO_OK && report.damaged == 0 && report.orphans == 0);
+    pfo_disk_close(handles[1]);
+    pfo_disk_close(handles[0]);
+    fixture_delete(&tree);
+}
+
 int
 main(void)
 {
     RUN(one_handle);
     RUN(two_handles);
+    RUN(clears_beside_readers_harm_nothing);
+    RUN(large_puts_at_once_keep_the_bound);
     return FINISH();
 }
