@@ -508,8 +508,8 @@ pfo_tiers_keep_prepared(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *pr
     const uint64_t mine = how->only_if_changes ? how->changes : ++*changes;
     PyObject *first = NULL;
     int answer = 0;
-    uint32_t slot;
-    if (answer == 0 && how->first_wins && how->disk == PFO_KEEP_DISK_WRITE) { /* it stays on disk, too */
+    if (how->first_wins && how->disk == PFO_KEEP_DISK_WRITE) { /* it stays on disk, too */
+        uint32_t slot;
         answer = find_first(tiers, builder, how, &slot, &first);
     }
     if (answer == 0 && first == NULL && how->disk != PFO_KEEP_DISK_AS_IT_IS) {
