@@ -557,9 +557,14 @@ is_absent(pfo_disk *disk, const pfo_digest *key)
 {
     pfo_slot slot;
     uint32_t position;
-    const pfo_index *index = pfo_disk_index(disk);
-    return index != NULL && pfo_index_find(index, key, &slot, &position) == PFO_ABSENT &&
-           atomic_load(&index->header->retired) == 0;
+    pfo_reading_place *place;
+    const pfo_index *index = pfo_disk_enter(disk, &place);
+    if (index == NULL) {
+        return 0;
+    }
+    const int absent = pfo_index_find(index, key, &slot, &position) == PFO_ABSENT && !pfo_index_is_retired(index);
+    pfo_disk_leave(place);
+    return absent;
 }
 
 pfo_status
