@@ -199,3 +199,39 @@ pfo_parse_allow_pickle(PyObject *object, PyObject **key)
     *key = object;
     return 0;
 }
+
+int
+pfo_parse_arguments(const char *function, const char *const *names, Py_ssize_t count, Py_ssize_t positional,
+                    Py_ssize_t required, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **found)
+{
+    if (nargs > positional) {
+        PyErr_Format(PyExc_TypeError, "%s() takes at most %zd positional arguments (%zd given)", function, positional,
+                     nargs);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        found[i] = i < nargs ? args[i] : NULL;
+    }
+    for (Py_ssize_t k = 0; kwnames != NULL && k < PyTuple_GET_SIZE(kwnames); k++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, k);
+        Py_ssize_t at = 0;
+        while (at < count && PyUnicode_CompareWithASCIIString(name, names[at]) != 0) {
+            at++;
+        }
+        if (at == count || found[at] != NULL) {
+            PyErr_Format(PyExc_TypeError,
+                         at == count ? "%s() got an unexpected keyword argument %R"
+                                     : "%s() got multiple values for argument %R",
+                         function, name);
+            return -1;
+        }
+        found[at] = args[nargs + k];
+    }
+    for (Py_ssize_t i = 0; i < required; i++) {
+        if (found[i] == NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() missing required argument '%s'", function, names[i]);
+            return -1;
+        }
+    }
+    return 0;
+}

@@ -30,4 +30,10 @@ PyObject *pfo_parse_cache_dir(PyObject *object);
 /* None or False: *key = NULL. bytes of at least 16: *key borrowed. */
 int pfo_parse_allow_pickle(PyObject *object, PyObject **key);
 
+/* Arguments by position or name, without a format string: found[i] stays NULL where names[i] was not given. The first `positional` may
+ * be given by position. */
+int pfo_parse_arguments(const char *function, const char *const *names, Py_ssize_t count, Py_ssize_t positional,
+                        Py_ssize_t required, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                        PyObject **found);
+
 #endif
