@@ -274,6 +274,13 @@ get_from_disk(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk
         Py_DECREF(found);
         return 0;
     }
+    if (tiers->store.bounds.max_entries == 0) { /* there is no memory to move up to */
+        PyObject *guard;
+        *value = pfo_value_prepare(tiers->state, found, 0, &guard);
+        Py_XDECREF(guard);
+        Py_DECREF(found);
+        return *value == NULL ? -1 : 1;
+    }
     const pfo_keep how = {
         .ttl_ns = end_ns == 0 ? 0 : end_ns - now_ns,
         .size = PFO_SIZE_MEASURE,
