@@ -286,6 +286,7 @@ PyDoc_STRVAR(
     "ttl: seconds (above 0, also fractions) or a datetime.timedelta after which an entry is gone, on a monotonic "
     "clock; "
     "None: never.\n"
+    "    What is found on disk keeps the time it was stored with, also where that is none.\n"
     "policy: which entry leaves when room is needed, by name; an expired one always leaves first.\n"
     "compression: 'auto' (where a sample shows that it pays), 'zstd' (always) or 'none', on disk.\n"
     "durability: 'process': what set() wrote survives the death of the process, and after a power cut entries may be "
