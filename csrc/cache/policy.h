@@ -59,6 +59,10 @@ extern const pfo_policy_ops pfo_policy_s3fifo;
 extern const pfo_policy_ops pfo_policy_wtinylfu;
 extern const pfo_policy_ops pfo_policy_auto;
 
+/* resize and reserve of a policy that does not divide the bounds and needs no memory for an entry. */
+pfo_status pfo_policy_resize_nothing(pfo_policy *policy, pfo_entry *entries, const pfo_bounds *bounds, pfo_error *err);
+pfo_status pfo_policy_reserve_nothing(pfo_policy *policy, uint32_t count, pfo_error *err);
+
 /* The policy of this name, or NULL. */
 const pfo_policy_ops *pfo_policy_by_name(const char *name);
 

@@ -31,25 +31,6 @@ fifo_drop(pfo_policy *policy)
     policy->state = NULL;
 }
 
-static pfo_status
-fifo_resize(pfo_policy *policy, pfo_entry *entries, const pfo_bounds *bounds, pfo_error *err)
-{
-    (void)policy;
-    (void)entries;
-    (void)bounds;
-    (void)err;
-    return PFO_OK;
-}
-
-static pfo_status
-fifo_reserve(pfo_policy *policy, uint32_t count, pfo_error *err)
-{
-    (void)policy;
-    (void)count;
-    (void)err;
-    return PFO_OK;
-}
-
 static void
 fifo_admit(pfo_policy *policy, pfo_entry *entries, uint32_t slot)
 {
@@ -88,8 +69,8 @@ const pfo_policy_ops pfo_policy_fifo = {
     .name = "fifo",
     .init = fifo_init,
     .drop = fifo_drop,
-    .resize = fifo_resize,
-    .reserve = fifo_reserve,
+    .resize = pfo_policy_resize_nothing,
+    .reserve = pfo_policy_reserve_nothing,
     .clear = fifo_clear,
     .admit = fifo_admit,
     .touch = fifo_touch,

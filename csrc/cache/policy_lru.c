@@ -29,25 +29,6 @@ lru_drop(pfo_policy *policy)
     lru_clear(policy);
 }
 
-static pfo_status
-lru_resize(pfo_policy *policy, pfo_entry *entries, const pfo_bounds *bounds, pfo_error *err)
-{
-    (void)policy;
-    (void)entries;
-    (void)bounds;
-    (void)err;
-    return PFO_OK;
-}
-
-static pfo_status
-lru_reserve(pfo_policy *policy, uint32_t count, pfo_error *err)
-{
-    (void)policy;
-    (void)count;
-    (void)err;
-    return PFO_OK;
-}
-
 static void
 lru_admit(pfo_policy *policy, pfo_entry *entries, uint32_t slot)
 {
@@ -121,8 +102,8 @@ const pfo_policy_ops pfo_policy_lru = {
     .name = "lru",
     .init = lru_init,
     .drop = lru_drop,
-    .resize = lru_resize,
-    .reserve = lru_reserve,
+    .resize = pfo_policy_resize_nothing,
+    .reserve = pfo_policy_reserve_nothing,
     .clear = lru_clear,
     .admit = lru_admit,
     .touch = lru_touch,

@@ -46,25 +46,6 @@ sieve_drop(pfo_policy *policy)
     policy->state = NULL;
 }
 
-static pfo_status
-sieve_resize(pfo_policy *policy, pfo_entry *entries, const pfo_bounds *bounds, pfo_error *err)
-{
-    (void)policy;
-    (void)entries;
-    (void)bounds;
-    (void)err;
-    return PFO_OK;
-}
-
-static pfo_status
-sieve_reserve(pfo_policy *policy, uint32_t count, pfo_error *err)
-{
-    (void)policy;
-    (void)count;
-    (void)err;
-    return PFO_OK;
-}
-
 static void
 sieve_admit(pfo_policy *policy, pfo_entry *entries, uint32_t slot)
 {
@@ -124,8 +105,8 @@ const pfo_policy_ops pfo_policy_sieve = {
     .name = "sieve",
     .init = sieve_init,
     .drop = sieve_drop,
-    .resize = sieve_resize,
-    .reserve = sieve_reserve,
+    .resize = pfo_policy_resize_nothing,
+    .reserve = pfo_policy_reserve_nothing,
     .clear = sieve_clear,
     .admit = sieve_admit,
     .touch = sieve_touch,
