@@ -103,6 +103,7 @@ def _masked_state(value: Any) -> tuple[dict[str, Any], ...]:
 
 
 def reduce_numpy(numpy: Any, value: Any) -> Reduction | None:
+    """An array, scalar, dtype or generator of NumPy in terms of simpler objects; None for anything else."""
     if isinstance(value, numpy.generic):
         if isinstance(value, numpy.void) or value.dtype.char in "gGO":
             return None, "numpy scalar", value.dtype.str, _array_content(numpy.asarray(value))
@@ -273,6 +274,7 @@ def _reduce_module(torch: Any, module: Any) -> Reduction | str:
 
 
 def reduce_torch(torch: Any, value: Any) -> Reduction | str | None:
+    """A tensor, module or setting of torch in terms of simpler objects; None for anything else, a str why it is refused."""
     if isinstance(value, torch.Tensor):
         return _reduce_tensor(torch, value)
     if isinstance(value, torch.nn.Module):

@@ -223,16 +223,22 @@ disk_key(const pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *dis
     return answer == 0 && tiers->disk == NULL ? 1 : answer; /* reading a part may have run code that closed the cache */
 }
 
+static size_t
+stripe_number(const pfo_key_builder *builder)
+{
+    return (size_t)(pfo_table_mix(builder->hash) % PFO_TIERS_STRIPES);
+}
+
 static uint64_t *
 stripe_of(pfo_tiers *tiers, const pfo_key_builder *builder)
 {
-    return &tiers->changes[pfo_table_mix(builder->hash) % PFO_TIERS_STRIPES];
+    return &tiers->changes[stripe_number(builder)];
 }
 
 uint64_t
 pfo_tiers_version(const pfo_tiers *tiers, const pfo_key_builder *builder)
 {
-    return tiers->store.table.mutations + tiers->changes[pfo_table_mix(builder->hash) % PFO_TIERS_STRIPES];
+    return tiers->store.table.mutations + tiers->changes[stripe_number(builder)];
 }
 
 static uint64_t
