@@ -1,0 +1,263 @@
+"""The report: one versioned document of what a run was and what was measured in it.
+
+A report is data and no judgement of a page: whatever makes one (the profiler, the code profiler, the command line) fills
+these structs, and whatever shows, compares or watches one reads them. It is saved as JSON. Version rule: fields may be
+added within a version, and readers pass over what they do not know; a change that would make an old reader wrong raises
+``VERSION``, and a reader refuses a newer version by name.
+
+Times are in seconds, moments in nanoseconds since 1970 UTC, memory in bytes; None says "not known here", never 0.
+Instances are immutable.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+__all__ = [
+    "SCHEMA",
+    "VERSION",
+    "Clock",
+    "Finding",
+    "Histogram",
+    "Host",
+    "Loader",
+    "MemoryRecord",
+    "Node",
+    "Operation",
+    "Recording",
+    "Report",
+    "dumps",
+    "json_schema",
+    "load",
+    "loads",
+    "save",
+]
+
+SCHEMA = "perfopt.report"
+VERSION = 1
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine as the process saw it."""
+
+    name: str | None = None  # left out of confidential reports
+    system: str
+    python: str
+    processor: str | None = None
+    processors: int | None = None  # that this process may run on
+    memory_bytes: int | None = None
+    limit_bytes: int | None = None  # smallest of the machine's memory and the limits of the process's cgroups
+    limit_source: str = "unknown"
+    accelerators: list[str] = []
+    versions: dict[str, str] = {}  # of perfopt, numpy, torch ..., where they were loaded
+
+
+class Clock(msgspec.Struct, frozen=True, kw_only=True):
+    """Where ticks came from and what reading one costs."""
+
+    source: str
+    nanoseconds_per_tick: float
+    read_cost_seconds: float
+
+
+class Recording(msgspec.Struct, frozen=True, kw_only=True):
+    """What the profiler itself cost and what it lost."""
+
+    range_cost_seconds: float  # of one range on this machine, measured
+    overhead_seconds: float  # range cost times ranges
+    memory_bytes: int
+    ranges: int
+    spans: int = 0
+    dropped_ranges: int = 0  # memory was out
+    dropped_spans: int = 0
+    overflow_ranges: int = 0  # under names beyond the limit
+    missing_processes: int = 0  # children that ended without reporting
+
+
+class Histogram(msgspec.Struct, frozen=True, kw_only=True):
+    """Durations in buckets with counts above 0: bucket i holds values in [lower[i], upper[i]), in rising order."""
+
+    lower: list[float]
+    upper: list[float]
+    counts: list[int]
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One name over all threads and processes. Wall time from begin to end; active only while it ran (they differ for
+    coroutines and generators); self is active time without that of the ranges inside."""
+
+    name: str | None  # None: all names beyond the limit together
+    count: int
+    total: float
+    active: float
+    self_time: float = msgspec.field(name="self")
+    mean: float
+    deviation: float
+    least: float
+    greatest: float
+    p50: float
+    p90: float
+    p99: float
+    p999: float
+    error: float  # bound of the relative error of the percentiles
+    kind: str = "function"  # function, preprocessing, augmentation, loading, gpu, io
+    callers: dict[str, int] = {}  # calls from each operation directly around it
+    memory: dict[str, float] | None = (
+        None  # deltas when asked for: {"measure": ..., "mean_bytes", "greatest_bytes", "total_bytes"}
+    )
+    cpu_seconds: float | None = None  # processor time, where it was taken
+    histogram: Histogram | None = None
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A name under a path of names. Parents stand before their children; parent is an index or -1."""
+
+    parent: int
+    name: str | None
+    thread: int = 0
+    count: int
+    total: float
+    self_time: float = msgspec.field(name="self")
+
+
+class MemoryRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What the memory monitor saw: columns of equal length over ``seconds``, None where a figure was not known."""
+
+    seconds: list[float]
+    columns: dict[str, list[int | None]]  # rss, uss, heap_in_use, heap_retained, cgroup_usage, cuda_allocated, ...
+    peak_rss: int | None = None
+    verdict: dict[str, Any] | None = None  # of perfopt.memory.leak_verdict
+    collector: dict[str, float] | None = None  # garbage collections: count, seconds, collected, uncollectable
+    events: dict[str, int] = {}  # cgroup events and pressure events since the start
+
+
+class Loader(msgspec.Struct, frozen=True, kw_only=True):
+    """One data loader: where its consumer's time went."""
+
+    name: str
+    batches: int
+    samples: int | None = None
+    workers: int = 0
+    wait_seconds: float  # the consumer waited for a batch
+    compute_seconds: float  # the consumer worked between batches
+    start_seconds: float | None = None  # until the first batch, workers' start included
+    wait_p50: float | None = None
+    wait_p99: float | None = None
+    queue_depth_mean: float | None = None
+    bytes_read: int | None = None
+    cache_hits: int | None = None
+    cache_misses: int | None = None
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """Something worth changing, with what it rests on. An empty list of findings says that nothing was found."""
+
+    rule: str  # slow_functions, memory_intensive_functions, slow_data_loading, slow_preprocessing, slow_gpu_operations, ...
+    subject: str  # the operation, loader or series
+    evidence: str  # one sentence with the figures
+    figures: dict[str, float] = {}  # the same as numbers, with the threshold
+    share: float | None = None  # of the run's time
+    gain_bound: float | None = (
+        None  # the run cannot become faster than by this factor if the subject took no time (Amdahl 1967)
+    )
+    advice: str
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole document."""
+
+    schema: str = SCHEMA
+    version: int = VERSION
+    title: str
+    created_ns: int
+    duration: float  # of what was measured, wall time
+    command: list[str] | None = None  # left out of confidential reports
+    host: Host
+    clock: Clock
+    recording: Recording
+    operations: list[Operation]
+    tree: list[Node] = []
+    memory: MemoryRecord | None = None
+    loaders: list[Loader] = []
+    findings: list[Finding] = []
+    notes: list[str] = []  # what was not measured here, and why
+    extra: dict[str, Any] = {}  # for callers: JSON values under names of their own
+
+    def operation(self, name: str) -> Operation:
+        """The operation of that name; KeyError names those there are."""
+        for operation in self.operations:
+            if operation.name == name:
+                return operation
+        raise KeyError(f"no operation {name!r} in this report; it has {[known.name for known in self.operations]}")
+
+
+class _Envelope(msgspec.Struct):
+    """The two fields that every version has."""
+
+    schema: str = ""
+    version: int = 0
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Report)
+_envelope = msgspec.json.Decoder(_Envelope)
+
+
+def json_schema() -> Mapping[str, Any]:
+    """The document's JSON Schema (draft 2020-12)."""
+    return msgspec.json.schema(Report)
+
+
+def dumps(report: Report) -> bytes:
+    """The report as JSON. ValueError when it could not be read back: JSON has no infinity and no NaN."""
+    data = _encoder.encode(report)
+    try:
+        _decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise ValueError(
+            f"report holds a figure that JSON cannot hold (not finite, or of another type): {error}"
+        ) from error
+    return data
+
+
+def loads(data: bytes | str, source: str = "the report") -> Report:
+    """The report in ``data``. ValueError, begun with ``source``, when it is no report, is damaged or of a newer version."""
+    try:
+        envelope = _envelope.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{source} is not a perfopt report: {error}") from error
+    if envelope.schema != SCHEMA:
+        raise ValueError(f"{source} is not a perfopt report: its schema is {envelope.schema!r}, not {SCHEMA!r}")
+    if envelope.version > VERSION:
+        raise ValueError(
+            f"{source} is a report of version {envelope.version}; this perfopt reads versions up to {VERSION}"
+        )
+    try:
+        return _decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{source} is a damaged perfopt report: {error}") from error
+
+
+def load(path: str | os.PathLike[str]) -> Report:
+    """The report saved at ``path``. OSError when it cannot be read, ValueError as for :func:`loads`."""
+    return loads(Path(path).read_bytes(), source=str(path))
+
+
+def save(report: Report, path: str | os.PathLike[str]) -> Path:
+    """Writes the report as JSON to ``path``, whole or not at all; a file that is there is replaced. Returns the path."""
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(dumps(report))
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return target
