@@ -12,6 +12,7 @@ __all__ = ["main"]
 
 COMMANDS = {
     "cache": ("perfopt.cli.cache", "Look after a cache directory; simulate caches on a trace of requests."),
+    "compare": ("perfopt.cli.compare", "Say what became slower between two reports; an exit status for CI."),
     "demo": ("perfopt.cli.demo", "Train a small model on real text, plainly and with perfopt, and compare."),
     "info": ("perfopt.cli.info", "Show what perfopt found on this machine."),
 }
