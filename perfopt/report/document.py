@@ -12,7 +12,7 @@ Instances are immutable.
 from __future__ import annotations
 
 import os
-import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ __all__ = [
     "Operation",
     "Recording",
     "Report",
+    "atomic_write",
     "dumps",
     "json_schema",
     "load",
@@ -251,13 +252,16 @@ def load(path: str | os.PathLike[str]) -> Report:
 
 def save(report: Report, path: str | os.PathLike[str]) -> Path:
     """Writes the report as JSON to ``path``, whole or not at all; a file that is there is replaced. Returns the path."""
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    return atomic_write(Path(path), dumps(report))
+
+
+def atomic_write(target: Path, data: bytes) -> Path:
+    """Writes a file whole or not at all: under another name first, with the permissions of a new file. Returns target."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(dumps(report))
+        temporary.write_bytes(data)
         os.replace(temporary, target)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
     return target
