@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractContextManager
 from typing import Any
 
-__all__ = ["around", "around_suspending", "decorate"]
+__all__ = ["around", "around_suspending", "decorate", "like_generator", "suspending_kind"]
 
 Enclose = Callable[[], "AbstractContextManager[Any]"]
 
@@ -44,18 +44,35 @@ def around(function: Any, enclose: Enclose) -> Any:
     return called
 
 
-def around_suspending(function: Any, enclose: Enclose) -> Any:
-    """The same for what runs only when it is awaited or iterated; None for a function that runs when it is called."""
+def suspending_kind(function: Any) -> str | None:
+    """``"coroutine"``, ``"generator"`` or ``"asyncgen"`` for what runs only when awaited or iterated; None for the rest."""
     import inspect  # milliseconds that only a program which decorates should pay
 
     call = inspect.getattr_static(type(function), "__call__", None)  # of an object whose __call__ is one of them
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
-        return _around_coroutine(function, enclose)
+        return "coroutine"
     if inspect.isgeneratorfunction(function) or inspect.isgeneratorfunction(call):
-        return _around_generator(function, enclose)
+        return "generator"
     if inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(call):
-        return _around_async_generator(function, enclose)
+        return "asyncgen"
     return None
+
+
+def like_generator(function: Any, wrapper: Any) -> Any:
+    """The wrapper of a generator function, awaitable if that is (``types.coroutine``)."""
+    if getattr(getattr(function, "__code__", None), "co_flags", 0) & _ITERABLE_COROUTINE:
+        return types.coroutine(wrapper)
+    return wrapper
+
+
+def around_suspending(function: Any, enclose: Enclose) -> Any:
+    """The same for what runs only when it is awaited or iterated; None for a function that runs when it is called."""
+    kind = suspending_kind(function)
+    if kind == "coroutine":
+        return _around_coroutine(function, enclose)
+    if kind == "generator":
+        return _around_generator(function, enclose)
+    return _around_async_generator(function, enclose) if kind == "asyncgen" else None
 
 
 def _around_coroutine(function: Any, enclose: Enclose) -> Any:
@@ -73,9 +90,7 @@ def _around_generator(function: Any, enclose: Enclose) -> Any:
         with enclose():
             return (yield from function(*args, **kwargs))
 
-    if getattr(getattr(function, "__code__", None), "co_flags", 0) & _ITERABLE_COROUTINE:
-        return types.coroutine(generated)
-    return generated
+    return like_generator(function, generated)
 
 
 def _around_async_generator(function: Any, enclose: Enclose) -> Any:

@@ -1,7 +1,7 @@
 """The profiler: how often and how long named ranges run, cheap enough to stay on.
 
 Recording happens in C (:class:`perfopt._core.Profiler`); this module adds the decorators and the summary as plain
-numbers; the Python wrappers that coroutine functions and generators need are those of :mod:`perfopt._wrapping`.
+numbers. Coroutine functions and generators stay functions of their kind; each call is driven by a :class:`perfopt._core.Driven`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, TypeVar, overload
 
 from perfopt import _core, _wrapping
@@ -26,16 +26,21 @@ class PerformanceProfiler(_core.Profiler):
     """Records named ranges of time, per thread and without locks, and sums them when asked.
 
     It is on from the start. A range costs less than ``with contextlib.nullcontext(): pass``; stopped, only the ``with`` itself
-    is left to pay for. Memory is bounded: a histogram of bounded size for each name and thread, and at most ``max_names`` names;
-    ranges under further names are counted and timed together in one overflow row. After ``os.fork()`` the child has its own
-    copy of what was recorded and goes on recording.
+    is left to pay for. Memory is bounded: a histogram of bounded size for each name and thread, a calling-context tree of at
+    most 32768 nodes a thread, and at most ``max_names`` names; ranges under further names are counted and timed together in one
+    overflow row. After ``os.fork()`` the child has its own copy of what was recorded and goes on recording.
 
     Args:
         max_names: how many names are recorded apart, from 1 to 16777216.
+        span_capacity: with ``trace``, how many of the latest ranges are kept one by one, over all threads; 32 bytes each,
+            taken up as they come. From 1 to 1073741824.
+        trace: keep them; an older one is overwritten by a newer one and counted as dropped.
+        memory: measure by how many bytes the process's resident set changed over each range of ``profile()`` and of
+            decorated coroutines and generators (two reads of about half a microsecond a range).
 
     Raises:
-        TypeError: ``max_names`` is not an int.
-        ValueError: ``max_names`` is out of range.
+        TypeError: an argument has the wrong type.
+        ValueError: ``max_names`` or ``span_capacity`` is out of range.
 
     Example:
         >>> profiler = PerformanceProfiler()
@@ -60,35 +65,59 @@ class PerformanceProfiler(_core.Profiler):
 
         Returns:
             ``total_operations``: number of ranges recorded (int). ``total_duration``: sum of their durations (float); nested
-            ranges count in each range around them. ``operations``: ``{name: {"count", "total", "mean", "min", "max", "p50",
-            "p90", "p99"}}`` in order of first use; count, total, min and max are exact, percentiles are within 1 %.
-            ``overflow_operations``: ranges under names beyond ``max_names`` (in the totals above), and ``overflow``: their
-            common row or None. ``dropped_operations``: ranges lost because memory was out. ``overhead_seconds``: what
-            recording itself has cost, as the measured cost of one range times their number. ``memory_bytes``: size of
-            the recorded data. ``clock``: see :func:`perfopt._core.clock_info`.
+            ranges count in each range around them. ``operations``: in order of first use, ``{name: {"count", "total", "mean",
+            "min", "max", "p50", "p90", "p99", "p99.9", "sd", "error", "active", "self", "memory", "callers"}}``; see
+            :meth:`perfopt._core.Capture.rows`, and below for callers. ``overflow_operations``: ranges under names beyond
+            ``max_names`` (in the totals above), ``overflow_names``: how many different ones there were at least, and
+            ``overflow``: their common row or None. ``dropped_operations``: ranges lost because memory was out.
+            ``overhead_seconds``: what recording itself has cost, as the measured cost of one range times their number.
+            ``memory_bytes``: size of the recorded data. ``clock``: see :func:`perfopt._core.clock_info`.
+
+            A nested range of the same name (recursion) counts once more in ``count`` and ``total``; ``active`` is the time in
+            which the ranges ran, without what coroutines and generators were suspended; ``self`` is active time without that
+            of ranges inside. ``callers``: ``{name: {"count", "total"}}`` of the ranges directly around, ``""`` for none and
+            active times; ranges beyond ``max_names`` around it are left out.
         """
-        recorded = self.read()
-        operations: dict[str, dict[str, float]] = {}
-        overflow: dict[str, float] | None = None
-        for name, *figures in recorded["rows"]:
-            row = dict(zip(("count", "total", "mean", "min", "max", "p50", "p90", "p99"), figures, strict=True))
+        capture = self.capture()
+        callers = _callers_of(capture.nodes())
+        operations: dict[str, dict[str, Any]] = {}
+        overflow: dict[str, Any] | None = None
+        for row in capture.rows():
+            figures: dict[str, Any] = dict(row)
+            name = figures.pop("name")
+            figures["callers"] = callers.get(name, {})
             if name is None:
-                overflow = row
+                overflow = figures
             else:
-                operations[name] = row
+                operations[name] = figures
         rows = [*operations.values(), *([overflow] if overflow else [])]
         total_operations = sum(int(row["count"]) for row in rows)
+        usage = self.usage()
         return {
             "total_operations": total_operations,
             "total_duration": float(sum(row["total"] for row in rows)),
             "operations": operations,
             "overflow_operations": int(overflow["count"]) if overflow else 0,
+            "overflow_names": capture.overflow_names,
             "overflow": overflow,
-            "dropped_operations": recorded["dropped"],
+            "dropped_operations": capture.dropped_records,
             "overhead_seconds": total_operations * range_cost_seconds(),
-            "memory_bytes": recorded["memory_bytes"],
+            "memory_bytes": usage["memory_bytes"],
             "clock": _core.clock_info(),
         }
+
+
+def _callers_of(nodes: list[Any]) -> dict[str | None, dict[str, dict[str, float]]]:
+    """The edges of the calling-context tree, by callee and caller."""
+    callers: dict[str | None, dict[str, dict[str, float]]] = {}
+    for node in nodes:
+        caller = nodes[node["parent"]]["name"] if node["parent"] >= 0 else ""
+        if caller is None:
+            continue
+        edge = callers.setdefault(node["name"], {}).setdefault(caller, {"count": 0, "total": 0.0})
+        edge["count"] += node["count"]
+        edge["total"] += node["total"]
+    return callers
 
 
 @functools.lru_cache(maxsize=1)
@@ -132,8 +161,9 @@ def profile_operation(name: Any = None, *, profiler: _core.Profiler | None = Non
 
     Plain functions and methods become a C object without a Python frame of its own (:class:`perfopt._core.ProfiledFunction`),
     which keeps name, documentation and signature and pickles by qualified name. ``async def`` functions stay so and record
-    the whole time of the await, suspended time included; a call that is never awaited is not recorded. Generators, plain and
-    async, record from the first ``next`` to exhaustion or close. ``staticmethod`` and ``classmethod`` objects are unwrapped and
+    the whole time of the await as total, and without the time suspended as active; a call that is never awaited is not recorded.
+    Generators, plain and async, record from the first ``next`` to exhaustion or close in the same way; one that is never
+    finished is not counted, though the time it ran is in the calling-context tree. ``staticmethod`` and ``classmethod`` objects are unwrapped and
     made again. Exceptions pass through; the range is recorded all the same.
 
     Args:
@@ -159,9 +189,59 @@ def _decorate(profiler: _core.Profiler, name: str | None, function: Any) -> Any:
         operation = name
         if operation is None:
             operation = getattr(function, "__qualname__", None) or type(function).__qualname__
-        suspending = _wrapping.around_suspending(function, functools.partial(profiler.profile, operation))
-        if suspending is not None:
-            return suspending
+        kind = _wrapping.suspending_kind(function)
+        if kind is not None:
+            return functools.wraps(function)(_DRIVEN[kind](profiler.drive, operation, function))
         return functools.update_wrapper(profiler.wrap(function, operation), function)
 
     return _wrapping.decorate("profile_operation decorates functions", function, wrap)
+
+
+# What runs when it is awaited or iterated: a Python function of the same kind, whose steps a _core.Driven takes.
+
+
+def _driven_coroutine(drive: Callable[..., Any], operation: str, function: Any) -> Any:
+    async def awaited(*args: Any, **kwargs: Any) -> Any:
+        return await drive(operation, function(*args, **kwargs))
+
+    return awaited
+
+
+def _driven_generator(drive: Callable[..., Any], operation: str, function: Any) -> Any:
+    def generated(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        return (yield from drive(operation, function(*args, **kwargs)))
+
+    return _wrapping.like_generator(function, generated)
+
+
+def _driven_async_generator(drive: Callable[..., Any], operation: str, function: Any) -> Any:
+    async def generated(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        driven = drive(operation)
+        inner = function(*args, **kwargs)
+        step = inner.__anext__()
+        try:  # what `yield from` does for a plain generator: values, sent values and thrown exceptions go through
+            while True:
+                try:
+                    value = await driven.step(step)
+                except StopAsyncIteration:
+                    return
+                try:
+                    sent = yield value
+                except GeneratorExit:
+                    await driven.step(inner.aclose())
+                    raise
+                except BaseException as thrown:
+                    step = inner.athrow(thrown)
+                else:
+                    step = inner.asend(sent)
+        finally:
+            driven.end()
+
+    return generated
+
+
+_DRIVEN = {
+    "coroutine": _driven_coroutine,
+    "generator": _driven_generator,
+    "asyncgen": _driven_async_generator,
+}

@@ -9,6 +9,10 @@
 
 int pfo_clock_uses_tsc = 0;
 
+#ifdef PFO_TESTING
+_Atomic int64_t pfo_clock_fake = PFO_CLOCK_REAL;
+#endif
+
 static int64_t anchor_tick;
 static int64_t anchor_ns;
 static pthread_once_t start_once = PTHREAD_ONCE_INIT;
@@ -67,6 +71,11 @@ pfo_clock_start(void)
 double
 pfo_clock_ns_per_tick(void)
 {
+#ifdef PFO_TESTING
+    if (atomic_load_explicit(&pfo_clock_fake, memory_order_relaxed) != PFO_CLOCK_REAL) {
+        return 1.0;
+    }
+#endif
     pfo_clock_start();
     if (!pfo_clock_uses_tsc) {
         return 1.0;
@@ -84,6 +93,29 @@ pfo_clock_tick_to_monotonic_ns(int64_t tick)
 {
     const double rate = pfo_clock_ns_per_tick();
     return anchor_ns + (int64_t)((double)(tick - anchor_tick) * rate);
+}
+
+pfo_clock_anchor
+pfo_clock_now(void)
+{
+    pfo_clock_anchor now = { .ns_per_tick = pfo_clock_ns_per_tick() };
+    int64_t monotonic_again = 0;
+    struct timespec wall;
+#ifdef PFO_TESTING
+    now.tick = pfo_ticks();
+    if (atomic_load_explicit(&pfo_clock_fake, memory_order_relaxed) != PFO_CLOCK_REAL) {
+        now.monotonic_ns = now.tick;
+        now.epoch_ns = now.tick;
+        now.ns_per_tick = 1.0;
+        return now;
+    }
+#endif
+    take_anchor(&now.tick, &now.monotonic_ns);
+    (void)clock_gettime(CLOCK_REALTIME, &wall);
+    monotonic_again = pfo_monotonic_ns();
+    /* The wall clock's reading lies between the two of the monotonic one; that it is a hair late is taken back. */
+    now.epoch_ns = (int64_t)wall.tv_sec * 1000000000 + (int64_t)wall.tv_nsec - (monotonic_again - now.monotonic_ns);
+    return now;
 }
 
 pfo_clock_info

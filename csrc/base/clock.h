@@ -6,6 +6,7 @@
  * the more exact the longer the program ran, and the start of the program pays nothing.
  * Threads: pfo_clock_start() runs once (call it from module init); everything else is safe from any thread.
  * Fork: ticks and anchors stay valid in the child.
+ * Under PFO_TESTING the clock can be set, so that tests know every duration without waiting for it.
  */
 #ifndef PFO_BASE_CLOCK_H
 #define PFO_BASE_CLOCK_H
@@ -23,6 +24,13 @@ typedef struct pfo_clock_info {
     double read_cost_ns; /* measured: one pfo_ticks() call */
 } pfo_clock_info;
 
+#ifdef PFO_TESTING
+#include <stdatomic.h>
+/* What every clock function then says, in ticks of one nanosecond; PFO_CLOCK_REAL switches the real clock on again. */
+#define PFO_CLOCK_REAL INT64_MIN
+extern _Atomic int64_t pfo_clock_fake;
+#endif
+
 /* 1 where ticks come from the time stamp counter. Written once by pfo_clock_start(). */
 extern int pfo_clock_uses_tsc;
 
@@ -38,6 +46,12 @@ pfo_monotonic_ns(void)
 static inline int64_t
 pfo_ticks(void)
 {
+#ifdef PFO_TESTING
+    const int64_t fake = atomic_load_explicit(&pfo_clock_fake, memory_order_relaxed);
+    if (fake != PFO_CLOCK_REAL) {
+        return fake;
+    }
+#endif
 #if defined(__x86_64__)
     if (pfo_clock_uses_tsc) {
         return (int64_t)__rdtsc();
@@ -54,6 +68,16 @@ double pfo_clock_ns_per_tick(void);
 
 /* CLOCK_MONOTONIC nanoseconds of a tick, for joining recordings with other clocks. */
 int64_t pfo_clock_tick_to_monotonic_ns(int64_t tick);
+
+/* One moment on all clocks, and the rate up to it. */
+typedef struct pfo_clock_anchor {
+    int64_t tick;
+    int64_t monotonic_ns; /* CLOCK_MONOTONIC */
+    int64_t epoch_ns;     /* CLOCK_REALTIME: nanoseconds since 1970-01-01 UTC */
+    double ns_per_tick;
+} pfo_clock_anchor;
+
+pfo_clock_anchor pfo_clock_now(void);
 
 pfo_clock_info pfo_clock_describe(void);
 

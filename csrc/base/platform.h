@@ -12,6 +12,7 @@
 #include "base/status.h"
 
 #include <pthread.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* Processors this process may use: affinity mask, bounded by the cgroup's CPU quota (rounded up), at least 1. The quota is
@@ -25,6 +26,18 @@ int pfo_thread_create_quiet(pthread_t *thread, const pthread_attr_t *attributes,
 
 /* Processor time a running thread has used so far; -1 unknown. pre: the thread has not been joined. */
 int64_t pfo_thread_cpu_ns(pthread_t thread);
+
+/* The system's number of the calling thread, as other programs show it. */
+int64_t pfo_thread_id(void);
+
+/* The system's name of the calling thread, cut to room - 1 bytes; "" where there is none. pre: room >= 1. */
+void pfo_thread_name(char *name, size_t room);
+
+/* Inode of this process's pid namespace, which says what a pid means; 0 unknown. */
+uint64_t pfo_pid_namespace(void);
+
+/* The command line, arguments separated by spaces, cut to room - 1 bytes; "" unknown. pre: room >= 1. */
+void pfo_process_command(char *command, size_t room);
 
 int64_t pfo_page_size(void);
 

@@ -14,13 +14,17 @@
 #include "base/sync.h"
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h> /* snprintf into a local buffer; nothing is printed */
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static const int64_t quota_valid_ns = INT64_C(5000000000);
@@ -268,6 +272,46 @@ pfo_heap_retain(int on, int64_t *given_back, pfo_error *err)
         return pfo_fail(err, PFO_UNAVAILABLE, "malloc refused its thresholds");
     }
     return on ? PFO_OK : pfo_heap_trim(given_back, err);
+}
+
+int64_t
+pfo_thread_id(void)
+{
+    return (int64_t)syscall(SYS_gettid);
+}
+
+void
+pfo_thread_name(char *name, size_t room)
+{
+    char own[16] = ""; /* the kernel's limit */
+    (void)prctl(PR_GET_NAME, own, 0, 0, 0);
+    const size_t length = strnlen(own, sizeof own) < room ? strnlen(own, sizeof own) : room - 1;
+    memcpy(name, own, length);
+    name[length] = '\0';
+}
+
+uint64_t
+pfo_pid_namespace(void)
+{
+    struct stat facts;
+    return stat("/proc/self/ns/pid", &facts) == 0 ? (uint64_t)facts.st_ino : 0;
+}
+
+void
+pfo_process_command(char *command, size_t room)
+{
+    const int file = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+    ssize_t length = file < 0 ? 0 : read(file, command, room - 1);
+    if (file >= 0) {
+        (void)close(file);
+    }
+    while (length > 0 && command[length - 1] == '\0') {
+        length--;
+    }
+    for (ssize_t i = 0; i < length; i++) {
+        command[i] = command[i] == '\0' ? ' ' : command[i];
+    }
+    command[length > 0 ? length : 0] = '\0';
 }
 
 #else

@@ -86,6 +86,32 @@ pfo_heap_retain(int on, int64_t *given_back, pfo_error *err)
     return pfo_fail(err, PFO_UNAVAILABLE, "keeping freed heap pages is not implemented for this system");
 }
 
+int64_t
+pfo_thread_id(void)
+{
+    return (int64_t)(intptr_t)pthread_self();
+}
+
+void
+pfo_thread_name(char *name, size_t room)
+{
+    (void)room;
+    name[0] = '\0';
+}
+
+uint64_t
+pfo_pid_namespace(void)
+{
+    return 0;
+}
+
+void
+pfo_process_command(char *command, size_t room)
+{
+    (void)room;
+    command[0] = '\0';
+}
+
 #else
 typedef int pfo_platform_other_is_empty_here; /* ISO C wants a declaration in every translation unit */
 #endif

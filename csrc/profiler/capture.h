@@ -27,10 +27,10 @@ typedef struct pfo_text {
 /* One process of the capture and its clock anchor: the same moment on both clocks, without which recordings of two
  * processes cannot be laid beside each other. */
 typedef struct pfo_capture_process {
-    int64_t pid;           /* in the namespace below */
+    int64_t pid;            /* in the namespace below */
     uint64_t pid_namespace; /* inode of its pid namespace, 0 unknown */
-    int64_t monotonic_ns;  /* CLOCK_MONOTONIC */
-    int64_t epoch_ns;      /* CLOCK_REALTIME: nanoseconds since 1970-01-01 UTC */
+    int64_t monotonic_ns;   /* CLOCK_MONOTONIC */
+    int64_t epoch_ns;       /* CLOCK_REALTIME: nanoseconds since 1970-01-01 UTC */
     pfo_text command;
 } pfo_capture_process;
 
@@ -43,18 +43,22 @@ typedef struct pfo_capture_thread {
 /* What is known of one name, over all threads and processes. Times in ns. For ranges that suspend (coroutines, generators)
  * the wall time runs from begin to end, the active time only while they ran; for others both are the same. */
 typedef struct pfo_capture_row {
-    int32_t name;          /* index into names; -1: the overflow row of all names beyond the limit */
-    uint64_t count;        /* exact, like total, least and greatest */
-    double total_ns;       /* wall time */
-    double active_ns;      /* sum of active times */
-    double self_ns;        /* active time without that of ranges inside, on the same thread */
+    int32_t name;     /* index into names; -1: the overflow row of all names beyond the limit */
+    uint64_t count;   /* exact, like total, least and greatest */
+    double total_ns;  /* wall time */
+    double active_ns; /* sum of active times */
+    double self_ns;   /* active time without that of ranges inside, on the same thread */
     double mean_ns;
-    double deviation_ns;   /* standard deviation of the sample, n - 1; 0 for one range */
+    double deviation_ns; /* standard deviation of the sample, n - 1; 0 for one range */
     double least_ns;
     double greatest_ns;
-    double error;          /* bound of the relative error of percentiles and buckets */
-    double ns_per_tick;    /* of the histogram */
+    double error;               /* bound of the relative error of percentiles and buckets */
+    double ns_per_tick;         /* of the histogram */
     const pfo_histogram *ticks; /* wall times */
+    uint64_t memory_count;      /* ranges whose change of the resident set was measured; without any, the rest is 0 */
+    double memory_sum;          /* bytes */
+    double memory_least;
+    double memory_greatest;
 } pfo_capture_row;
 
 /* One node of the calling-context tree: a name under a path of names. A parent stands before its children. */
@@ -80,12 +84,12 @@ typedef struct pfo_span {
 } pfo_span;
 
 typedef struct pfo_capture {
-    int64_t base_epoch_ns; /* the moment from which spans count */
-    int64_t taken_ns;      /* when, since then */
+    int64_t base_epoch_ns;    /* the moment from which spans count */
+    int64_t taken_ns;         /* when, since then */
     uint64_t dropped_records; /* lost because memory was out */
     uint64_t dropped_spans;   /* overwritten in the ring, or lost */
     uint64_t overflow_names;  /* names beyond the limit, as far as they can be told apart; a lower bound */
-    int64_t span_count;       /* that a source over this capture gives */
+    int64_t span_count;       /* that a source over this capture gives; fewer once a live ring has overwritten some */
 
     const pfo_capture_process *processes;
     const pfo_capture_thread *threads;
@@ -106,8 +110,14 @@ void pfo_capture_destroy(pfo_capture *capture); /* NULL is allowed */
 typedef struct pfo_span_source {
     int64_t (*read)(void *context, pfo_span *spans, int64_t room, pfo_error *err);
     pfo_status (*rewind)(void *context, pfo_error *err);
+    void (*close)(void *context);
     void *context;
 } pfo_span_source;
+
+/* A source over the capture's spans, independent of any other; empty if it has none. It keeps what it reads from (the
+ * ring, the open file) alive by itself, the capture must outlive it. Ends with source->close(source->context).
+ * PFO_NO_MEMORY. */
+pfo_status pfo_capture_open_spans(const pfo_capture *capture, pfo_span_source *source, pfo_error *err);
 
 /* Where an export goes: takes all bytes or fails. Called with pieces of about 64 KiB. */
 typedef struct pfo_sink {

@@ -4,6 +4,7 @@
  * list in core_state.h; there is no static Python object. Process-wide C state (clock anchor, thread pool) is started here.
  */
 #include "bindings/core/core_state.h"
+#include "bindings/core/thread_names.h"
 
 #include "base/clock.h"
 
@@ -37,6 +38,7 @@ core_exec(PyObject *module)
 {
     pfo_core_state *state = pfo_core_state_of(module);
     pfo_clock_start();
+    pfo_thread_names_install();
     if (intern_names(state) < 0) {
         return -1;
     }

@@ -1,7 +1,7 @@
 /* profiled_function_type.c: ProfiledFunction: a callable that records each call as a range, without a Python frame of
  * its own.
  *
- * The begin tick is a local variable of the call, so recursion and threads need nothing more; the range is recorded
+ * The open range is a local variable of the call, so recursion and threads need nothing more; the range is recorded
  * whether the call returns or raises. As a class attribute it binds like a function (Py_TPFLAGS_METHOD_DESCRIPTOR:
  * without making a bound object). The instance dict takes what functools.update_wrapper() gives it: __wrapped__,
  * __name__, __doc__ ...
@@ -42,11 +42,11 @@ call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames
         }
         self->name = name;
     }
-    const int64_t begin_tick = pfo_ticks();
+    pfo_recorder *recorder = profiler->recorder; /* alive: whoever calls holds self, self the profiler */
+    pfo_open_range range;
+    pfo_recorder_begin(recorder, name, &range);
     PyObject *result = PyObject_Vectorcall(self->function, args, nargsf, kwnames);
-    const int64_t end_tick = pfo_ticks();
-    pfo_recorder_record(profiler->recorder, name, begin_tick,
-                        end_tick); /* alive: whoever calls holds self, self the profiler */
+    pfo_recorder_end(recorder, &range, pfo_ticks());
     return result;
 }
 

@@ -1,4 +1,5 @@
-/* profiler_objects.h: what the profiler's three types share: Profiler, Range (one `with`) and ProfiledFunction.
+/* profiler_objects.h: what the profiler's types share: Profiler, Range (one `with`), ProfiledFunction and Driven (one
+ * coroutine or generator).
  *
  * [names] A Profiler keeps its names twice: `ids` (str -> id) to find them and `texts` (id -> str) to report them; both
  * hold exact str objects only, so no lookup runs user code. `recent` remembers ids by the identity of the str object
@@ -27,10 +28,13 @@ typedef struct pfo_profiler_object {
     pfo_recorder *recorder;
     uint64_t epoch; /* the recorder's; names of another epoch are looked up again */
     int enabled;
+    int memory; /* measure the resident set around every range of a `with` and of what is driven */
     PyObject *ids;
     PyObject *texts; /* [0] is None: the overflow row */
     PyTypeObject *range_type;
     PyTypeObject *function_type;
+    PyTypeObject *driven_type;
+    PyTypeObject *capture_type;
     pfo_range_object *free_ranges; /* closed Range objects, for the next `with` */
     int free_count;
     pfo_recent_name recent[PFO_RECENT_NAMES];
@@ -62,8 +66,11 @@ pfo_profiler_name(pfo_profiler_object *profiler, PyObject *text, pfo_name *name)
 /* A new reference to `name` as an exact str; NULL with TypeError unless it is a str. */
 PyObject *pfo_profiler_exact_text(PyObject *name);
 
-/* A Range of this profiler, not begun; text is an exact str. */
-PyObject *pfo_range_new(pfo_profiler_object *profiler, PyObject *text);
+/* A Range of this profiler, not begun; text is an exact str. memory: measure the resident set around it. */
+PyObject *pfo_range_new(pfo_profiler_object *profiler, PyObject *text, int memory);
+
+/* A Driven over inner (awaitable or iterable; NULL for one whose steps come later), not begun. NULL with TypeError. */
+PyObject *pfo_driven_new(pfo_profiler_object *profiler, PyObject *text, PyObject *inner);
 
 /* Frees the Range objects kept for reuse. */
 void pfo_range_free_kept(pfo_profiler_object *profiler);

@@ -1,6 +1,6 @@
-/* profiler_type.c: Profiler: the Python face of a recorder: names, switch, and the sums as plain numbers.
+/* profiler_type.c: Profiler: the Python face of a recorder: names and switch. What was recorded leaves
+ * it as a Capture. The base class of perfopt.PerformanceProfiler.
  *
- * Ticks become seconds here and nowhere else, when somebody reads. The base class of perfopt.PerformanceProfiler.
  * Memory: owns the recorder, the names and the Range objects kept for reuse. It only refers to strings and types, so it
  * is visited by the collector but needs no tp_clear: whatever closes a cycle through a subclass's instance dict is
  * cleared there.
@@ -9,25 +9,9 @@
 
 #include "bindings/common/errors.h"
 
-#include "base/alloc.h"
-#include "base/clock.h"
+#include "bindings/core/capture_object.h"
 
-enum { QUANTILES = 3 };
-
-static const double quantiles[QUANTILES] = { 0.5, 0.9, 0.99 };
-
-typedef struct row {
-    uint32_t id;
-    uint64_t count;
-    double sum, smallest, largest; /* ticks, as all figures here */
-    double at[QUANTILES];
-} row;
-
-typedef struct row_list {
-    row *rows;
-    int64_t used;
-    int64_t capacity;
-} row_list;
+enum { DEFAULT_NAMES = 10000, DEFAULT_SPANS = 1000000 };
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
@@ -80,8 +64,9 @@ pfo_profiler_find_name(pfo_profiler_object *self, PyObject *text, pfo_name *name
     } else if (PyErr_Occurred()) {
         return -1;
     } else if (PyList_GET_SIZE(self->texts) > pfo_recorder_max_names(self->recorder)) {
-        name->id =
-            PFO_RECORDER_OVERFLOW; /* not remembered: such names come once and would push out those that come often */
+        /* Not remembered: such names come once and would push out those that come often. */
+        name->id = PFO_RECORDER_OVERFLOW;
+        pfo_recorder_note_overflow(self->recorder, (uint64_t)PyObject_Hash(text));
         return 0;
     } else if (add_name(self, text, name) < 0) {
         return -1;
@@ -116,34 +101,52 @@ new_texts(void)
     return texts;
 }
 
+/* An int argument from least to most; `fallback` if it was not given. */
 static int
-read_max_names(PyObject *given, long long *max_names)
+read_limit(PyObject *given, const char *what, long long least, long long most, long long fallback, long long *limit)
 {
+    *limit = fallback;
     if (given == NULL) {
-        *max_names = 10000;
         return 0;
     }
     if (!PyLong_Check(given) || PyBool_Check(given)) {
-        PyErr_Format(PyExc_TypeError, "max_names must be an int, not %.200s", Py_TYPE(given)->tp_name);
+        PyErr_Format(PyExc_TypeError, "%s must be an int, not %.200s", what, Py_TYPE(given)->tp_name);
         return -1;
     }
     int overflow = 0;
-    *max_names = PyLong_AsLongLongAndOverflow(given, &overflow);
-    if (overflow != 0 || *max_names < 1 || *max_names > PFO_RECORDER_MOST_NAMES) {
-        PyErr_Format(PyExc_ValueError, "max_names must be from 1 to %d, not %R", (int)PFO_RECORDER_MOST_NAMES, given);
+    *limit = PyLong_AsLongLongAndOverflow(given, &overflow);
+    if (overflow != 0 || *limit < least || *limit > most) {
+        PyErr_Format(PyExc_ValueError, "%s must be from %lld to %lld, not %R", what, least, most, given);
         return -1;
     }
+    return 0;
+}
+
+static int
+read_switch(PyObject *given, const char *what, int *on)
+{
+    if (given != NULL && !PyBool_Check(given)) {
+        PyErr_Format(PyExc_TypeError, "%s must be True or False, not %.200s", what, Py_TYPE(given)->tp_name);
+        return -1;
+    }
+    *on = given == Py_True;
     return 0;
 }
 
 static PyObject *
 profiler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = { "max_names", NULL };
-    PyObject *given = NULL;
+    static char *keywords[] = { "max_names", "span_capacity", "trace", "memory", NULL };
+    PyObject *given[4] = { NULL, NULL, NULL, NULL };
     long long max_names = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$O:Profiler", keywords, &given) ||
-        read_max_names(given, &max_names) < 0) {
+    long long span_capacity = 0;
+    int trace = 0;
+    int memory = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$OOOO:Profiler", keywords, &given[0], &given[1], &given[2],
+                                     &given[3]) ||
+        read_limit(given[0], "max_names", 1, PFO_RECORDER_MOST_NAMES, DEFAULT_NAMES, &max_names) < 0 ||
+        read_limit(given[1], "span_capacity", 1, PFO_SPANS_MOST, DEFAULT_SPANS, &span_capacity) < 0 ||
+        read_switch(given[2], "trace", &trace) < 0 || read_switch(given[3], "memory", &memory) < 0) {
         return NULL;
     }
     const pfo_core_state *state = pfo_core_state_of_subtype(type);
@@ -155,15 +158,18 @@ profiler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     pfo_error err = PFO_ERROR_INIT;
-    const pfo_status status = pfo_recorder_create(max_names, &self->recorder, &err);
+    const pfo_status status = pfo_recorder_create(max_names, trace ? span_capacity : 0, &self->recorder, &err);
     if (status != PFO_OK) {
         Py_DECREF(self);
         return pfo_raise(status, &err);
     }
     self->epoch = pfo_recorder_epoch(self->recorder);
     self->enabled = 1;
+    self->memory = memory;
     self->range_type = (PyTypeObject *)Py_NewRef((PyObject *)state->range_type);
     self->function_type = (PyTypeObject *)Py_NewRef((PyObject *)state->profiled_function_type);
+    self->driven_type = (PyTypeObject *)Py_NewRef((PyObject *)state->driven_type);
+    self->capture_type = (PyTypeObject *)Py_NewRef((PyObject *)state->capture_type);
     self->ids = PyDict_New();
     self->texts = new_texts();
     if (self->ids == NULL || self->texts == NULL) {
@@ -181,6 +187,8 @@ profiler_traverse(pfo_profiler_object *self, visitproc visit, void *arg)
     Py_VISIT(self->texts);
     Py_VISIT(self->range_type);
     Py_VISIT(self->function_type);
+    Py_VISIT(self->driven_type);
+    Py_VISIT(self->capture_type);
     return 0;
 }
 
@@ -195,6 +203,8 @@ profiler_dealloc(pfo_profiler_object *self)
     Py_CLEAR(self->texts);
     Py_CLEAR(self->range_type);
     Py_CLEAR(self->function_type);
+    Py_CLEAR(self->driven_type);
+    Py_CLEAR(self->capture_type);
     pfo_recorder_destroy(self->recorder);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);
@@ -203,25 +213,70 @@ profiler_dealloc(pfo_profiler_object *self)
 /* ---- recording ------------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(profile_doc,
-             "profile($self, name, /)\n--\n\n"
+             "profile($self, name, /, *, memory=False)\n--\n\n"
              "A context manager that records the time from its beginning to its end under ``name`` (a str).\n\n"
              "Exceptions pass through and the range is recorded all the same. The same name may be nested. Ranges\n"
              "are recorded if the profiler is on when they begin. Beyond ``max_names`` different names, new ones are\n"
-             "recorded together in one overflow row. Raises TypeError if name is not a str.");
+             "recorded together in one overflow row. ``memory=True`` also records by how many bytes the process's\n"
+             "resident set changed (all threads' work is in it; two reads of about half a microsecond). Raises\n"
+             "TypeError if name is not a str or memory not a bool.");
+
+/* The value of the one keyword argument `memory`; -1 with TypeError for anything else. */
+static int
+memory_wanted(PyObject *const *values, PyObject *kwnames)
+{
+    const char *text = PyTuple_GET_SIZE(kwnames) == 1 ? PyUnicode_AsUTF8(PyTuple_GET_ITEM(kwnames, 0)) : NULL;
+    if (text == NULL || strcmp(text, "memory") != 0) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_TypeError, "profile() takes one keyword argument, memory, not %R", kwnames);
+        return -1;
+    }
+    int on = 0;
+    return read_switch(values[0], "memory", &on) < 0 ? -1 : on;
+}
 
 static PyObject *
-profiler_profile(pfo_profiler_object *self, PyObject *name)
+profiler_profile(pfo_profiler_object *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    if (PyUnicode_CheckExact(name)) {
-        return pfo_range_new(self, name);
+    if (nargs != 1) {
+        return PyErr_Format(PyExc_TypeError, "profile() takes exactly 1 positional argument (%zd given)", nargs);
     }
-    PyObject *text = pfo_profiler_exact_text(name);
+    const int memory = kwnames == NULL ? 0 : memory_wanted(args + nargs, kwnames);
+    if (memory < 0) {
+        return NULL;
+    }
+    if (PyUnicode_CheckExact(args[0])) {
+        return pfo_range_new(self, args[0], memory | self->memory);
+    }
+    PyObject *text = pfo_profiler_exact_text(args[0]);
     if (text == NULL) {
         return NULL;
     }
-    PyObject *range = pfo_range_new(self, text);
+    PyObject *range = pfo_range_new(self, text, memory | self->memory);
     Py_DECREF(text);
     return range;
+}
+
+PyDoc_STRVAR(drive_doc,
+             "drive($self, name, awaitable=None, /)\n--\n\n"
+             "A Driven that is awaited (or iterated) in place of ``awaitable``, a coroutine, generator or other\n"
+             "awaitable or iterable, and records one range from its first step to its end under ``name``: wall time,\n"
+             "and active time while it ran. Without ``awaitable``, steps are driven one by one with ``step()``, until\n"
+             "``end()``. Raises TypeError if name is not a str or the other neither awaitable nor iterable.");
+
+static PyObject *
+profiler_drive(pfo_profiler_object *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs < 1 || nargs > 2) {
+        return PyErr_Format(PyExc_TypeError, "drive() takes 1 or 2 arguments (%zd given)", nargs);
+    }
+    PyObject *text = pfo_profiler_exact_text(args[0]);
+    if (text == NULL) {
+        return NULL;
+    }
+    PyObject *driven = pfo_driven_new(self, text, nargs == 2 && args[1] != Py_None ? args[1] : NULL);
+    Py_DECREF(text);
+    return driven;
 }
 
 PyDoc_STRVAR(wrap_doc, "wrap($self, function, name, /)\n--\n\n"
@@ -292,79 +347,29 @@ profiler_reset(pfo_profiler_object *self, PyObject *Py_UNUSED(ignored))
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-static void
-take_row(void *context, uint32_t id, const pfo_histogram *merged)
-{
-    row_list *list = context;
-    if (list->used == list->capacity) {
-        return; /* a name that appeared after the rows were allocated */
-    }
-    row *to = &list->rows[list->used++];
-    to->id = id;
-    to->count = pfo_histogram_count(merged);
-    to->sum = (double)pfo_histogram_sum(merged);
-    to->smallest = (double)pfo_histogram_min(merged);
-    to->largest = (double)pfo_histogram_max(merged);
-    pfo_histogram_quantiles(merged, quantiles, QUANTILES, to->at);
-}
+PyDoc_STRVAR(capture_doc, "capture($self, /)\n--\n\n"
+                          "What was recorded so far, over all threads, as a Capture. Recording goes on beside it.\n\n"
+                          "Ranges that are still open are not counted in it.");
 
 static PyObject *
-rows_as_list(const row_list *list, PyObject *texts, double seconds_per_tick)
+profiler_capture(pfo_profiler_object *self, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *result = PyList_New((Py_ssize_t)list->used);
-    for (int64_t i = 0; result != NULL && i < list->used; i++) {
-        const row *from = &list->rows[i];
-        const double s = seconds_per_tick;
-        PyObject *item = Py_BuildValue("(OKddddddd)", PyList_GET_ITEM(texts, from->id), (unsigned long long)from->count,
-                                       from->sum * s, from->sum * s / (double)from->count, from->smallest * s,
-                                       from->largest * s, from->at[0] * s, from->at[1] * s, from->at[2] * s);
-        if (item == NULL) {
-            Py_CLEAR(result);
-            break;
-        }
-        PyList_SET_ITEM(result, (Py_ssize_t)i, item);
-    }
-    return result;
+    return pfo_capture_of_recorder(self);
 }
 
-PyDoc_STRVAR(read_doc, "read($self, /)\n--\n\n"
-                       "What was recorded, summed over all threads, as a dict of:\n\n"
-                       "``rows``: list of (name, count, total, mean, min, max, p50, p90, p99), times in seconds as "
-                       "float, in the order in which\n"
-                       "the names appeared; name is None for the overflow row. Count, total, min and max are exact, "
-                       "quantiles (nearest rank,\n"
-                       "log-linear histogram of 64 buckets an octave) are within 1 %.\n"
-                       "``dropped``: ranges lost because memory was out. ``threads``: sets of per-thread data. "
-                       "``memory_bytes``: their size.");
+PyDoc_STRVAR(usage_doc, "usage($self, /)\n--\n\n"
+                        "What recording holds: a dict of ``threads`` (sets of per-thread data, at work or waiting for\n"
+                        "a thread), ``memory_bytes`` and ``dropped`` (ranges lost because memory was out).");
 
 static PyObject *
-profiler_read(pfo_profiler_object *self, PyObject *Py_UNUSED(ignored))
+profiler_usage(pfo_profiler_object *self, PyObject *Py_UNUSED(ignored))
 {
-    row_list list = { NULL, 0, pfo_recorder_names(self->recorder) + 1 };
-    list.rows = pfo_alloc_array((size_t)list.capacity, sizeof *list.rows);
-    if (list.rows == NULL) {
-        return PyErr_NoMemory();
-    }
-    PyObject *texts = self->texts; /* of this epoch: a reset meanwhile puts a new list in its place */
-    Py_INCREF(texts);
-    const uint64_t epoch = self->epoch;
-    pfo_error err = PFO_ERROR_INIT;
-    pfo_status status;
     pfo_recorder_usage usage;
-    double seconds_per_tick;
     Py_BEGIN_ALLOW_THREADS
-    status = pfo_recorder_visit(self->recorder, epoch, take_row, &list, &err);
     usage = pfo_recorder_measure(self->recorder);
-    seconds_per_tick = pfo_clock_ns_per_tick() * 1e-9;
     Py_END_ALLOW_THREADS
-    PyObject *rows = status == PFO_OK ? rows_as_list(&list, texts, seconds_per_tick) : pfo_raise(status, &err);
-    Py_DECREF(texts);
-    pfo_free(list.rows);
-    if (rows == NULL) {
-        return NULL;
-    }
-    return Py_BuildValue("{s:N,s:K,s:L,s:n}", "rows", rows, "dropped", (unsigned long long)usage.dropped, "threads",
-                         (long long)usage.threads, "memory_bytes", (Py_ssize_t)usage.bytes);
+    return Py_BuildValue("{s:L,s:n,s:K}", "threads", (long long)usage.threads, "memory_bytes", (Py_ssize_t)usage.bytes,
+                         "dropped", (unsigned long long)usage.dropped);
 }
 
 static PyObject *
@@ -386,31 +391,46 @@ set_enabled(pfo_profiler_object *self, PyObject *value, void *Py_UNUSED(closure)
 }
 
 static PyObject *
+get_tracing(pfo_profiler_object *self, void *Py_UNUSED(closure))
+{
+    uint64_t first = 0;
+    return PyBool_FromLong(pfo_recorder_spans(self->recorder, &first) != NULL);
+}
+
+static PyObject *
 get_max_names(pfo_profiler_object *self, void *Py_UNUSED(closure))
 {
     return PyLong_FromLongLong((long long)pfo_recorder_max_names(self->recorder));
 }
 
 static PyMethodDef profiler_methods[] = {
-    { "profile", (PyCFunction)profiler_profile, METH_O, profile_doc },
+    { "profile", (PyCFunction)(void (*)(void))profiler_profile, METH_FASTCALL | METH_KEYWORDS, profile_doc },
+    { "drive", (PyCFunction)(void (*)(void))profiler_drive, METH_FASTCALL, drive_doc },
     { "wrap", (PyCFunction)(void (*)(void))profiler_wrap, METH_FASTCALL, wrap_doc },
     { "start", (PyCFunction)profiler_start, METH_NOARGS, start_doc },
     { "stop", (PyCFunction)profiler_stop, METH_NOARGS, stop_doc },
     { "reset", (PyCFunction)profiler_reset, METH_NOARGS, reset_doc },
-    { "read", (PyCFunction)profiler_read, METH_NOARGS, read_doc },
+    { "capture", (PyCFunction)profiler_capture, METH_NOARGS, capture_doc },
+    { "usage", (PyCFunction)profiler_usage, METH_NOARGS, usage_doc },
     { NULL, NULL, 0, NULL },
 };
 
 static PyGetSetDef profiler_properties[] = {
     { "enabled", (getter)get_enabled, (setter)set_enabled, "True while ranges that begin are recorded; can be set.",
       NULL },
+    { "tracing", (getter)get_tracing, NULL, "True where spans are kept one by one.", NULL },
     { "max_names", (getter)get_max_names, NULL, "Names recorded apart; all beyond share one row.", NULL },
     { NULL, NULL, NULL, NULL, NULL },
 };
 
-PyDoc_STRVAR(profiler_doc, "Profiler(*, max_names=10000)\n--\n\n"
-                           "Records how often and how long named ranges run, per thread and without locks.\n\n"
-                           "Raises TypeError if max_names is not an int, ValueError unless it is from 1 to 16777216.");
+PyDoc_STRVAR(
+    profiler_doc,
+    "Profiler(*, max_names=10000, span_capacity=1000000, trace=False, memory=False)\n--\n\n"
+    "Records how often and how long named ranges run, per thread and without locks.\n\n"
+    "``trace`` also keeps the last ``span_capacity`` ranges of all threads one by one, 32 bytes each, taken up\n"
+    "as they come. ``memory`` measures the resident set around every range of ``profile()``. Raises TypeError\n"
+    "for arguments of another type, ValueError unless max_names is from 1 to 16777216 and span_capacity from\n"
+    "1 to 1073741824.");
 
 static PyType_Slot profiler_slots[] = {
     { Py_tp_doc, (void *)profiler_doc },

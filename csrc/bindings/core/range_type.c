@@ -1,6 +1,6 @@
 /* range_type.c: Range: the context manager that Profiler.profile() returns.
  *
- * The begin tick lives in the object made for this one `with`, so recursion, threads and interleaved tasks cannot mix
+ * The open range lives in the object made for this one `with`, so recursion, threads and interleaved tasks cannot mix
  * theirs. Whether it is recorded is decided when it begins: profiler off then, nothing is recorded; switched off or on
  * meanwhile changes nothing. A reset meanwhile discards it with everything else that began before. Memory: closed
  * objects are kept by their profiler (at most PFO_FREE_RANGES) and hold no reference while they wait. A cycle through
@@ -10,6 +10,7 @@
 #include "bindings/core/profiler_objects.h"
 
 #include "base/clock.h"
+#include "base/platform.h"
 
 typedef enum range_state { RANGE_IDLE, RANGE_RECORDING, RANGE_UNRECORDED } range_state;
 
@@ -18,13 +19,14 @@ struct pfo_range_object {
     pfo_profiler_object *profiler; /* owned while the range is alive; NULL while it waits for reuse */
     PyObject *text;
     pfo_range_object *next_free;
-    pfo_name name;
-    int64_t begin_tick;
+    pfo_open_range open;
+    int64_t resident; /* bytes when it began, where `memory` is set */
     range_state state;
+    int memory;
 };
 
 PyObject *
-pfo_range_new(pfo_profiler_object *profiler, PyObject *text)
+pfo_range_new(pfo_profiler_object *profiler, PyObject *text, int memory)
 {
     pfo_range_object *self = profiler->free_ranges;
     if (self != NULL) {
@@ -42,6 +44,7 @@ pfo_range_new(pfo_profiler_object *profiler, PyObject *text)
     Py_INCREF(text);
     self->text = text;
     self->state = RANGE_IDLE;
+    self->memory = memory;
     PyObject_GC_Track((PyObject *)self);
     return (PyObject *)self;
 }
@@ -52,6 +55,9 @@ range_dealloc(pfo_range_object *self)
     PyTypeObject *type = Py_TYPE(self);
     pfo_profiler_object *profiler = self->profiler;
     PyObject_GC_UnTrack((PyObject *)self);
+    if (self->state == RANGE_RECORDING) { /* entered, and now nobody is left who could close it */
+        pfo_recorder_abandon(profiler->recorder, &self->open, pfo_ticks());
+    }
     Py_DECREF(self->text); /* an exact str: runs no user code */
     self->profiler = NULL;
     self->text = NULL;
@@ -101,13 +107,26 @@ range_enter(pfo_range_object *self, PyObject *Py_UNUSED(ignored))
         self->state = RANGE_UNRECORDED;
         return (PyObject *)self;
     }
-    if (pfo_profiler_name(self->profiler, self->text, &self->name) < 0) {
+    pfo_name name;
+    if (pfo_profiler_name(self->profiler, self->text, &name) < 0) {
         Py_DECREF(self);
         return NULL;
     }
+    if (self->memory) {
+        self->resident = pfo_process_rss();
+    }
     self->state = RANGE_RECORDING;
-    self->begin_tick = pfo_ticks(); /* last, so that none of our own work is in the range */
+    pfo_recorder_begin(self->profiler->recorder, name, &self->open);
     return (PyObject *)self;
+}
+
+static void
+add_memory(const pfo_range_object *self)
+{
+    const int64_t now = pfo_process_rss();
+    if (now >= 0 && self->resident >= 0) {
+        pfo_recorder_add_memory(self->profiler->recorder, self->open.name, now - self->resident);
+    }
 }
 
 PyDoc_STRVAR(exit_doc, "__exit__($self, exc_type=None, exc_value=None, traceback=None, /)\n--\n\n"
@@ -124,7 +143,10 @@ range_exit(pfo_range_object *self, PyObject *const *Py_UNUSED(args), Py_ssize_t 
     const range_state state = self->state;
     self->state = RANGE_IDLE;
     if (state == RANGE_RECORDING) {
-        pfo_recorder_record(self->profiler->recorder, self->name, self->begin_tick, end_tick);
+        pfo_recorder_end(self->profiler->recorder, &self->open, end_tick);
+        if (self->memory) {
+            add_memory(self);
+        }
     } else if (state == RANGE_IDLE) {
         return PyErr_Format(PyExc_RuntimeError, "range %R is not open: it was closed already or never entered",
                             self->text);
