@@ -220,6 +220,49 @@ capture_rows(const pfo_capture_object *self, PyObject *Py_UNUSED(ignored))
     return list_of(self, self->capture->row_count, row_at);
 }
 
+PyDoc_STRVAR(buckets_doc,
+             "buckets($self, row, /)\n--\n\n"
+             "The histogram of one of rows(), by its index: three lists of equal length over the buckets that are not\n"
+             "empty, in rising order: lower edges and upper edges in seconds, [lower, upper), and counts. Raises\n"
+             "IndexError when there is no such row.");
+
+static PyObject *
+capture_buckets(const pfo_capture_object *self, PyObject *argument)
+{
+    const Py_ssize_t index = PyNumber_AsSsize_t(argument, PyExc_IndexError);
+    if (index == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (index < 0 || index >= self->capture->row_count) {
+        return PyErr_Format(PyExc_IndexError, "row must be from 0 to %d, not %zd", (int)self->capture->row_count - 1,
+                            index);
+    }
+    const pfo_capture_row *row = &self->capture->rows[index];
+    const double seconds = row->ns_per_tick * 1e-9;
+    PyObject *lists[3] = { PyList_New(0), PyList_New(0), PyList_New(0) };
+    int good = lists[0] != NULL && lists[1] != NULL && lists[2] != NULL;
+    for (int bucket = 0; good && bucket < PFO_HISTOGRAM_BUCKETS; bucket++) {
+        const uint64_t count = pfo_histogram_bucket_count(row->ticks, bucket);
+        if (count == 0) {
+            continue;
+        }
+        const double low = (double)pfo_histogram_bucket_low(bucket);
+        const double high =
+            bucket + 1 < PFO_HISTOGRAM_BUCKETS ? (double)pfo_histogram_bucket_low(bucket + 1) : (double)INT64_MAX;
+        PyObject *items[3] = { PyFloat_FromDouble(low * seconds), PyFloat_FromDouble(high * seconds),
+                               PyLong_FromUnsignedLongLong(count) };
+        for (int i = 0; i < 3; i++) {
+            good = good && items[i] != NULL && PyList_Append(lists[i], items[i]) == 0;
+            Py_XDECREF(items[i]);
+        }
+    }
+    PyObject *result = good ? PyTuple_Pack(3, lists[0], lists[1], lists[2]) : NULL;
+    for (int i = 0; i < 3; i++) {
+        Py_XDECREF(lists[i]);
+    }
+    return result;
+}
+
 PyDoc_STRVAR(nodes_doc,
              "nodes($self, /)\n--\n\n"
              "The calling-context tree: a list of dicts of ``parent`` (index into this list, always before\n"
@@ -358,6 +401,7 @@ capture_dealloc(pfo_capture_object *self)
 
 static PyMethodDef capture_methods[] = {
     { "rows", (PyCFunction)capture_rows, METH_NOARGS, rows_doc },
+    { "buckets", (PyCFunction)capture_buckets, METH_O, buckets_doc },
     { "nodes", (PyCFunction)capture_nodes, METH_NOARGS, nodes_doc },
     { "spans", (PyCFunction)(void (*)(void))capture_spans, METH_FASTCALL, spans_doc },
     { NULL, NULL, 0, NULL },
