@@ -346,6 +346,22 @@ pfo_sampler_copy(pfo_sampler *sampler, pfo_memory_sample *samples, int64_t room)
     return count;
 }
 
+int64_t
+pfo_sampler_peak_since(pfo_sampler *sampler, int64_t time_ns)
+{
+    int64_t peak = -1;
+    pfo_mutex_lock(&sampler->lock);
+    for (int64_t back = 1; back <= held_locked(sampler); back++) {
+        const pfo_memory_sample *sample = &sampler->ring[(sampler->taken - back) % sampler->capacity];
+        if (sample->time_ns < time_ns) {
+            break;
+        }
+        peak = sample->rss > peak ? sample->rss : peak;
+    }
+    pfo_mutex_unlock(&sampler->lock);
+    return peak;
+}
+
 void
 pfo_sampler_clear(pfo_sampler *sampler)
 {

@@ -60,6 +60,9 @@ void pfo_sampler_sample(pfo_sampler *sampler, pfo_memory_sample *sample);
 /* Copies the newest min(room, held) samples, oldest of them first; their number. */
 int64_t pfo_sampler_copy(pfo_sampler *sampler, pfo_memory_sample *samples, int64_t room);
 
+/* Largest rss among the held samples taken at or after a moment of CLOCK_MONOTONIC; -1 with none. Looks at these only. */
+int64_t pfo_sampler_peak_since(pfo_sampler *sampler, int64_t time_ns);
+
 /* Empties the ring and sets all counters but cpu_ns to zero. */
 void pfo_sampler_clear(pfo_sampler *sampler);
 

@@ -260,6 +260,25 @@ sampler_clear(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(peak_since_doc,
+             "peak_since($self, time_ns, /)\n--\n\n"
+             "Largest resident set in bytes among the samples held that were taken at or after time_ns\n"
+             "(``time.monotonic_ns()``); None with none.");
+
+static PyObject *
+sampler_peak_since(PyObject *self, PyObject *argument)
+{
+    const long long time_ns = PyLong_AsLongLong(argument);
+    if (time_ns == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    int64_t peak;
+    Py_BEGIN_ALLOW_THREADS
+    peak = pfo_sampler_peak_since(sampler_of(self), time_ns);
+    Py_END_ALLOW_THREADS
+    return pfo_int_or_none(peak);
+}
+
 PyDoc_STRVAR(enter_doc, "__enter__($self, /)\n--\n\nStart the sampling thread; see start().");
 
 static PyObject *
@@ -387,6 +406,7 @@ static PyMethodDef sampler_methods[] = {
     { "sample", sampler_sample, METH_NOARGS, sample_doc },
     { "samples", sampler_samples, METH_NOARGS, samples_doc },
     { "clear", sampler_clear, METH_NOARGS, clear_doc },
+    { "peak_since", sampler_peak_since, METH_O, peak_since_doc },
     { "__enter__", sampler_enter, METH_NOARGS, enter_doc },
     { "__exit__", sampler_exit, METH_VARARGS, exit_doc },
     { NULL, NULL, 0, NULL },

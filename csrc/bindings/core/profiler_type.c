@@ -9,6 +9,7 @@
 
 #include "bindings/common/errors.h"
 
+#include "base/clock.h"
 #include "bindings/core/capture_object.h"
 
 enum { DEFAULT_NAMES = 10000, DEFAULT_SPANS = 1000000 };
@@ -257,6 +258,45 @@ profiler_profile(pfo_profiler_object *self, PyObject *const *args, Py_ssize_t na
     return range;
 }
 
+PyDoc_STRVAR(record_doc,
+             "record($self, name, seconds, /)\n--\n\n"
+             "Records a range that was timed elsewhere (on a device, in another process) as one of ``seconds`` that\n"
+             "ends now. Nothing while the profiler is off. Raises TypeError for arguments of another type, ValueError\n"
+             "unless seconds is finite and at least 0.");
+
+static PyObject *
+profiler_record(pfo_profiler_object *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2) {
+        return PyErr_Format(PyExc_TypeError, "record() takes exactly 2 arguments (%zd given)", nargs);
+    }
+    const double seconds = PyFloat_AsDouble(args[1]);
+    if (seconds == -1.0 && PyErr_Occurred()) {
+        return NULL;
+    }
+    const double ticks = seconds * 1e9 / pfo_clock_ns_per_tick();
+    if (!(ticks >= 0.0 && ticks < (double)INT64_MAX / 2)) {
+        return PyErr_Format(PyExc_ValueError, "seconds must be finite and at least 0, not %R", args[1]);
+    }
+    PyObject *text = pfo_profiler_exact_text(args[0]);
+    if (text == NULL) {
+        return NULL;
+    }
+    pfo_name name;
+    const int found = self->enabled ? pfo_profiler_find_name(self, text, &name) : 0;
+    Py_DECREF(text);
+    if (found < 0) {
+        return NULL;
+    }
+    if (self->enabled) {
+        pfo_open_range range;
+        pfo_recorder_begin(self->recorder, name, &range);
+        range.begin_tick -= (int64_t)ticks;
+        pfo_recorder_end(self->recorder, &range, range.begin_tick + (int64_t)ticks);
+    }
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(drive_doc,
              "drive($self, name, awaitable=None, /)\n--\n\n"
              "A Driven that is awaited (or iterated) in place of ``awaitable``, a coroutine, generator or other\n"
@@ -405,6 +445,7 @@ get_max_names(pfo_profiler_object *self, void *Py_UNUSED(closure))
 
 static PyMethodDef profiler_methods[] = {
     { "profile", (PyCFunction)(void (*)(void))profiler_profile, METH_FASTCALL | METH_KEYWORDS, profile_doc },
+    { "record", (PyCFunction)(void (*)(void))profiler_record, METH_FASTCALL, record_doc },
     { "drive", (PyCFunction)(void (*)(void))profiler_drive, METH_FASTCALL, drive_doc },
     { "wrap", (PyCFunction)(void (*)(void))profiler_wrap, METH_FASTCALL, wrap_doc },
     { "start", (PyCFunction)profiler_start, METH_NOARGS, start_doc },
