@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": ("perfopt.cli.compare", "Say what became slower between two reports; an exit status for CI."),
     "demo": ("perfopt.cli.demo", "Train a small model on real text, plainly and with perfopt, and compare."),
     "info": ("perfopt.cli.info", "Show what perfopt found on this machine."),
+    "top": ("perfopt.cli.top", "Watch a running process that publishes its figures."),
     "report": ("perfopt.cli.report", "Turn a report into an HTML page that needs no network."),
 }
 

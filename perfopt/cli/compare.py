@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from perfopt.report import document
+from perfopt.report import document, text
 from perfopt.report.compare import Comparison, Row, compare
 
 __all__ = ["command"]
@@ -50,15 +50,6 @@ def _reports(path: Path) -> list[document.Report]:
     return [document.load(file) for file in files]
 
 
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    for unit, scale in _UNITS.items():
-        if unit != "us" and abs(seconds) >= scale:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds / 1e-9:.3g} ns"
-
-
 def _change(row: Row) -> str:
     if row.ratio is None:
         return ""
@@ -79,8 +70,12 @@ def _show(comparison: Comparison) -> None:
     for row in comparison.rows:
         interval = "" if row.low is None or row.high is None else f"{row.low - 1:+.1%} … {row.high - 1:+.1%}"
         calls = f"{row.calls_before:.6g}" + ("" if row.calls_before == row.calls_after else f" → {row.calls_after:.6g}")
-        extra = "" if row.ratio is None else f"{'-' if row.extra_seconds < 0 else '+'}{_time(abs(row.extra_seconds))}"
-        cells = [row.name, _time(row.before), _time(row.after), _change(row), interval, calls, extra]
+        extra = (
+            ""
+            if row.ratio is None
+            else f"{'-' if row.extra_seconds < 0 else '+'}{text.seconds(abs(row.extra_seconds))}"
+        )
+        cells = [row.name, text.seconds(row.before), text.seconds(row.after), _change(row), interval, calls, extra]
         verdict = row.reason if row.verdict == "same" else f"{row.verdict}: {row.reason}"
         table.add_row(*(Text(cell) for cell in (*cells, verdict)), style=_STYLES[row.verdict])
     console = Console(width=None if sys.stdout.isatty() else 160)

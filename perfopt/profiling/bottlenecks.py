@@ -25,6 +25,7 @@ KEYS = (
     "slow_gpu_operations",
 )
 _MB = 2**20
+_OFTEN = 1000  # calls
 _OWN = 0.5  # of its time: from there on a function's own code is what to look at
 
 
@@ -196,6 +197,26 @@ def _hot(report: Report, limits: Thresholds) -> Iterator[Finding]:
             yield _finding("hot_functions", name, evidence, _advise_function(operation), share, **figures)
 
 
+def _hot_undecorated(report: Report, limits: Thresholds) -> Iterator[Finding]:
+    """The same for functions that nobody decorated, where call stacks were recorded."""
+    for row in report.extra.get("call_stacks", ()):
+        share = _share(row["self"], report)
+        if share is not None and share > limits.hot_function:
+            where = f"{row['function']} ({row['file']}:{row['line']})" if row["line"] else row["function"]
+            evidence = (
+                f"{where} takes {share:.1%} of the run itself, more than {limits.hot_function:.0%} "
+                f"({row['calls']:,} calls, {_time(row['self'] / max(1, row['calls']))} each; recording call stacks adds to it)"
+            )
+            caller = max(row["callers"].items(), key=lambda pair: pair[1], default=("", 0))[0]
+            advice = (
+                f"Call it less often from {caller}, or do its work for many elements at once."
+                if row["calls"] > _OFTEN and caller
+                else "Put @perfopt.profile_operation over it and its parts to see exactly where the time goes."
+            )
+            figures = {"self_seconds": row["self"], "count": row["calls"], "threshold": limits.hot_function}
+            yield _finding("hot_functions", where, evidence, advice, share, **figures)
+
+
 def _memory(report: Report, limits: Thresholds) -> Iterator[Finding]:
     memory = report.memory
     if memory is None:
@@ -252,6 +273,7 @@ _RULES: tuple[Callable[[Report, Thresholds], Iterator[Finding]], ...] = (
     _slow_calls("slow_gpu_operations", ("gpu",), lambda limits: limits.slow_gpu_operation, _advise_gpu),
     _starved,
     _hot,
+    _hot_undecorated,
     _memory,
     _overhead,
 )

@@ -62,8 +62,8 @@ class CallStacks:
         return pstats.Stats(self._profile)
 
     def top(self, most: int = 50) -> list[dict[str, Any]]:
-        """The functions with most time of their own: dicts of ``function``, ``file``, ``line``, ``calls``, ``self`` and ``total`` in
-        seconds, and ``callers`` (name: calls)."""
+        """The functions with most time of their own: dicts of ``function``, ``file``, ``line``, ``calls``, ``self`` and ``total``
+        in seconds, and ``callers`` (name: calls)."""
         stats = self.stats()
         if stats is None:
             return []

@@ -126,8 +126,8 @@ class MemoryProfiler:
         return decorated
 
     def get_stats(self) -> dict[str, Any]:
-        """JSON-ready: ``operations`` by name (``calls``, and bytes ``allocated``, ``freed``, ``greatest`` rise in a call, ``kept``
-        = allocated - freed), ``collector``, ``peak_rss``, and the ``leak`` verdict."""
+        """JSON-ready: ``operations`` by name (``calls``, and bytes ``allocated``, ``freed``, ``greatest`` rise in a call and
+        ``kept`` = allocated - freed), ``collector``, ``peak_rss``, and the ``leak`` verdict."""
         operations = {}
         for name in self._figures.names():
             figures = self._figures.get(name)

@@ -8,20 +8,17 @@ Text of the report is escaped by jinja2, and in the JSON as well, so that no nam
 from __future__ import annotations
 
 import json
-import math
 import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from perfopt.report import view
+from perfopt.report import text, view
 from perfopt.report.compare import Comparison
 from perfopt.report.document import MemoryRecord, Report, atomic_write
 
 __all__ = ["render", "write"]
 
-_TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
-_SIZE_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 _COLUMN_NAMES = {
     "rss": "resident (RSS)",
     "uss": "unique (USS)",
@@ -33,46 +30,6 @@ _COLUMN_NAMES = {
     "cuda_reserved": "CUDA reserved",
 }
 _NOT_LINES = frozenset({"time_ns", "minor_faults", "major_faults"})
-
-
-def _seconds(value: float | None) -> str:
-    """Three digits and the unit they are readable in."""
-    if value is None:
-        return "–"
-    if abs(value) >= 3600:
-        return f"{_digits(value / 3600)} h"
-    for scale, unit in _TIME_UNITS:
-        if abs(value) >= scale * 0.9995:
-            return f"{_digits(value / scale)} {unit}"
-    return (
-        "0" if abs(value) < 1e-11 else f"{_digits(value / 1e-9)} ns"
-    )  # no clock here tells hundredths of a nanosecond
-
-
-def _digits(value: float) -> str:
-    """Three significant digits, never an exponent."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    value = float(f"{value:.3g}")  # first, so that 99.96 becomes 100 and not 100.0
-    places = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{places}f}"
-
-
-def _size(value: float | None) -> str:
-    if value is None:
-        return "–"
-    for scale, unit in _SIZE_UNITS:
-        if abs(value) >= scale:
-            return f"{_digits(value / scale)} {unit}"
-    return f"{value:.0f} B"
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{value:.{digits}%}"
-
-
-def _count(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.6g}" if value < 1e6 else f"{value:,.0f}"
 
 
 def _moment(nanoseconds: int) -> str:
@@ -96,8 +53,8 @@ def _memory_lines(memory: MemoryRecord) -> list[dict[str, Any]]:
 
 def _script_json(value: Any) -> str:
     """JSON that can stand inside <script>: no text of it can end the element or begin a comment."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    plain = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return plain.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def render(report: Report, *, comparison: Comparison | None = None, confidential: bool = False) -> str:
@@ -127,7 +84,7 @@ def render(report: Report, *, comparison: Comparison | None = None, confidential
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        seconds=_seconds, size=_size, percent=_percent, count=_count, moment=_moment, label=view.label
+        seconds=text.seconds, size=text.size, percent=text.percent, count=text.count, moment=_moment, label=view.label
     )
     template = environment.from_string(here.joinpath("page.html").read_text("utf-8"))
     data = {
