@@ -11,12 +11,14 @@ from perfopt._version import __version__
 __all__ = ["main"]
 
 COMMANDS = {
+    "bottlenecks": ("perfopt.cli.bottlenecks", "Run a script and say what is worth changing."),
     "cache": ("perfopt.cli.cache", "Look after a cache directory; simulate caches on a trace of requests."),
     "compare": ("perfopt.cli.compare", "Say what became slower between two reports; an exit status for CI."),
     "demo": ("perfopt.cli.demo", "Train a small model on real text, plainly and with perfopt, and compare."),
     "info": ("perfopt.cli.info", "Show what perfopt found on this machine."),
-    "top": ("perfopt.cli.top", "Watch a running process that publishes its figures."),
+    "profile": ("perfopt.cli.profile", "Run a script under the profiler and save a report."),
     "report": ("perfopt.cli.report", "Turn a report into an HTML page that needs no network."),
+    "top": ("perfopt.cli.top", "Watch a running process that publishes its figures."),
 }
 
 
