@@ -249,10 +249,13 @@ _ProfileRow = TypedDict(
     },
 )
 
-_ProfileNode = TypedDict(
-    "_ProfileNode",
-    {"parent": int, "name": str | None, "thread": int, "count": int, "total": float, "self": float},
-)
+class _ProfileNode(TypedDict):
+    parent: int
+    name: str | None
+    thread: int
+    count: int
+    total: float
+    self: float
 
 class _ProfileThread(TypedDict):
     process: int

@@ -248,8 +248,8 @@ def profile_operation(name: Any = None, *, profiler: _core.Profiler | None = Non
     which keeps name, documentation and signature and pickles by qualified name. ``async def`` functions stay so and record
     the whole time of the await as total, and without the time suspended as active; a call that is never awaited is not recorded.
     Generators, plain and async, record from the first ``next`` to exhaustion or close in the same way; one that is never
-    finished is not counted, though the time it ran is in the calling-context tree. ``staticmethod`` and ``classmethod`` objects are unwrapped and
-    made again. Exceptions pass through; the range is recorded all the same.
+    finished is not counted, though the time it ran is in the calling-context tree. ``staticmethod`` and ``classmethod`` objects
+    are unwrapped and made again. Exceptions pass through; the range is recorded all the same.
 
     Args:
         name: the operation's name; the function's qualified name when left out.

@@ -113,9 +113,10 @@ write_spans(int file, const pfo_span_source *source, int64_t offset, uint64_t *c
         spans == NULL || bytes == NULL ? pfo_fail(err, PFO_NO_MEMORY, "no memory to write spans") : PFO_OK;
     *count = 0;
     for (uint64_t block = 0; status == PFO_OK; block++) {
-        const int64_t got = read_block(source, spans, err);
+        pfo_error own = PFO_ERROR_INIT;
+        const int64_t got = read_block(source, spans, &own);
         if (got <= 0) {
-            status = got < 0 ? (err == NULL ? PFO_IO : err->code) : PFO_OK;
+            status = got < 0 ? pfo_fail(err, own.code, "%s", own.text) : PFO_OK;
             break;
         }
         for (int64_t i = 0; i < got; i++) {
