@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from os import PathLike
-from typing import Any, Literal, TypedDict, final
+from typing import Any, Literal, Protocol, TypedDict, final
 
 from typing_extensions import Self, disjoint_base
 
@@ -274,6 +274,9 @@ class _ProfileUsage(TypedDict):
     memory_bytes: int
     dropped: int
 
+class _Writable(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
 @final
 class Capture:
     def rows(self) -> list[_ProfileRow]: ...
@@ -284,6 +287,7 @@ class Capture:
     def load(cls, path: str | bytes | PathLike[str], /) -> Self: ...
     @classmethod
     def merge(cls, captures: Iterable[Capture], /) -> Self: ...
+    def export(self, format: str, file: str | bytes | PathLike[str] | PathLike[bytes] | _Writable, /) -> None: ...
     @property
     def names(self) -> list[str]: ...
     @property
