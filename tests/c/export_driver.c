@@ -1,0 +1,176 @@
+/* export_driver.c: a capture described in lines on the standard input, exported to a file by the exporter under test.
+ *
+ *     export_driver FORMAT PATH < description      exports; the last line of the output is the bytes written
+ *     export_driver bench FORMAT SPANS             exports made-up spans into nothing; prints bytes and seconds
+ *
+ * A description: "capture EPOCH TAKEN DROPPED_SPANS DROPPED_RECORDS OVERFLOW_NAMES", "process PID TEXT", "thread PROCESS ID TEXT",
+ * "name TEXT", "row NAME NS_PER_TICK COUNT TICKS...", "node PARENT NAME THREAD COUNT TOTAL SELF",
+ * "span BEGIN DURATION NAME THREAD FLAGS DEPTH". TEXT is hexadecimal behind an x.
+ */
+#include "export_fixture.h"
+
+#include "profiler/export_file.h"
+
+#include <inttypes.h>
+#include <time.h>
+
+enum { MOST = 4096, LINE = 3 << 20 };
+
+static pfo_capture_process processes[MOST];
+static pfo_capture_thread threads[MOST];
+static pfo_text names[MOST];
+static pfo_capture_row rows[MOST];
+static pfo_capture_node nodes[MOST];
+static pfo_span spans[MOST];
+static pfo_capture capture = {
+    .processes = processes, .threads = threads, .names = names, .rows = rows, .nodes = nodes
+};
+static char line[LINE];
+
+static int64_t
+number(void)
+{
+    const char *word = strtok(NULL, " \n");
+    REQUIRE(word != NULL);
+    return strtoll(word, NULL, 10);
+}
+
+static double
+decimal(void)
+{
+    const char *word = strtok(NULL, " \n");
+    REQUIRE(word != NULL);
+    return strtod(word, NULL);
+}
+
+static pfo_text
+text(void)
+{
+    const char *word = strtok(NULL, " \n");
+    REQUIRE(word != NULL && word[0] == 'x');
+    const size_t length = strlen(word + 1) / 2;
+    char *bytes = malloc(length + 1);
+    REQUIRE(bytes != NULL);
+    for (size_t i = 0; i < length; i++) {
+        const char pair[] = { word[1 + 2 * i], word[2 + 2 * i], '\0' };
+        bytes[i] = (char)strtoul(pair, NULL, 16);
+    }
+    return (pfo_text){ bytes, length };
+}
+
+static void
+read_row(void)
+{
+    pfo_capture_row *row = &rows[capture.row_count++];
+    pfo_histogram *ticks = pfo_histogram_create();
+    REQUIRE(ticks != NULL);
+    row->name = (int32_t)number();
+    row->ns_per_tick = decimal();
+    for (int64_t left = number(); left > 0; left--) {
+        REQUIRE(pfo_histogram_record(ticks, number()) == PFO_OK);
+    }
+    row->ticks = ticks;
+    row->count = pfo_histogram_count(ticks);
+    row->total_ns = (double)pfo_histogram_sum(ticks) * row->ns_per_tick;
+    row->active_ns = row->total_ns;
+    row->self_ns = row->total_ns / 2;
+    row->mean_ns = row->count == 0 ? 0 : row->total_ns / (double)row->count;
+    row->least_ns = (double)pfo_histogram_min(ticks) * row->ns_per_tick;
+    row->greatest_ns = (double)pfo_histogram_max(ticks) * row->ns_per_tick;
+    row->error = 1.0 / 128;
+}
+
+static void
+read_line(const char *kind)
+{
+    if (strcmp(kind, "capture") == 0) {
+        capture.base_epoch_ns = number();
+        capture.taken_ns = number();
+        capture.dropped_spans = (uint64_t)number();
+        capture.dropped_records = (uint64_t)number();
+        capture.overflow_names = (uint64_t)number();
+    } else if (strcmp(kind, "process") == 0) {
+        processes[capture.process_count].pid = number();
+        processes[capture.process_count++].command = text();
+    } else if (strcmp(kind, "thread") == 0) {
+        threads[capture.thread_count].process = (int32_t)number();
+        threads[capture.thread_count].id = number();
+        threads[capture.thread_count++].name = text();
+    } else if (strcmp(kind, "name") == 0) {
+        names[capture.name_count++] = text();
+    } else if (strcmp(kind, "row") == 0) {
+        read_row();
+    } else if (strcmp(kind, "node") == 0) {
+        pfo_capture_node *node = &nodes[capture.node_count++];
+        node->parent = (int32_t)number();
+        node->name = (int32_t)number();
+        node->thread = (int32_t)number();
+        node->count = (uint64_t)number();
+        node->total_ns = decimal();
+        node->self_ns = decimal();
+    } else {
+        REQUIRE(strcmp(kind, "span") == 0);
+        pfo_span *span = &spans[capture.span_count++];
+        span->begin_ns = number();
+        span->duration_ns = number();
+        span->name = (int32_t)number();
+        span->thread = (int32_t)number();
+        span->flags = (uint32_t)number();
+        span->depth = (uint32_t)number();
+    }
+}
+
+static pfo_export_format
+format_named(const char *name)
+{
+    pfo_export_format format = PFO_EXPORT_COUNT;
+    REQUIRE(pfo_export_find(name, strlen(name), &format, NULL) == PFO_OK);
+    return format;
+}
+
+static int
+bench(pfo_export_format format, int64_t count)
+{
+    static const pfo_text bench_names[] = { MADE_TEXT("train.step"), MADE_TEXT("forward"), MADE_TEXT("backward"),
+                                            MADE_TEXT("optimizer.step") };
+    memcpy(names, bench_names, sizeof bench_names);
+    processes[0] = (pfo_capture_process){ .pid = 4242, .command = MADE_TEXT("train.py") };
+    for (int i = 0; i < 4; i++) {
+        threads[i] = (pfo_capture_thread){ 0, 4242 + i, MADE_TEXT("worker") };
+    }
+    capture.base_epoch_ns = 1700000000123456789;
+    capture.process_count = 1;
+    capture.thread_count = 4;
+    capture.name_count = 4;
+    endless_source endless = { .count = count, .names = 4, .threads = 4 };
+    const pfo_span_source source = endless_source_of(&endless);
+    test_sink sink = { 0 };
+    const pfo_sink handle = test_sink_of(&sink);
+    struct timespec begin;
+    struct timespec end;
+    (void)clock_gettime(CLOCK_MONOTONIC, &begin);
+    const pfo_status status = pfo_export(format, &capture, &source, &handle, NULL);
+    (void)clock_gettime(CLOCK_MONOTONIC, &end);
+    const double seconds = (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9;
+    (void)printf("%zu %.9f\n", sink.length, seconds);
+    return status == PFO_OK ? 0 : 1;
+}
+
+int
+main(int count, char **arguments)
+{
+    REQUIRE(count >= 3);
+    if (strcmp(arguments[1], "bench") == 0) {
+        REQUIRE(count == 4);
+        return bench(format_named(arguments[2]), strtoll(arguments[3], NULL, 10));
+    }
+    while (fgets(line, sizeof line, stdin) != NULL) {
+        read_line(strtok(line, " \n"));
+    }
+    array_source made = { .spans = spans, .count = capture.span_count };
+    const pfo_span_source source = array_source_of(&made);
+    pfo_error err = PFO_ERROR_INIT;
+    const pfo_status status = pfo_export_to_file(format_named(arguments[1]), &capture, &source, arguments[2], &err);
+    (void)fputs(err.text, stderr);
+    return status == PFO_OK ? 0 : 1;
+}
