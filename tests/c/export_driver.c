@@ -1,7 +1,6 @@
 /* export_driver.c: a capture described in lines on the standard input, exported to a file by the exporter under test.
  *
- *     export_driver FORMAT PATH < description      exports; the last line of the output is the bytes written
- *     export_driver bench FORMAT SPANS             exports made-up spans into nothing; prints bytes and seconds
+ *     export_driver FORMAT PATH < description
  *
  * A description: "capture EPOCH TAKEN DROPPED_SPANS DROPPED_RECORDS OVERFLOW_NAMES", "process PID TEXT", "thread PROCESS ID TEXT",
  * "name TEXT", "row NAME NS_PER_TICK COUNT TICKS...", "node PARENT NAME THREAD COUNT TOTAL SELF",
@@ -10,9 +9,6 @@
 #include "export_fixture.h"
 
 #include "profiler/export_file.h"
-
-#include <inttypes.h>
-#include <time.h>
 
 enum { MOST = 4096, LINE = 3 << 20 };
 
@@ -128,42 +124,10 @@ format_named(const char *name)
     return format;
 }
 
-static int
-bench(pfo_export_format format, int64_t count)
-{
-    static const pfo_text bench_names[] = { MADE_TEXT("train.step"), MADE_TEXT("forward"), MADE_TEXT("backward"),
-                                            MADE_TEXT("optimizer.step") };
-    memcpy(names, bench_names, sizeof bench_names);
-    processes[0] = (pfo_capture_process){ .pid = 4242, .command = MADE_TEXT("train.py") };
-    for (int i = 0; i < 4; i++) {
-        threads[i] = (pfo_capture_thread){ 0, 4242 + i, MADE_TEXT("worker") };
-    }
-    capture.base_epoch_ns = 1700000000123456789;
-    capture.process_count = 1;
-    capture.thread_count = 4;
-    capture.name_count = 4;
-    endless_source endless = { .count = count, .names = 4, .threads = 4 };
-    const pfo_span_source source = endless_source_of(&endless);
-    test_sink sink = { 0 };
-    const pfo_sink handle = test_sink_of(&sink);
-    struct timespec begin;
-    struct timespec end;
-    (void)clock_gettime(CLOCK_MONOTONIC, &begin);
-    const pfo_status status = pfo_export(format, &capture, &source, &handle, NULL);
-    (void)clock_gettime(CLOCK_MONOTONIC, &end);
-    const double seconds = (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9;
-    (void)printf("%zu %.9f\n", sink.length, seconds);
-    return status == PFO_OK ? 0 : 1;
-}
-
 int
 main(int count, char **arguments)
 {
-    REQUIRE(count >= 3);
-    if (strcmp(arguments[1], "bench") == 0) {
-        REQUIRE(count == 4);
-        return bench(format_named(arguments[2]), strtoll(arguments[3], NULL, 10));
-    }
+    REQUIRE(count == 3);
     while (fgets(line, sizeof line, stdin) != NULL) {
         read_line(strtok(line, " \n"));
     }
