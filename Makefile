@@ -46,7 +46,7 @@ test: $(STAMP)/built
 
 ## test-c, asan, tsan: the pure-C parts as C programs, plain and under the sanitizers
 C_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*.c))
-TSAN_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*thread*.c tests/c/test_pool.c tests/c/test_execute.c tests/c/test_loader.c tests/c/test_recorder.c tests/c/test_sampler.c))
+TSAN_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*thread*.c tests/c/test_pool.c tests/c/test_execute.c tests/c/test_loader.c tests/c/test_recorder.c tests/c/test_calltree.c tests/c/test_spans.c tests/c/test_capture_live.c tests/c/test_sampler.c))
 FORMATTED = $(C_SOURCES) $(C_HEADERS) $(wildcard tests/c/*.[ch] tests/crash/*.c cuda/*.cu cuda/*.cuh cuda/dev/*.cu)
 PURE_SOURCES := $(wildcard csrc/base/*.c csrc/cache/*.c csrc/profiler/*.c csrc/monitor/*.c csrc/kernels/*.c csrc/backend/*.c)
 
@@ -103,6 +103,11 @@ $(BUILD)/crash/disk_driver: tests/crash/disk_driver.c $(BUILD)/c-plain/libperfop
 $(BUILD)/crash/fail_shim.so: tests/crash/fail_shim.c
 	@mkdir -p $(@D)
 	@$(CC) $(PFO_CSTD) -Wall -Wextra -Wshadow -Werror -O1 -g -fPIC -shared -pthread $< -o $@ -ldl
+
+# What tests/python/test_exports.py runs: the exporters as a program.
+$(BUILD)/export/export_driver: tests/c/export_driver.c tests/c/export_fixture.h $(BUILD)/c-plain/libperfopt.a
+	@mkdir -p $(@D)
+	@$(CC) $(PFO_CSTD) -Icsrc $(PFO_WARN) -Werror -O2 -g -pthread $(filter %.c %.a,$^) -o $@ $(PFO_LIBS) -ldl -lm
 
 ## lint: formatting, types and style; changes nothing
 lint: $(STAMP)/built

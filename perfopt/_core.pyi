@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from os import PathLike
-from typing import Any, Literal, TypedDict, final
+from typing import Any, Literal, Protocol, TypedDict, final
 
 from typing_extensions import Self, disjoint_base
 
@@ -250,10 +250,13 @@ _ProfileRow = TypedDict(
     },
 )
 
-_ProfileNode = TypedDict(
-    "_ProfileNode",
-    {"parent": int, "name": str | None, "thread": int, "count": int, "total": float, "self": float},
-)
+class _ProfileNode(TypedDict):
+    parent: int
+    name: str | None
+    thread: int
+    count: int
+    total: float
+    self: float
 
 class _ProfileThread(TypedDict):
     process: int
@@ -272,12 +275,21 @@ class _ProfileUsage(TypedDict):
     memory_bytes: int
     dropped: int
 
+class _Writable(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
 @final
 class Capture:
     def rows(self) -> list[_ProfileRow]: ...
     def buckets(self, row: int, /) -> tuple[list[float], list[float], list[int]]: ...
     def nodes(self) -> list[_ProfileNode]: ...
     def spans(self, limit: int | None = None, /) -> list[tuple[str | None, int, int, int, int, bool]]: ...
+    def dump(self, path: str | bytes | PathLike[str], /) -> None: ...
+    @classmethod
+    def load(cls, path: str | bytes | PathLike[str], /) -> Self: ...
+    @classmethod
+    def merge(cls, captures: Iterable[Capture], /) -> Self: ...
+    def export(self, format: str, file: str | bytes | PathLike[str] | PathLike[bytes] | _Writable, /) -> None: ...
     @property
     def names(self) -> list[str]: ...
     @property

@@ -7,14 +7,16 @@ numbers. Coroutine functions and generators stay functions of their kind; each c
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from perfopt import _core, _wrapping
+from perfopt import _children, _core, _wrapping
 
-__all__ = ["PerformanceProfiler", "default_profiler", "profile_operation"]
+__all__ = ["PerformanceProfiler", "default_profiler", "load", "merge", "profile_operation"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,7 +52,62 @@ class PerformanceProfiler(_core.Profiler):
         1
     """
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "_children")
+
+    _children: Path
+
+    def follow_children(self, key: str = "default") -> None:
+        """Makes child processes report to this profiler: those started from now on, and theirs.
+
+        Forked children begin with an empty recording (instead of a copy of this one) and write it down when they end; so do
+        ``multiprocessing`` children of every start method, and PyTorch DataLoader workers. Where a child starts anew (spawn,
+        forkserver), the profilers that report are :func:`default_profiler` under the key ``"default"``, and any other one
+        that calls this method with its key there. ``capture(children=True)`` has what they reported, :meth:`children` says
+        who did. A child that is killed (``Pool.terminate``, ``os._exit``) cannot report. The reports lie in a temporary
+        directory of mode 0700 that goes when this process ends.
+
+        Args:
+            key: tells several profilers that follow apart: 1 to 64 letters, digits, ``-`` or ``_``.
+
+        Raises:
+            ValueError: ``key`` has other characters.
+            OSError: there is no room for the directory.
+        """
+        self._children = _children.follow(self, key)
+
+    def children(self) -> dict[str, list[int]]:
+        """Pids of the followed children: ``reported``, ``running``, and ``missing``, which ended without a report.
+
+        Raises:
+            RuntimeError: :meth:`follow_children` was not called.
+        """
+        return _children.collect(self._followed())[1]
+
+    def capture(self, *, children: bool = False) -> _core.Capture:
+        """What was recorded so far, over all threads, as a :class:`perfopt._core.Capture`; recording goes on beside it.
+
+        Args:
+            children: merge in what followed child processes have reported so far; see :meth:`follow_children`.
+
+        Raises:
+            RuntimeError: ``children`` without :meth:`follow_children`.
+            OSError: a report cannot be read, or is damaged.
+        """
+        own = super().capture()
+        if not children:
+            return own
+        reports, _ = _children.collect(self._followed())
+        return merge([own, *map(load, reports)])
+
+    def dump(self, path: str | os.PathLike[str]) -> None:
+        """Writes :meth:`capture` to a file, to be read by :func:`perfopt.profiler.load`. Raises OSError."""
+        self.capture().dump(path)
+
+    def _followed(self) -> Path:
+        folder: Path | None = getattr(self, "_children", None)
+        if folder is None:
+            raise RuntimeError("no children are followed: call follow_children() before they start")
+        return folder
 
     @overload
     def profile_operation(self, name: F, /) -> F: ...
@@ -107,6 +164,31 @@ class PerformanceProfiler(_core.Profiler):
         }
 
 
+def load(path: str | os.PathLike[str]) -> _core.Capture:
+    """The capture that :meth:`PerformanceProfiler.dump` or ``Capture.dump`` wrote.
+
+    The whole file is checked against its checksums; spans are read from it when they are asked for.
+
+    Raises:
+        OSError: the file cannot be read, is no capture, is damaged, or was written by a later version.
+    """
+    return _core.Capture.load(path)
+
+
+def merge(captures: Iterable[_core.Capture]) -> _core.Capture:
+    """One capture of several, as if all had been recorded in one place: of threads, processes, machines or runs.
+
+    Rows of equal names are summed; counts, totals, extremes and deviations are what recording both would have given, percentiles
+    within the row's ``error``. Processes, threads, trees and spans stand side by side, times lie on one axis by the clock anchor
+    that each process has.
+
+    Raises:
+        ValueError: there is no capture, or one has no clock anchor.
+        TypeError: something else is among them.
+    """
+    return _core.Capture.merge(captures)
+
+
 def _callers_of(nodes: list[Any]) -> dict[str | None, dict[str, dict[str, float]]]:
     """The edges of the calling-context tree, by callee and caller."""
     callers: dict[str | None, dict[str, dict[str, float]]] = {}
@@ -148,7 +230,10 @@ def default_profiler() -> PerformanceProfiler:
     if _default is None:
         with _default_lock:
             if _default is None:
-                _default = PerformanceProfiler()
+                profiler = PerformanceProfiler()
+                if _children.inherited():
+                    profiler.follow_children()
+                _default = profiler
     return _default
 
 
@@ -163,8 +248,8 @@ def profile_operation(name: Any = None, *, profiler: _core.Profiler | None = Non
     which keeps name, documentation and signature and pickles by qualified name. ``async def`` functions stay so and record
     the whole time of the await as total, and without the time suspended as active; a call that is never awaited is not recorded.
     Generators, plain and async, record from the first ``next`` to exhaustion or close in the same way; one that is never
-    finished is not counted, though the time it ran is in the calling-context tree. ``staticmethod`` and ``classmethod`` objects are unwrapped and
-    made again. Exceptions pass through; the range is recorded all the same.
+    finished is not counted, though the time it ran is in the calling-context tree. ``staticmethod`` and ``classmethod`` objects
+    are unwrapped and made again. Exceptions pass through; the range is recorded all the same.
 
     Args:
         name: the operation's name; the function's qualified name when left out.

@@ -73,6 +73,33 @@ pfo_capture_destroy(pfo_capture *capture)
     pfo_free(store);
 }
 
+/* ---- text ------------------------------------------------------------------------------------ */
+
+int
+pfo_text_is_utf8(pfo_text text)
+{
+    const unsigned char *bytes = (const unsigned char *)text.bytes;
+    for (size_t i = 0; i < text.length;) {
+        const unsigned char first = bytes[i];
+        const size_t more = first < 0x80 ? 0 : first < 0xE0 ? 1 : first < 0xF0 ? 2 : 3;
+        if ((first >= 0x80 && first < 0xC2) || first > 0xF4 || more > text.length - i - 1) {
+            return 0;
+        }
+        for (size_t k = 1; k <= more; k++) {
+            if ((bytes[i + k] & 0xC0) != 0x80) {
+                return 0;
+            }
+        }
+        const unsigned char second = more > 0 ? bytes[i + 1] : 0;
+        if ((first == 0xE0 && second < 0xA0) || (first == 0xED && second > 0x9F) || (first == 0xF0 && second < 0x90) ||
+            (first == 0xF4 && second > 0x8F)) {
+            return 0;
+        }
+        i += more + 1;
+    }
+    return 1;
+}
+
 /* ---- tables ---------------------------------------------------------------------------------- */
 
 /* Room for one more item behind `used`. */

@@ -31,6 +31,9 @@ typedef struct pfo_span_part {
     int32_t *names;       /* from the store's index to the capture's, owned by the capture */
 } pfo_span_part;
 
+/* 1 if the text is UTF-8 without surrogates (RFC 3629), as all text of a capture must be. */
+int pfo_text_is_utf8(pfo_text text);
+
 pfo_capture *pfo_capture_create(void);
 
 pfo_status pfo_capture_add_process(pfo_capture *capture, const pfo_capture_process *process, pfo_error *err);

@@ -96,6 +96,19 @@ take_rows(taking *work, pfo_recorder *recorder, uint64_t epoch, pfo_error *err)
     return status;
 }
 
+/* Text from the system may be anything: what is not UTF-8 gets question marks. */
+static pfo_text
+system_text(char *text)
+{
+    const pfo_text given = { text, strlen(text) };
+    if (!pfo_text_is_utf8(given)) {
+        for (size_t i = 0; i < given.length; i++) {
+            text[i] = (unsigned char)text[i] < 0x80 ? text[i] : '?';
+        }
+    }
+    return given;
+}
+
 /* ---- tree ------------------------------------------------------------------------------------ */
 
 static pfo_status
@@ -148,8 +161,9 @@ static pfo_status
 take_lane(void *context, const pfo_lane_view *lane, pfo_error *err)
 {
     taking *work = context;
-    const pfo_text name = { lane->thread_name, strlen(lane->thread_name) };
-    const pfo_capture_thread thread = { 0, lane->thread_id, name };
+    char name[PFO_THREAD_NAME_BYTES];
+    memcpy(name, lane->thread_name, sizeof name);
+    const pfo_capture_thread thread = { 0, lane->thread_id, system_text(name) };
     const int32_t number = work->capture->thread_count;
     PFO_TRY(pfo_capture_add_thread(work->capture, &thread, err));
     PFO_TRY(remember_thread(work, lane->number, number, err));
@@ -296,7 +310,7 @@ take_process(taking *work, pfo_error *err)
                                           .pid_namespace = pfo_pid_namespace(),
                                           .monotonic_ns = work->now.monotonic_ns,
                                           .epoch_ns = work->now.epoch_ns,
-                                          .command = { command, strlen(command) } };
+                                          .command = system_text(command) };
     return pfo_capture_add_process(work->capture, &process, err);
 }
 

@@ -225,6 +225,88 @@ pfo_histogram_add(pfo_histogram *into, const pfo_histogram *from)
     return PFO_OK;
 }
 
+static double
+bucket_middle(int bucket, double smallest, double largest)
+{
+    const int number = bucket / PFO_HISTOGRAM_PER_OCTAVE;
+    const double width = number == 0 ? 1.0 : (double)((int64_t)1 << (number - 1));
+    const double middle = (double)pfo_histogram_bucket_low(bucket) + (width - 1.0) / 2.0;
+    return middle < smallest ? smallest : middle > largest ? largest : middle;
+}
+
+/* A count of ticks in other ticks, no more than a histogram takes. */
+static int64_t
+scaled(double ticks, double factor)
+{
+    const double value = ticks * factor + 0.5;
+    return value >= 9.2e18 ? INT64_MAX : (int64_t)value;
+}
+
+pfo_status
+pfo_histogram_add_scaled(pfo_histogram *into, const pfo_histogram *from, double factor)
+{
+    const uint64_t count = pfo_histogram_count(from);
+    if (count == 0) {
+        return PFO_OK;
+    }
+    const double smallest = (double)pfo_histogram_min(from);
+    const double largest = (double)pfo_histogram_max(from);
+    for (int bucket = 0; bucket < PFO_HISTOGRAM_BUCKETS; bucket++) {
+        const uint64_t values = pfo_histogram_bucket_count(from, bucket);
+        if (values == 0) {
+            continue;
+        }
+        const int target = pfo_histogram_bucket_of(scaled(bucket_middle(bucket, smallest, largest), factor));
+        octave *place = make_octave(into, target / PFO_HISTOGRAM_PER_OCTAVE);
+        if (place == NULL) {
+            return PFO_NO_MEMORY;
+        }
+        increase(&place->counts[target % PFO_HISTOGRAM_PER_OCTAVE], values);
+    }
+    const double sum = (double)get(&from->sum) * factor;
+    const double squares = pfo_histogram_sum_of_squares(from) * factor * factor;
+    increase(&into->sum, sum >= 1.8e19 ? UINT64_MAX : (uint64_t)(sum + 0.5));
+    add_squares(into, squares >= 1.7e38 ? ~(wide)0 >> 1 : (wide)squares);
+    widen_range(into, scaled(smallest, factor), scaled(largest, factor));
+    atomic_store_explicit(&into->count, get(&into->count) + count, memory_order_release);
+    return PFO_OK;
+}
+
+pfo_histogram_facts
+pfo_histogram_get_facts(const pfo_histogram *histogram)
+{
+    const wide squares = read_squares(histogram);
+    const pfo_histogram_facts facts = { .count = pfo_histogram_count(histogram),
+                                        .sum = pfo_histogram_sum(histogram),
+                                        .squares_low = (uint64_t)squares,
+                                        .squares_high = (uint64_t)(squares >> 64),
+                                        .smallest = pfo_histogram_min(histogram),
+                                        .largest = pfo_histogram_max(histogram) };
+    return facts;
+}
+
+void
+pfo_histogram_restore(pfo_histogram *histogram, const pfo_histogram_facts *facts)
+{
+    increase(&histogram->sum, facts->sum);
+    add_squares(histogram, ((wide)(facts->squares_high & (UINT64_MAX >> 1)) << 64) | facts->squares_low);
+    if (facts->count > 0) {
+        widen_range(histogram, facts->smallest, facts->largest);
+    }
+    atomic_store_explicit(&histogram->count, facts->count, memory_order_release);
+}
+
+pfo_status
+pfo_histogram_set_bucket(pfo_histogram *histogram, int bucket, uint64_t count)
+{
+    octave *place = make_octave(histogram, bucket / PFO_HISTOGRAM_PER_OCTAVE);
+    if (place == NULL) {
+        return PFO_NO_MEMORY;
+    }
+    atomic_store_explicit(&place->counts[bucket % PFO_HISTOGRAM_PER_OCTAVE], count, memory_order_relaxed);
+    return PFO_OK;
+}
+
 void
 pfo_histogram_clear(pfo_histogram *histogram)
 {
@@ -303,15 +385,6 @@ rank_of(double fraction, uint64_t total)
         rank++;
     }
     return rank < 1 ? 1 : rank > total ? total : rank;
-}
-
-static double
-bucket_middle(int bucket, double smallest, double largest)
-{
-    const int number = bucket / PFO_HISTOGRAM_PER_OCTAVE;
-    const double width = number == 0 ? 1.0 : (double)((int64_t)1 << (number - 1));
-    const double middle = (double)pfo_histogram_bucket_low(bucket) + (width - 1.0) / 2.0;
-    return middle < smallest ? smallest : middle > largest ? largest : middle;
 }
 
 void

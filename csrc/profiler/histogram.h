@@ -40,6 +40,23 @@ pfo_status pfo_histogram_record(pfo_histogram *histogram, int64_t ticks);
  * only. */
 pfo_status pfo_histogram_add(pfo_histogram *into, const pfo_histogram *from);
 
+/* The same for values in another unit: each bucket of `from` goes to where its middle times `factor` lies, and the exact
+ * figures are scaled. A value is then within 1/128 of its old bucket's middle and that within 1/128 of its new one's.
+ * pre: factor > 0, and `from` has no writer. */
+pfo_status pfo_histogram_add_scaled(pfo_histogram *into, const pfo_histogram *from, double factor);
+
+/* What is exact beside the buckets, for storing a histogram: restore() takes it into an empty one, whose buckets
+ * set_bucket() then fills. PFO_NO_MEMORY. pre: 0 <= bucket < PFO_HISTOGRAM_BUCKETS. */
+typedef struct pfo_histogram_facts {
+    uint64_t count, sum;
+    uint64_t squares_low, squares_high; /* sum of squares, 127 bits */
+    int64_t smallest, largest;          /* 0 when empty */
+} pfo_histogram_facts;
+
+pfo_histogram_facts pfo_histogram_get_facts(const pfo_histogram *histogram);
+void pfo_histogram_restore(pfo_histogram *histogram, const pfo_histogram_facts *facts);
+pfo_status pfo_histogram_set_bucket(pfo_histogram *histogram, int bucket, uint64_t count);
+
 /* Empties it and keeps its memory for reuse. */
 void pfo_histogram_clear(pfo_histogram *histogram);
 

@@ -8,7 +8,9 @@
 #include "bindings/common/errors.h"
 
 #include "base/alloc.h"
+#include "profiler/capture_file.h"
 #include "profiler/capture_live.h"
+#include "profiler/capture_merge.h"
 
 enum { QUANTILES = 4, RESET_TRIES = 100, SPANS_AT_ONCE = 1024 };
 
@@ -357,6 +359,92 @@ capture_spans(const pfo_capture_object *self, PyObject *const *args, Py_ssize_t 
     return list;
 }
 
+/* ---- files and merging ----------------------------------------------------------------------- */
+
+PyDoc_STRVAR(dump_doc,
+             "dump($self, path, /)\n--\n\n"
+             "Writes the capture to a file, which is whole when this returns and replaces an old one. Raises\n"
+             "OSError if it cannot be written.");
+
+static PyObject *
+capture_dump(const pfo_capture_object *self, PyObject *path)
+{
+    PyObject *bytes = NULL;
+    if (!PyUnicode_FSConverter(path, &bytes)) {
+        return NULL;
+    }
+    pfo_error err = PFO_ERROR_INIT;
+    pfo_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = pfo_capture_save(self->capture, PyBytes_AS_STRING(bytes), &err);
+    Py_END_ALLOW_THREADS
+    Py_DECREF(bytes);
+    if (status != PFO_OK) {
+        return pfo_raise(status, &err);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(load_doc,
+             "load(path, /)\n--\n\n"
+             "The capture in a file that dump() wrote. The whole file is checked; its spans are read from it\n"
+             "when asked for. Raises OSError if it cannot be read, is no capture, is damaged, or was written by\n"
+             "a later version.");
+
+static PyObject *
+capture_load(PyTypeObject *type, PyObject *path)
+{
+    PyObject *bytes = NULL;
+    if (!PyUnicode_FSConverter(path, &bytes)) {
+        return NULL;
+    }
+    pfo_error err = PFO_ERROR_INIT;
+    pfo_status status;
+    pfo_capture *capture = NULL;
+    Py_BEGIN_ALLOW_THREADS
+    status = pfo_capture_load(PyBytes_AS_STRING(bytes), &capture, &err);
+    Py_END_ALLOW_THREADS
+    Py_DECREF(bytes);
+    return status == PFO_OK ? pfo_capture_wrap(type, capture, NULL) : pfo_raise(status, &err);
+}
+
+PyDoc_STRVAR(
+    merge_doc,
+    "merge(captures, /)\n--\n\n"
+    "One capture of several: names and their rows are summed, as if all had been recorded in one place;\n"
+    "processes, threads, trees and spans stand side by side. Raises ValueError if there is none, or one has no\n"
+    "clock anchor, TypeError if something else is among them.");
+
+static PyObject *
+capture_merge(PyTypeObject *type, PyObject *given)
+{
+    PyObject *captures = PySequence_Tuple(given); /* holds them while they are read */
+    if (captures == NULL) {
+        return NULL;
+    }
+    const Py_ssize_t count = PyTuple_GET_SIZE(captures);
+    const pfo_capture **all = pfo_alloc_array((size_t)count + 1, sizeof *all);
+    pfo_capture *merged = NULL;
+    pfo_error err = PFO_ERROR_INIT;
+    pfo_status status = all == NULL ? pfo_fail(&err, PFO_NO_MEMORY, "no memory to merge captures") : PFO_OK;
+    for (Py_ssize_t i = 0; i < count && status == PFO_OK; i++) {
+        PyObject *item = PyTuple_GET_ITEM(captures, i);
+        if (Py_TYPE(item) != type) {
+            status = pfo_fail(&err, PFO_BAD_TYPE, "merge takes captures, not %.100s", Py_TYPE(item)->tp_name);
+        } else {
+            all[i] = ((pfo_capture_object *)item)->capture;
+        }
+    }
+    if (status == PFO_OK) {
+        Py_BEGIN_ALLOW_THREADS
+        status = pfo_capture_merge(all, (int32_t)count, &merged, &err);
+        Py_END_ALLOW_THREADS
+    }
+    pfo_free((void *)all);
+    Py_DECREF(captures);
+    return status == PFO_OK ? pfo_capture_wrap(type, merged, NULL) : pfo_raise(status, &err);
+}
+
 /* ---- properties ------------------------------------------------------------------------------ */
 
 static PyObject *
@@ -404,6 +492,10 @@ static PyMethodDef capture_methods[] = {
     { "buckets", (PyCFunction)capture_buckets, METH_O, buckets_doc },
     { "nodes", (PyCFunction)capture_nodes, METH_NOARGS, nodes_doc },
     { "spans", (PyCFunction)(void (*)(void))capture_spans, METH_FASTCALL, spans_doc },
+    { "dump", (PyCFunction)capture_dump, METH_O, dump_doc },
+    { "load", (PyCFunction)capture_load, METH_O | METH_CLASS, load_doc },
+    { "merge", (PyCFunction)capture_merge, METH_O | METH_CLASS, merge_doc },
+    { "export", (PyCFunction)(void (*)(void))pfo_capture_export, METH_FASTCALL, pfo_capture_export_doc },
     { NULL, NULL, 0, NULL },
 };
 
