@@ -12,6 +12,13 @@
 
 static atomic_long fail_countdown; /* 0: off; 1: this one fails */
 static atomic_int fail_fault;
+static atomic_int refuses_reserving;
+
+void
+pfo_files_refuse_reserving(int refuses)
+{
+    atomic_store(&refuses_reserving, refuses);
+}
 
 void
 pfo_files_fail_at(long n, pfo_fault fault)
@@ -39,7 +46,23 @@ injected_share(size_t length)
 {
     return atomic_load(&fail_fault) == PFO_FAULT_SHORT ? length / 2 : 0;
 }
+
+static int
+system_fallocate(int descriptor, uint64_t length)
+{
+    if (atomic_load(&refuses_reserving)) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    return fallocate(descriptor, 0, 0, (off_t)length);
+}
 #else
+static int
+system_fallocate(int descriptor, uint64_t length)
+{
+    return fallocate(descriptor, 0, 0, (off_t)length);
+}
+
 static int
 injected_error(void)
 {
@@ -191,6 +214,19 @@ pfo_file_allocate(int descriptor, uint64_t length)
         result = posix_fallocate(descriptor, 0, (off_t)length);
     } while (result == EINTR); /* a memory file system gives way to signals */
     return result;
+}
+
+int
+pfo_file_reserve(int descriptor, uint64_t length)
+{
+    int error = injected_error();
+    if (error != 0) {
+        return error;
+    }
+    do {
+        error = result_of(system_fallocate(descriptor, length));
+    } while (error == EINTR);
+    return error == EOPNOTSUPP || error == ENOSYS ? 0 : error;
 }
 
 int

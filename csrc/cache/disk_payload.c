@@ -2,6 +2,7 @@
 #include "cache/disk_payload.h"
 
 #include "base/alloc.h"
+#include "base/pool.h"
 #include "cache/codec.h"
 
 #include <errno.h>
@@ -10,7 +11,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { FOLDER_LENGTH = 11 }; /* of "payloads/xx" */
+enum {
+    FOLDER_LENGTH = 11, /* of "payloads/xx" */
+    WRITE_UNIT = 8 *
+        PFO_FINGERPRINT_CHUNK, /* of one write(): the page cache takes it into one huge page, which is mapped as one */
+    WRITE_PARALLEL = 4 * WRITE_UNIT /* from here on a second thread hashes while the first one writes */
+};
 
 void
 pfo_payload_name(const pfo_digest *key, uint64_t sequence, const char *suffix, char name[PFO_DISK_NAME])
@@ -53,48 +59,108 @@ pfo_payload_reserve(pfo_disk *disk, uint64_t bytes, pfo_payload_draft *draft, pf
     return PFO_OK;
 }
 
-/* Chunk by chunk, each hashed while it is in the cache and then written: the digest of pfo_fingerprint_bytes(). */
-static pfo_status
-write_chunks(pfo_payload_draft *draft, pfo_parts_cursor *cursor, unsigned char *stage, void *stream, pfo_digest *digest,
-             pfo_error *err)
+/* What the threads that write one payload share. */
+typedef struct write_job {
+    const pfo_payload_draft *draft;
+    pfo_digest *digests; /* one a chunk of PFO_FINGERPRINT_CHUNK bytes */
+    pfo_mutex lock;      /* of what follows */
+    pfo_parts_cursor cursor;
+    uint64_t next; /* where the next unit begins */
+    int error;     /* the first errno value, which ends the job */
+} write_job;
+
+/* The next unit, where it lies or in stage. NULL: there is none, or another has failed. */
+static const unsigned char *
+take_unit(write_job *job, unsigned char *stage, uint64_t *begin, size_t *length)
+{
+    const unsigned char *bytes = NULL;
+    pfo_mutex_lock(&job->lock);
+    *begin = job->next;
+    const uint64_t left = job->draft->bytes - job->next;
+    *length = left < WRITE_UNIT ? (size_t)left : WRITE_UNIT;
+    if (job->error == 0 && *length != 0) {
+        bytes = pfo_parts_next(&job->cursor, *length, stage);
+        job->next += *length;
+    }
+    pfo_mutex_unlock(&job->lock);
+    return bytes;
+}
+
+static void
+end_job(write_job *job, int error)
+{
+    pfo_mutex_lock(&job->lock);
+    job->error = job->error == 0 ? error : job->error;
+    pfo_mutex_unlock(&job->lock);
+}
+
+/* Each unit is hashed while the file's lock keeps the other thread's write(); one thread alone does all. */
+static void
+write_units(write_job *job)
 {
     const pfo_xxh_ops *ops = pfo_xxh_ops_best();
-    ops->stream_start(stream);
-    for (uint64_t done = 0; done < draft->bytes;) {
-        const uint64_t left = draft->bytes - done;
-        const size_t chunk = left < PFO_FINGERPRINT_CHUNK ? (size_t)left : PFO_FINGERPRINT_CHUNK;
-        const unsigned char *bytes = pfo_parts_next(cursor, chunk, stage);
-        ops->digest(bytes, chunk, digest->bytes);
-        ops->stream_update(stream, digest->bytes, sizeof digest->bytes);
-        const int error = pfo_file_write(draft->file.descriptor, bytes, chunk, done);
-        if (error != 0) {
-            return pfo_disk_io_error(err, error, "write", draft->name);
+    uint64_t begin;
+    size_t length;
+    unsigned char *stage = pfo_alloc(job->draft->bytes < WRITE_UNIT ? (size_t)job->draft->bytes : WRITE_UNIT);
+    const unsigned char *bytes = stage;
+    int error = stage == NULL ? ENOMEM : 0;
+    while (error == 0 && (bytes = take_unit(job, stage, &begin, &length)) != NULL) {
+        pfo_digest *digest = job->digests + begin / PFO_FINGERPRINT_CHUNK;
+        for (size_t done = 0; done < length; done += PFO_FINGERPRINT_CHUNK) {
+            const size_t left = length - done;
+            ops->digest(bytes + done, left < PFO_FINGERPRINT_CHUNK ? left : PFO_FINGERPRINT_CHUNK, digest++->bytes);
         }
-        done += chunk;
+        error = pfo_file_write(job->draft->file.descriptor, bytes, length, begin);
     }
-    if (draft->bytes > PFO_FINGERPRINT_CHUNK) {
-        ops->stream_digest(stream, digest->bytes);
+    if (error != 0) {
+        end_job(job, error);
     }
-    return PFO_OK;
+    pfo_free(stage);
+}
+
+static void
+write_share(void *context, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++) {
+        write_units(context);
+    }
+}
+
+/* All units and their digest: that of pfo_fingerprint_bytes(). 0 or an errno value. */
+static int
+write_all_units(write_job *job, pfo_digest *digest)
+{
+    const uint64_t bytes = job->draft->bytes;
+    const size_t chunks = (size_t)((bytes + PFO_FINGERPRINT_CHUNK - 1) / PFO_FINGERPRINT_CHUNK);
+    const int threads = bytes >= WRITE_PARALLEL && pfo_pool_default_threads() > 1 ? 2 : 1;
+    job->digests = pfo_alloc_array(chunks, sizeof *job->digests);
+    if (job->digests == NULL) {
+        return ENOMEM;
+    }
+    pfo_pool_run(threads, threads, 1, write_share, job);
+    if (chunks > 1) {
+        pfo_xxh_ops_best()->digest(job->digests, chunks * sizeof *job->digests, digest->bytes);
+    } else {
+        *digest = job->digests[0];
+    }
+    pfo_free(job->digests);
+    return job->error;
 }
 
 pfo_status
 pfo_payload_write(pfo_disk *disk, pfo_payload_draft *draft, const pfo_bytes *parts, size_t part_count,
                   pfo_digest *digest, pfo_error *err)
 {
-    pfo_parts_cursor cursor = { .parts = parts, .part_count = part_count };
-    unsigned char *stage = pfo_alloc(PFO_FINGERPRINT_CHUNK);
-    void *stream = pfo_alloc_aligned(PFO_XXH_STREAM_ALIGNMENT, pfo_xxh_ops_best()->stream_bytes);
-    pfo_status status = stage == NULL || stream == NULL
-                            ? pfo_fail(err, PFO_NO_MEMORY, "out of memory writing a payload")
-                            : write_chunks(draft, &cursor, stage, stream, digest, err);
-    pfo_free(stage);
-    pfo_free_aligned(stream);
-    if (status == PFO_OK && disk->durability == PFO_DURABLE_POWER) {
-        const int error = pfo_file_sync(draft->file.descriptor);
-        status = error == 0 ? PFO_OK : pfo_disk_io_error(err, error, "sync", draft->name);
+    write_job job = { .draft = draft, .lock = PFO_MUTEX_INIT, .cursor = { .parts = parts, .part_count = part_count } };
+    int error = pfo_file_reserve(draft->file.descriptor, draft->bytes);
+    if (error == 0) {
+        error = write_all_units(&job, digest);
     }
-    return status;
+    if (error == 0 && disk->durability == PFO_DURABLE_POWER) {
+        error = pfo_file_sync(draft->file.descriptor);
+    }
+    pfo_mutex_destroy(&job.lock);
+    return error == 0 ? PFO_OK : pfo_disk_io_error(err, error, "write", draft->name);
 }
 
 pfo_status
