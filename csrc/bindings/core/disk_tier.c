@@ -241,7 +241,9 @@ get(pfo_disk_tier *tier, const pfo_digest *key, PyObject **value, uint64_t *expi
 {
     static const char tensors[PFO_DISK_KIND] = "tensors/1";
     pfo_disk_value found;
-    pfo_error err = PFO_ERROR_INIT;
+    pfo_error err;
+    err.code = PFO_OK; /* the whole of it would cost a hit too much */
+    err.text[0] = '\0';
     pfo_status status = engine_get(tier, key, 0, &found, &err);
     int writable = 0;
     if (status == PFO_OK && found.found && memcmp(found.kind, tensors, sizeof tensors) == 0 && found.owned == NULL) {

@@ -703,7 +703,9 @@ pfo_key_persistent(pfo_key_builder *builder, const pfo_digest *prefix, pfo_diges
             (void)cannot_key(builder, content.culprit);
         }
     } else {
-        pfo_error err = PFO_ERROR_INIT;
+        pfo_error err;
+        err.code = PFO_OK; /* the whole of it would cost a hit on disk too much */
+        err.text[0] = '\0';
         const pfo_status status = pfo_encoder_finish(&encoder, digest);
         if (status != PFO_OK) {
             (void)pfo_raise(status, &err);
