@@ -59,71 +59,80 @@ pfo_payload_reserve(pfo_disk *disk, uint64_t bytes, pfo_payload_draft *draft, pf
     return PFO_OK;
 }
 
-/* What the threads that write one payload share. */
+/* What the threads at work on one payload share: the first to come writes it, unit by unit, the other one hashes; then both hash what is
+ * left. One alone hashes each unit after it has written it. */
 typedef struct write_job {
     const pfo_payload_draft *draft;
+    pfo_parts_cursor written; /* the writer's alone */
+    int alone;
+    atomic_int has_writer;
+    atomic_int error;    /* an errno value, which ends the job */
     pfo_digest *digests; /* one a chunk of PFO_FINGERPRINT_CHUNK bytes */
     pfo_mutex lock;      /* of what follows */
-    pfo_parts_cursor cursor;
-    uint64_t next; /* where the next unit begins */
-    int error;     /* the first errno value, which ends the job */
+    pfo_parts_cursor hashed;
+    uint64_t next; /* where the next unit to hash begins */
 } write_job;
 
-/* The next unit, where it lies or in stage. NULL: there is none, or another has failed. */
-static const unsigned char *
-take_unit(write_job *job, unsigned char *stage, uint64_t *begin, size_t *length)
+static size_t
+unit_at(const write_job *job, uint64_t begin)
 {
-    const unsigned char *bytes = NULL;
+    const uint64_t left = job->draft->bytes - begin;
+    return left < WRITE_UNIT ? (size_t)left : WRITE_UNIT;
+}
+
+/* 0: none was left. */
+static int
+hash_next_unit(write_job *job, unsigned char *stage)
+{
     pfo_mutex_lock(&job->lock);
-    *begin = job->next;
-    const uint64_t left = job->draft->bytes - job->next;
-    *length = left < WRITE_UNIT ? (size_t)left : WRITE_UNIT;
-    if (job->error == 0 && *length != 0) {
-        bytes = pfo_parts_next(&job->cursor, *length, stage);
-        job->next += *length;
+    const uint64_t begin = job->next;
+    const size_t length = unit_at(job, begin);
+    const unsigned char *bytes = pfo_parts_next(&job->hashed, length, stage);
+    job->next += length;
+    pfo_mutex_unlock(&job->lock);
+    pfo_digest *digest = job->digests + begin / PFO_FINGERPRINT_CHUNK;
+    for (size_t done = 0; done < length; done += PFO_FINGERPRINT_CHUNK) {
+        const size_t left = length - done;
+        const size_t chunk = left < PFO_FINGERPRINT_CHUNK ? left : PFO_FINGERPRINT_CHUNK;
+        pfo_xxh_ops_best()->digest(bytes + done, chunk, digest++->bytes);
     }
-    pfo_mutex_unlock(&job->lock);
-    return bytes;
+    return length != 0;
 }
 
 static void
-end_job(write_job *job, int error)
+write_units(write_job *job, unsigned char *stage)
 {
-    pfo_mutex_lock(&job->lock);
-    job->error = job->error == 0 ? error : job->error;
-    pfo_mutex_unlock(&job->lock);
-}
-
-/* Each unit is hashed while the file's lock keeps the other thread's write(); one thread alone does all. */
-static void
-write_units(write_job *job)
-{
-    const pfo_xxh_ops *ops = pfo_xxh_ops_best();
-    uint64_t begin;
-    size_t length;
-    unsigned char *stage = pfo_alloc(job->draft->bytes < WRITE_UNIT ? (size_t)job->draft->bytes : WRITE_UNIT);
-    const unsigned char *bytes = stage;
-    int error = stage == NULL ? ENOMEM : 0;
-    while (error == 0 && (bytes = take_unit(job, stage, &begin, &length)) != NULL) {
-        pfo_digest *digest = job->digests + begin / PFO_FINGERPRINT_CHUNK;
-        for (size_t done = 0; done < length; done += PFO_FINGERPRINT_CHUNK) {
-            const size_t left = length - done;
-            ops->digest(bytes + done, left < PFO_FINGERPRINT_CHUNK ? left : PFO_FINGERPRINT_CHUNK, digest++->bytes);
-        }
+    int error = 0;
+    for (uint64_t begin = 0; begin < job->draft->bytes && error == 0; begin += WRITE_UNIT) {
+        const size_t length = unit_at(job, begin);
+        const unsigned char *bytes = pfo_parts_next(&job->written, length, stage);
         error = pfo_file_write(job->draft->file.descriptor, bytes, length, begin);
+        if (error == 0 && job->alone) {
+            (void)hash_next_unit(job, stage);
+        }
     }
     if (error != 0) {
-        end_job(job, error);
+        atomic_store(&job->error, error);
     }
-    pfo_free(stage);
 }
 
 static void
-write_share(void *context, int64_t begin, int64_t end)
+work_on_payload(void *context, int64_t begin, int64_t end)
 {
-    for (int64_t i = begin; i < end; i++) {
-        write_units(context);
+    write_job *job = context;
+    (void)begin;
+    (void)end;
+    unsigned char *stage = pfo_alloc(unit_at(job, 0));
+    if (stage == NULL) {
+        atomic_store(&job->error, ENOMEM);
+        return;
     }
+    if (!atomic_exchange(&job->has_writer, 1)) {
+        write_units(job, stage);
+    }
+    while (atomic_load(&job->error) == 0 && hash_next_unit(job, stage)) {
+    }
+    pfo_free(stage);
 }
 
 /* All units and their digest: that of pfo_fingerprint_bytes(). 0 or an errno value. */
@@ -137,21 +146,23 @@ write_all_units(write_job *job, pfo_digest *digest)
     if (job->digests == NULL) {
         return ENOMEM;
     }
-    pfo_pool_run(threads, threads, 1, write_share, job);
+    job->alone = threads == 1;
+    pfo_pool_run(threads, threads, 1, work_on_payload, job);
     if (chunks > 1) {
         pfo_xxh_ops_best()->digest(job->digests, chunks * sizeof *job->digests, digest->bytes);
     } else {
         *digest = job->digests[0];
     }
     pfo_free(job->digests);
-    return job->error;
+    return atomic_load(&job->error);
 }
 
 pfo_status
 pfo_payload_write(pfo_disk *disk, pfo_payload_draft *draft, const pfo_bytes *parts, size_t part_count,
                   pfo_digest *digest, pfo_error *err)
 {
-    write_job job = { .draft = draft, .lock = PFO_MUTEX_INIT, .cursor = { .parts = parts, .part_count = part_count } };
+    const pfo_parts_cursor cursor = { .parts = parts, .part_count = part_count };
+    write_job job = { .draft = draft, .written = cursor, .hashed = cursor, .lock = PFO_MUTEX_INIT };
     int error = pfo_file_reserve(draft->file.descriptor, draft->bytes);
     if (error == 0) {
         error = write_all_units(&job, digest);

@@ -326,6 +326,12 @@ def test_one_array_is_a_npy_file_without_copying_it() -> None:
         assert loaded.flags.fnc == array.flags.fnc
 
 
+def test_renamed_fields_stay_with_the_array_that_was_got() -> None:
+    array = np.array([(1, 2.5)], [("a", "<i4"), ("b", "<f4")])
+    there_and_back(array).dtype.names = ("b", "a")  # a dtype can be changed in place: nobody else's, nor later ones, may be it
+    assert there_and_back(array).dtype.names == ("a", "b")
+
+
 def test_containers_are_safetensors_files() -> None:
     value = {
         "w": np.arange(6, dtype="f4").reshape(2, 3),
