@@ -328,7 +328,8 @@ def test_one_array_is_a_npy_file_without_copying_it() -> None:
 
 def test_renamed_fields_stay_with_the_array_that_was_got() -> None:
     array = np.array([(1, 2.5)], [("a", "<i4"), ("b", "<f4")])
-    there_and_back(array).dtype.names = ("b", "a")  # a dtype can be changed in place: nobody else's, nor later ones, may be it
+    # A dtype can be changed in place: that of one array is no other array's.
+    there_and_back(array).dtype.names = ("b", "a")
     assert there_and_back(array).dtype.names == ("a", "b")
 
 
