@@ -128,8 +128,8 @@ stat_descriptor(int descriptor, struct stat *facts)
 int
 pfo_file_is_ours(const pfo_file *file, struct stat *facts)
 {
-    return file->descriptor >= 0 && stat_descriptor(file->descriptor, facts) == 0 && file->device == (uint64_t)facts->st_dev &&
-           file->inode == (uint64_t)facts->st_ino;
+    return file->descriptor >= 0 && stat_descriptor(file->descriptor, facts) == 0 &&
+           file->device == (uint64_t)facts->st_dev && file->inode == (uint64_t)facts->st_ino;
 }
 
 void
