@@ -13,8 +13,8 @@
 
 enum {
     FOLDER_LENGTH = 11, /* of "payloads/xx" */
-    WRITE_UNIT = 8 *
-        PFO_FINGERPRINT_CHUNK, /* of one write(): the page cache takes it into one huge page, which is mapped as one */
+    /* Of one write(): the page cache takes so much into one huge page, which is mapped as one. */
+    WRITE_UNIT = 8 * PFO_FINGERPRINT_CHUNK,
     WRITE_PARALLEL = 4 * WRITE_UNIT /* from here on a second thread hashes while the first one writes */
 };
 
@@ -59,8 +59,9 @@ pfo_payload_reserve(pfo_disk *disk, uint64_t bytes, pfo_payload_draft *draft, pf
     return PFO_OK;
 }
 
-/* What the threads at work on one payload share: the first to come writes it, unit by unit, the other one hashes; then both hash what is
- * left. One alone hashes each unit after it has written it. */
+/* What the threads at work on one payload share: the first to come writes it, unit by unit, the other one hashes; then both hash
+ * what is left. One alone hashes each unit after it has written it. Bytes that someone changes in between fail their check
+ * later, which is a miss. */
 typedef struct write_job {
     const pfo_payload_draft *draft;
     pfo_parts_cursor written; /* the writer's alone */
