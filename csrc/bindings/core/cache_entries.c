@@ -341,24 +341,42 @@ const char pfo_cache_get_or_compute_doc[] = PyDoc_STR(
     "meanwhile, the\n"
     "value is returned and not stored. Raises what set() and fn raise; nothing is stored then.");
 
-PyObject *
-pfo_cache_get_or_compute(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+/* The arguments of what stores a computed value: key, what is named `second`, persist, ttl, size; and how they say that it is kept. */
+static int
+parse_computed(const performance_cache *self, const char *function, const char *second, PyObject *const *args,
+               Py_ssize_t nargs, PyObject *kwnames, PyObject *found[5], pfo_keep *how)
 {
-    static const char *const names[] = { "key", "fn", "persist", "ttl", "size" };
-    performance_cache *self = (performance_cache *)op;
-    PyObject *found[5];
-    pfo_keep how = PFO_KEEP_DEFAULT;
-    how.first_wins = 1;
-    if (pfo_parse_arguments("get_or_compute", names, 5, 3, 2, args, nargs, kwnames, found) < 0 ||
-        parse_keep(self, found + 2, &how) < 0) {
-        return NULL;
+    const char *const names[] = { "key", second, "persist", "ttl", "size" };
+    *how = (pfo_keep)PFO_KEEP_DEFAULT;
+    how->first_wins = 1;
+    return pfo_parse_arguments(function, names, 5, 3, 2, args, nargs, kwnames, found) < 0
+               ? -1
+               : parse_keep(self, found + 2, how);
+}
+
+/* What get_or_compute() and aget_or_compute() are called with, before anything is computed. 0 with a finished builder, or -1. */
+static int
+parse_computation(const performance_cache *self, const char *function, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames, PyObject *found[5], pfo_keep *how, pfo_key_builder *builder)
+{
+    if (parse_computed(self, function, "fn", args, nargs, kwnames, found, how) < 0) {
+        return -1;
     }
     if (!PyCallable_Check(found[1])) {
         PyErr_Format(PyExc_TypeError, "fn must be callable, not %.200s", Py_TYPE(found[1])->tp_name);
-        return NULL;
+        return -1;
     }
+    return pfo_cache_check_open(self) < 0 ? -1 : build_key_to_keep(self, builder, found[0]);
+}
+
+PyObject *
+pfo_cache_get_or_compute(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    performance_cache *self = (performance_cache *)op;
+    PyObject *found[5];
+    pfo_keep how;
     pfo_key_builder builder;
-    if (pfo_cache_check_open(self) < 0 || build_key_to_keep(self, &builder, found[0]) < 0) {
+    if (parse_computation(self, "get_or_compute", args, nargs, kwnames, found, &how, &builder) < 0) {
         return NULL;
     }
     const computation call = { .key = found[0], .fn = found[1], .how = &how };
@@ -369,34 +387,25 @@ pfo_cache_get_or_compute(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
     return value;
 }
 
-const char pfo_cache_keep_doc[] =
-    PyDoc_STR("_keep($self, /, key, value, persist=False, *, ttl=None, size=None)\n--\n\n"
-              "Stores a computed value as get_or_compute() does, and returns what it returns; also of a closed "
-              "cache. Internal: async\n"
-              "methods.");
-
-PyObject *
-pfo_cache_keep(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    static const char *const names[] = { "key", "value", "persist", "ttl", "size" };
-    performance_cache *self = (performance_cache *)op;
-    PyObject *found[5];
-    pfo_keep how = PFO_KEEP_DEFAULT;
-    how.first_wins = 1;
-    pfo_key_builder builder;
-    if (pfo_parse_arguments("_keep", names, 5, 3, 2, args, nargs, kwnames, found) < 0 ||
-        parse_keep(self, found + 2, &how) < 0 || build_key_to_keep(self, &builder, found[0]) < 0) {
-        return NULL;
-    }
-    PyObject *value = NULL;
-    (void)keep(self, &builder, found[0], found[1], &how, &value);
-    pfo_key_drop(&builder);
-    return value;
-}
-
 const char pfo_cache_delete_doc[] = PyDoc_STR(
     "delete($self, key, /)\n--\n\n"
     "Removes the entry of key: True if there was one. Raises TypeError for a key that can be neither hashed nor read.");
+
+/* What an async method computes for this key is handed to those who wait, but not kept. Runs Python code. */
+static int
+delist_async(performance_cache *self, const pfo_key_builder *builder)
+{
+    if (self->async_flights == NULL) {
+        return 0;
+    }
+    PyObject *flights = Py_NewRef(self->async_flights);
+    PyObject *token = pfo_content_key_of_builder(builder);
+    PyObject *answer = token == NULL ? NULL : PyObject_CallMethodOneArg(flights, self->tiers.state->name_delist, token);
+    Py_XDECREF(token);
+    Py_DECREF(flights);
+    Py_XDECREF(answer);
+    return answer == NULL ? -1 : 0;
+}
 
 PyObject *
 pfo_cache_delete(PyObject *op, PyObject *object)
@@ -406,8 +415,13 @@ pfo_cache_delete(PyObject *op, PyObject *object)
     if (pfo_cache_check_open(self) < 0 || build_key(self, &builder, object) < 0) {
         return NULL;
     }
-    const int existed =
-        pfo_flight_detach(&self->flights, &builder) < 0 ? -1 : pfo_tiers_delete(&self->tiers, &builder, &disk_prefix);
+    int existed = pfo_flight_detach(&self->flights, &builder);
+    if (existed == 0) {
+        existed = delist_async(self, &builder);
+    }
+    if (existed == 0) {
+        existed = pfo_tiers_delete(&self->tiers, &builder, &disk_prefix);
+    }
     pfo_key_drop(&builder);
     return existed < 0 ? NULL : PyBool_FromLong(existed);
 }
@@ -451,10 +465,25 @@ pfo_cache_contains(PyObject *op, PyObject *object)
     return found;
 }
 
-const char pfo_cache_peek_doc[] =
-    PyDoc_STR("_peek($self, key, /)\n--\n\n"
-              "(True, value) on a hit in memory, else (False, key as a ContentKey), which is then no lookup. "
-              "Internal: async methods.");
+/* ---- for the async methods (perfopt/_performance_cache.py) ------------------------------------ */
+
+/* (True, value) on a hit in memory, else (False, key as a ContentKey). */
+static PyObject *
+peek(performance_cache *self, const pfo_key_builder *builder)
+{
+    PyObject *value = NULL;
+    const uint32_t slot = pfo_tiers_find(&self->tiers, builder);
+    int answer = slot == PFO_SLOT_FAILED ? -1 : slot == PFO_SLOT_NONE ? 0 : pfo_tiers_take(&self->tiers, slot, &value);
+    if (answer == 0) {
+        value = pfo_content_key_of_builder(builder);
+        answer = value == NULL ? -1 : 0;
+    }
+    return answer < 0 ? NULL : Py_BuildValue("(NN)", PyBool_FromLong(answer), value);
+}
+
+const char pfo_cache_peek_doc[] = PyDoc_STR(
+    "_peek($self, key, /)\n--\n\n"
+    "(True, value) on a hit in memory, else (False, key as a ContentKey), which is then no lookup. Internal.");
 
 PyObject *
 pfo_cache_peek(PyObject *op, PyObject *object)
@@ -464,28 +493,65 @@ pfo_cache_peek(PyObject *op, PyObject *object)
     if (pfo_cache_check_open(self) < 0 || build_key_to_keep(self, &builder, object) < 0) {
         return NULL;
     }
-    PyObject *value = NULL;
-    const uint32_t slot = pfo_tiers_find(&self->tiers, &builder);
-    int answer = slot == PFO_SLOT_FAILED ? -1 : slot == PFO_SLOT_NONE ? 0 : pfo_tiers_take(&self->tiers, slot, &value);
-    if (answer == 0) {
-        value = pfo_content_key_of_builder(&builder);
-        answer = value == NULL ? -1 : 0;
-    }
+    PyObject *answer = peek(self, &builder);
     pfo_key_drop(&builder);
-    return answer < 0 ? NULL : Py_BuildValue("(NN)", PyBool_FromLong(answer), value);
+    return answer;
 }
 
-const char pfo_cache_token_doc[] =
-    PyDoc_STR("_token($self, key, /)\n--\n\nThe key as a ContentKey. Internal: async methods.");
+const char pfo_cache_begin_doc[] = PyDoc_STR(
+    "_begin($self, /, key, fn, persist=False, *, ttl=None, size=None)\n--\n\n"
+    "Checks what aget_or_compute() was given, as get_or_compute() does, and answers as _peek() does. Internal.");
 
 PyObject *
-pfo_cache_token(PyObject *op, PyObject *object)
+pfo_cache_begin(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    performance_cache *self = (performance_cache *)op;
+    PyObject *found[5];
+    pfo_keep how;
     pfo_key_builder builder;
-    if (build_key_to_keep((performance_cache *)op, &builder, object) < 0) {
+    if (parse_computation(self, "aget_or_compute", args, nargs, kwnames, found, &how, &builder) < 0) {
         return NULL;
     }
-    PyObject *token = pfo_content_key_of_builder(&builder);
+    PyObject *answer = peek(self, &builder);
     pfo_key_drop(&builder);
-    return token;
+    return answer;
+}
+
+const char pfo_cache_keep_doc[] =
+    PyDoc_STR("_keep($self, /, key, value, persist=False, *, ttl=None, size=None)\n--\n\n"
+              "Stores a computed value as get_or_compute() does, and returns what it returns; also of a closed cache. "
+              "Internal.");
+
+PyObject *
+pfo_cache_keep(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    performance_cache *self = (performance_cache *)op;
+    PyObject *found[5];
+    pfo_keep how;
+    pfo_key_builder builder;
+    if (parse_computed(self, "_keep", "value", args, nargs, kwnames, found, &how) < 0 ||
+        build_key_to_keep(self, &builder, found[0]) < 0) {
+        return NULL;
+    }
+    PyObject *value = NULL;
+    (void)keep(self, &builder, found[0], found[1], &how, &value);
+    pfo_key_drop(&builder);
+    return value;
+}
+
+const char pfo_cache_forget_doc[] =
+    PyDoc_STR("_forget($self, key, /)\n--\n\n"
+              "delete() of what is stored alone: what is being computed for the key stays as it is. Internal.");
+
+PyObject *
+pfo_cache_forget(PyObject *op, PyObject *object)
+{
+    performance_cache *self = (performance_cache *)op;
+    pfo_key_builder builder;
+    if (build_key(self, &builder, object) < 0) {
+        return NULL;
+    }
+    const int existed = pfo_tiers_delete(&self->tiers, &builder, &disk_prefix);
+    pfo_key_drop(&builder);
+    return existed < 0 ? NULL : PyBool_FromLong(existed);
 }

@@ -45,8 +45,9 @@ typedef struct pfo_tiers {
 typedef struct pfo_performance_cache {
     PyObject_HEAD
     pfo_tiers tiers;
-    pfo_flights flights; /* of get_or_compute() */
-    PyObject *cache_dir; /* str or NULL */
+    pfo_flights flights;     /* of get_or_compute() */
+    PyObject *async_flights; /* perfopt._flights.Flights, once an async method has computed; else NULL */
+    PyObject *cache_dir;     /* str or NULL */
     PyObject *weak_references;
 } pfo_performance_cache;
 

@@ -31,6 +31,8 @@
     X(name_torch_nn)                                                                                                   \
     X(name_numpy_random)                                                                                               \
     X(name_random)                                                                                                     \
+    X(name_delist)                                                                                                     \
+    X(name_delist_all)                                                                                                 \
     X(name_version)                                                                                                    \
     X(numpy_ndarray)                                                                                                   \
     X(numpy_memmap)                                                                                                    \
