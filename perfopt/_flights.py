@@ -26,10 +26,6 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 __all__ = ["Computation", "Flights", "WouldWaitForItself"]
 
 
-class WouldWaitForItself(Exception):
-    """The caller is part of the computation that it asks for."""
-
-
 class Computation:
     """One computation of one key: what it waits for at this moment, and whether its key still leads to it."""
 
@@ -51,6 +47,14 @@ class Computation:
                 seen.add(computation)
                 ahead.extend(computation.awaits)
         return False
+
+
+class WouldWaitForItself(Exception):
+    """The caller is part of the computation that it asks for: it is to compute anew, and to keep it or not as that one is."""
+
+    def __init__(self, computation: Computation) -> None:
+        super().__init__()
+        self.computation = computation
 
 
 Compute = Callable[[Computation], Coroutine[Any, Any, Any]]
@@ -108,7 +112,7 @@ class Flights:
             flight.task = loop.create_task(_fly(flight.computation, weakref.ref(flight), compute))
             flight.task.add_done_callback(_look_at_outcome)
         elif flight.computation.leads_to(_innermost.get()):
-            raise WouldWaitForItself
+            raise WouldWaitForItself(flight.computation)
         task = flight.task
         try:
             await _landing_of(flight)

@@ -90,7 +90,7 @@ class PerformanceCache(_core.PerformanceCache):
         dropped). Who would wait for itself, over any number of keys, computes anew instead. If the key is deleted or the
         cache cleared meanwhile, the value is returned and not stored.
         """
-        from perfopt._flights import Computation, Flights, WouldWaitForItself
+        from perfopt._flights import Flights, WouldWaitForItself
 
         found, token = self._begin(key, fn, persist, ttl=ttl, size=size)
         if found:
@@ -102,11 +102,12 @@ class PerformanceCache(_core.PerformanceCache):
         while True:
             try:
                 landed = await self._flights.join(token, compute)
-            except WouldWaitForItself:
+            except WouldWaitForItself as circle:
+                computation = circle.computation
                 break
             if landed is not None:
                 return landed[0]
-        return await compute(Computation())
+        return await compute(computation)
 
     async def _compute(
         self,

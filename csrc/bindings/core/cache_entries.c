@@ -241,16 +241,16 @@ uncount_miss(performance_cache *self)
     self->tiers.store.misses -= self->tiers.store.misses > 0;
 }
 
-/* Keeps what fn returned, unless the key was deleted meanwhile, and tells those who wait. flight: NULL when nobody does. */
+/* Keeps what fn returned, unless the key was deleted meanwhile, and tells those who wait. */
 static PyObject *
 compute(performance_cache *self, pfo_key_builder *builder, const computation *call, pfo_flight *flight)
 {
     PyObject *value = NULL;
     PyObject *guard = NULL;
     PyObject *computed = PyObject_CallNoArgs(call->fn);
-    if (computed != NULL && flight != NULL && pfo_flight_is_stale(flight)) {
+    if (computed != NULL && pfo_flight_is_stale(flight)) {
         value = pfo_value_prepare(self->tiers.state, computed, 0, &guard);
-    } else if (computed != NULL && keep(self, builder, call->key, computed, call->how, &value) == 0 && flight != NULL) {
+    } else if (computed != NULL && keep(self, builder, call->key, computed, call->how, &value) == 0) {
         const int is_stale =
             call->how->disk == PFO_KEEP_DISK_WRITE && pfo_flight_is_stale(flight); /* since the check */
         PyObject *kept = value; /* prepared already: this is for the guard */
@@ -260,9 +260,9 @@ compute(performance_cache *self, pfo_key_builder *builder, const computation *ca
         Py_DECREF(kept);
     }
     Py_XDECREF(computed);
-    if (flight != NULL && value != NULL) {
+    if (value != NULL) {
         pfo_flight_land(flight, value, guard);
-    } else if (flight != NULL) {
+    } else {
         pfo_flight_fail(flight);
     }
     Py_XDECREF(guard);
@@ -312,7 +312,7 @@ find_or_compute(performance_cache *self, pfo_key_builder *builder, const computa
         case PFO_FLIGHT_MINE:
             return compute_in_flight(self, builder, call, boarded.flight, version);
         case PFO_FLIGHT_ALONE:
-            return compute(self, builder, call, NULL);
+            return compute(self, builder, call, boarded.flight);
         case PFO_FLIGHT_LANDED:
             value = take_landed(self, &boarded);
             if (value != NULL || PyErr_Occurred()) {
@@ -334,12 +334,12 @@ const char pfo_cache_get_or_compute_doc[] = PyDoc_STR(
     "set() would and\n"
     "returned as get() would. If meanwhile another call has stored a value, that one stays and is returned.\n\n"
     "Of all threads that miss one key at once, one calls its fn and the others wait for the outcome, also an "
-    "exception; "
-    "a fn that asks\n"
+    "exception; a fn that asks\n"
     "for its own key, over any number of keys and threads, computes it anew. If the key is deleted or the cache "
-    "cleared "
-    "meanwhile, the\n"
-    "value is returned and not stored. Raises what set() and fn raise; nothing is stored then.");
+    "cleared meanwhile, the\n"
+    "value is returned and not stored, also by the calls for the key that run inside one another at that moment; what "
+    "is begun after\n"
+    "it is stored. Raises what set() and fn raise; nothing is stored then.");
 
 /* The arguments of what stores a computed value: key, what is named `second`, persist, ttl, size; and how they say that it is kept. */
 static int

@@ -173,7 +173,7 @@ pfo_cached_load(pfo_cached_function *self, pfo_key_builder *builder, PyObject **
     return found;
 }
 
-/* Calls the function and keeps what it returns. flight: NULL when nobody waits for it. absent_at: as in pfo_keep. */
+/* Calls the function and keeps what it returns. flight: NULL without single flight. absent_at: as in pfo_keep. */
 static PyObject *
 compute(pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *call, pfo_flight *flight,
         uint64_t absent_at)
@@ -263,7 +263,7 @@ compute_or_wait(pfo_cached_function *self, pfo_key_builder *builder, const pfo_c
     case PFO_FLIGHT_MINE:
         return compute_in_flight(self, builder, call, boarded.flight, absent_at);
     case PFO_FLIGHT_ALONE:
-        return compute(self, builder, call, NULL, absent_at);
+        return compute(self, builder, call, boarded.flight, absent_at);
     case PFO_FLIGHT_LANDED:
         return take_landed(self, &boarded);
     case PFO_FLIGHT_AGAIN:

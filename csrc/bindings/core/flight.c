@@ -29,6 +29,7 @@ struct pfo_flight {
     const pfo_key_builder *key; /* [borrowed key] */
     uint64_t hash;
     pfo_flight *outer;       /* the next flight that the same thread computes */
+    pfo_flight *beside;      /* ALONE: the listed flight of the key, a reference; else NULL */
     pfo_flight *awaits;      /* [cycles] */
     const void *thread;      /* whose it is */
     PyThread_type_lock gate; /* NULL until somebody waits */
@@ -98,10 +99,14 @@ release(pfo_flight *flight)
     Py_XDECREF(flight->guard);
     Py_XDECREF(flight->error);
     Py_XDECREF(flight->traceback);
+    pfo_flight *beside = flight->beside;
     if (flight->flights->spare == NULL) {
         flight->flights->spare = flight;
     } else {
         PyMem_Free(flight);
+    }
+    if (beside != NULL) {
+        release(beside);
     }
 }
 
@@ -195,9 +200,9 @@ find(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight **flight)
 
 /* ---- the one who computes -------------------------------------------------------------------- */
 
-/* A new flight of this thread, listed; NULL with an exception. Runs no code. pre: there is none of this key. */
-static pfo_flight *
-take_off(pfo_flights *flights, const pfo_key_builder *builder)
+/* A new flight in no list; NULL with an exception. Runs no code. */
+static inline pfo_flight *
+make_flight(pfo_flights *flights, const pfo_key_builder *builder)
 {
     pfo_flight *flight = flights->spare != NULL ? flights->spare : PyMem_Malloc(sizeof *flight);
     if (flight == NULL) {
@@ -209,7 +214,8 @@ take_off(pfo_flights *flights, const pfo_key_builder *builder)
     flight->key = builder;
     flight->hash = builder->hash;
     flight->interpreter = PyInterpreterState_Get();
-    flight->outer = innermost;
+    flight->outer = NULL;
+    flight->beside = NULL;
     flight->awaits = NULL;
     flight->thread = this_thread();
     flight->gate = NULL;
@@ -220,6 +226,18 @@ take_off(pfo_flights *flights, const pfo_key_builder *builder)
     flight->references = 1;
     flight->generation = current_generation;
     flight->state = IN_FLIGHT;
+    flight->place = PFO_SLOT_NONE;
+    return flight;
+}
+
+/* A new flight of this thread, listed; NULL with an exception. Runs no code. pre: there is none of this key. */
+static pfo_flight *
+take_off(pfo_flights *flights, const pfo_key_builder *builder)
+{
+    pfo_flight *flight = make_flight(flights, builder);
+    if (flight == NULL) {
+        return NULL;
+    }
     if (flights->lone == NULL) {
         flights->lone = flight;
         flight->place = PLACE_LONE;
@@ -227,7 +245,20 @@ take_off(pfo_flights *flights, const pfo_key_builder *builder)
         flights->spare = flight;
         return NULL;
     }
+    flight->outer = innermost;
     innermost = flight;
+    return flight;
+}
+
+/* The same for one that nobody finds or waits for, beside the one that is listed. */
+static pfo_flight *
+take_off_alone(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight *listed)
+{
+    pfo_flight *flight = make_flight(flights, builder);
+    if (flight != NULL) {
+        flight->beside = listed;
+        listed->references++;
+    }
     return flight;
 }
 
@@ -259,7 +290,7 @@ end(pfo_flight *flight, flight_state state)
 int
 pfo_flight_is_stale(const pfo_flight *flight)
 {
-    return flight->place == PFO_SLOT_NONE;
+    return (flight->beside == NULL ? flight : flight->beside)->place == PFO_SLOT_NONE;
 }
 
 void
@@ -414,7 +445,11 @@ pfo_flight_board(pfo_flights *flights, const pfo_key_builder *builder, pfo_board
         return PFO_FLIGHT_AGAIN;
     }
     if (found > 0) {
-        return leads_back(flight) ? PFO_FLIGHT_ALONE : wait_for(flight, boarded);
+        if (!leads_back(flight)) {
+            return wait_for(flight, boarded);
+        }
+        boarded->flight = take_off_alone(flights, builder, flight);
+        return boarded->flight == NULL ? PFO_FLIGHT_FAILED : PFO_FLIGHT_ALONE;
     }
     boarded->flight = found < 0 ? NULL : take_off(flights, builder);
     return boarded->flight == NULL ? PFO_FLIGHT_FAILED : PFO_FLIGHT_MINE;
