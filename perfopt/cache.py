@@ -311,6 +311,7 @@ def cache_result(
     max_size: entries kept, at least 0 (0 stores nothing); ``None`` for no bound.
     max_bytes: bytes kept, measured on the results; ``None`` for no bound.
     ttl: seconds after which an entry is no longer good, on a clock that no change of the time of day moves; ``None`` for never.
+        On disk the wall clock counts. A ttl that is added later holds for the entries already there, too.
     policy: which entry leaves first: ``"lru"``, the least recently used one, or another name that PerformanceCache knows.
     cache_if: a function of the result; where it answers false the result is returned, but not kept. What it raises, the call
         raises.

@@ -121,6 +121,29 @@ def test_time_to_live_on_disk(tmp_path: pathlib.Path) -> None:
         assert "c" not in cache
 
 
+def test_entries_stored_for_ever_in_a_cache_with_a_time_to_live(tmp_path: pathlib.Path) -> None:
+    """Who adds a ttl because results grow stale means those that are there already, too."""
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        for key in "ab":
+            cache.set(key, "old", persist=True)
+        cache.set("own", "own", persist=True, ttl=1000)
+    time.sleep(0.02)
+    with PerformanceCache(cache_dir=tmp_path, ttl=0.01) as cache:
+        assert (cache.get("a"), "a" in cache) == (None, False)
+        assert cache.get("own") == "own", "an end of its own stays"
+        assert cache.get_or_compute("a", lambda: "new", persist=True, ttl=1000) == "new"
+    with PerformanceCache(0, tmp_path, ttl=0.01) as cache:
+        assert cache.get("b") is None
+    with PerformanceCache(cache_dir=tmp_path, ttl=3) as cache:
+        assert [cache.get(key) for key in ("a", "b", "own")] == ["new", "old", "own"]
+        assert "b" in cache
+        time.sleep(3.1)
+        assert [cache.get(key) for key in ("a", "b", "own")] == ["new", None, "own"], "counted from when it was stored"
+        assert "b" not in cache
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        assert cache.get("b") == "old", "a cache without a time to live still finds it"
+
+
 def test_values_and_keys_without_a_safe_format(tmp_path: pathlib.Path) -> None:
     class Odd:
         pass

@@ -336,6 +336,16 @@ def test_time_to_live_on_disk(tmp_path: pathlib.Path) -> None:
     assert calls == [(1,)]
 
 
+def test_a_time_to_live_that_is_added_later(tmp_path: pathlib.Path) -> None:
+    again(lambda x: x, name="forever", cache_dir=tmp_path)[0](1)
+    time.sleep(0.02)
+    shared = PerformanceCache(cache_dir=tmp_path)
+    for options, expected in (({"ttl": 1000}, 0), ({"ttl": 0.01}, 1)):
+        function, calls = again(lambda x: x, name="forever", cache=shared, **options)
+        function(1)
+        assert len(calls) == expected, options
+
+
 def test_no_memory_but_disk(tmp_path: pathlib.Path) -> None:
     function, calls = again(lambda x: [x], name="disk only", cache_dir=tmp_path, max_size=0)
     assert [function(1), function(1), function(1)] == [[1]] * 3

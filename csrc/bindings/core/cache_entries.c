@@ -190,7 +190,7 @@ look_up(performance_cache *self, PyObject *object, PyObject **value)
     if (pfo_cache_check_open(self) < 0 || build_key(self, &builder, object) < 0) {
         return -1;
     }
-    const int found = pfo_tiers_get(&self->tiers, &builder, &disk_prefix, value);
+    const int found = pfo_tiers_get(&self->tiers, &builder, &disk_prefix, PFO_TTL_DEFAULT, value);
     pfo_key_drop(&builder);
     return found;
 }
@@ -277,7 +277,7 @@ compute_in_flight(performance_cache *self, pfo_key_builder *builder, const compu
     if (pfo_tiers_version(&self->tiers, builder) != version) {
         PyObject *value = NULL;
         uncount_miss(self); /* this lookup counts in place of the first */
-        if (pfo_tiers_get(&self->tiers, builder, &disk_prefix, &value) != 0) {
+        if (pfo_tiers_get(&self->tiers, builder, &disk_prefix, PFO_TTL_DEFAULT, &value) != 0) {
             pfo_flight_give_up(flight);
             return value;
         }
@@ -304,7 +304,7 @@ find_or_compute(performance_cache *self, pfo_key_builder *builder, const computa
     for (;;) {
         PyObject *value = NULL;
         const uint64_t version = pfo_tiers_version(&self->tiers, builder); /* the disk lets other threads in */
-        if (pfo_tiers_get(&self->tiers, builder, &disk_prefix, &value) != 0) {
+        if (pfo_tiers_get(&self->tiers, builder, &disk_prefix, PFO_TTL_DEFAULT, &value) != 0) {
             return value;
         }
         pfo_boarded boarded;

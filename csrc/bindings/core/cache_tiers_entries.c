@@ -143,9 +143,40 @@ wall_clock_end(uint64_t ttl_ns)
     return ttl_ns == 0 ? 0 : ttl_ns > UINT64_MAX - now_ns ? UINT64_MAX : now_ns + ttl_ns;
 }
 
+/* From now to an end on the wall clock; at least 1 ns, because 0 would be for ever. */
+static uint64_t
+time_left(uint64_t end_ns)
+{
+    const uint64_t now_ns = wall_clock_ns();
+    return end_ns > now_ns ? end_ns - now_ns : 1;
+}
+
+/* The good value on disk as a new reference, or NULL; *end_ns: its end on the wall clock, 0 for never. 0, or -1 with an exception. */
+static int
+read_disk(const pfo_tiers *tiers, const pfo_digest *key, uint64_t ttl_ns, PyObject **found, uint64_t *end_ns)
+{
+    pfo_disk_times times;
+    if (pfo_disk_tier_get(tiers->disk, key, found, &times) < 0) {
+        return -1;
+    }
+    *end_ns = times.expires_ns;
+    if (*found == NULL || (times.expires_ns == 0 && ttl_ns == 0)) {
+        return 0;
+    }
+    if (times.expires_ns == 0) {
+        *end_ns = ttl_ns > UINT64_MAX - times.stored_ns ? UINT64_MAX : times.stored_ns + ttl_ns;
+    }
+    const uint64_t now_ns = wall_clock_ns();
+    if (now_ns >= *end_ns || now_ns < times.stored_ns) { /* over, or nobody knows: the clock was set back */
+        Py_CLEAR(*found);
+    }
+    return 0;
+}
+
 /* The value on disk, which moves up to memory unless the key was changed meanwhile [stripes]. 1, 0, -1. */
 static int
-get_from_disk(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, PyObject **value)
+get_from_disk(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, uint64_t ttl_ns,
+              PyObject **value)
 {
     pfo_digest key;
     const int answer = disk_key(tiers, builder, disk_prefix, &key);
@@ -155,15 +186,10 @@ get_from_disk(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk
     const uint64_t changes = *stripe_of(tiers, builder);
     PyObject *found;
     uint64_t end_ns;
-    if (pfo_disk_tier_get(tiers->disk, &key, &found, &end_ns) < 0) {
+    if (read_disk(tiers, &key, ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : ttl_ns, &found, &end_ns) < 0) {
         return -1;
     }
     if (found == NULL) {
-        return 0;
-    }
-    const uint64_t now_ns = end_ns == 0 ? 0 : wall_clock_ns();
-    if (end_ns != 0 && end_ns <= now_ns) {
-        Py_DECREF(found);
         return 0;
     }
     if (tiers->store.bounds.max_entries == 0) { /* there is no memory to move up to */
@@ -174,7 +200,7 @@ get_from_disk(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk
         return *value == NULL ? -1 : 1;
     }
     const pfo_keep how = {
-        .ttl_ns = end_ns == 0 ? 0 : end_ns - now_ns,
+        .ttl_ns = end_ns == 0 ? 0 : time_left(end_ns),
         .size = PFO_SIZE_MEASURE,
         .first_wins = 1,
         .only_if_changes = 1,
@@ -186,7 +212,8 @@ get_from_disk(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk
 }
 
 int
-pfo_tiers_get(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, PyObject **value)
+pfo_tiers_get(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, uint64_t ttl_ns,
+              PyObject **value)
 {
     *value = NULL;
     const uint32_t slot = pfo_tiers_find(tiers, builder);
@@ -195,7 +222,7 @@ pfo_tiers_get(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk
     }
     int found = slot == PFO_SLOT_NONE ? 0 : pfo_tiers_take(tiers, slot, value);
     if (found == 0 && tiers->disk != NULL) {
-        found = get_from_disk(tiers, builder, disk_prefix, value);
+        found = get_from_disk(tiers, builder, disk_prefix, ttl_ns, value);
         tiers->disk_hits += found == 1;
     }
     tiers->store.misses += found == 0;
@@ -223,7 +250,7 @@ pfo_tiers_contains(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest 
     }
     PyObject *found;
     uint64_t end_ns;
-    if (pfo_disk_tier_get(tiers->disk, &key, &found, &end_ns) < 0) {
+    if (read_disk(tiers, &key, tiers->ttl_ns, &found, &end_ns) < 0) {
         return -1;
     }
     const int good = found != NULL;

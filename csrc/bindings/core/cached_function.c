@@ -168,7 +168,7 @@ int
 pfo_cached_load(pfo_cached_function *self, pfo_key_builder *builder, PyObject **value)
 {
     const int64_t begun = pfo_ticks();
-    const int found = pfo_tiers_get(self->tiers, builder, pfo_cached_disk_prefix(self), value);
+    const int found = pfo_tiers_get(self->tiers, builder, pfo_cached_disk_prefix(self), self->ttl_ns, value);
     self->load_ticks += pfo_ticks() - begun;
     return found;
 }

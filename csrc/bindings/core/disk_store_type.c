@@ -65,13 +65,13 @@ disk_store_get(PyObject *op, PyObject *const *args, Py_ssize_t count)
 {
     pfo_digest key;
     PyObject *value;
-    uint64_t expires_ns;
+    pfo_disk_times times;
     if (count < 1 || count > 2) {
         PyErr_Format(PyExc_TypeError, "get() takes a key and a default, not %zd arguments", count);
         return NULL;
     }
     pfo_disk_tier *tier = tier_of(op);
-    if (tier == NULL || parse_key(args[0], &key) < 0 || pfo_disk_tier_get(tier, &key, &value, &expires_ns) < 0) {
+    if (tier == NULL || parse_key(args[0], &key) < 0 || pfo_disk_tier_get(tier, &key, &value, &times) < 0) {
         return NULL;
     }
     return value != NULL ? value : Py_NewRef(count == 2 ? args[1] : Py_None);
