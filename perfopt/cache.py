@@ -200,10 +200,11 @@ def _disk_label(label: str) -> str:
     """What only the entries of functions with this label are called on disk.
 
     It ends like no label of a PerformanceCache's own key (cache_type.c), and comes back whole: a label on disk ends at a zero
-    byte, and at PFO_DISK_LABEL (disk.h), 200 bytes.
+    byte, and at PFO_DISK_LABEL (disk.h), 200 bytes. Lone surrogates are no UTF-8 and are written as their escapes.
     """
-    if len(label.encode()) > 180 or "\0" in label:
-        label = label.partition("\0")[0].encode()[:140].decode(errors="ignore") + " " + fingerprint(label).hex()
+    text = label.encode(errors="backslashreplace")
+    if len(text) > 180 or "\0" in label or text.decode() != label:
+        label = text.partition(b"\0")[0][:140].decode(errors="ignore") + " " + fingerprint(label).hex()
     return label + "()"
 
 
