@@ -188,10 +188,13 @@ def _label(function: Any) -> str:
 
 def _identity(function: Callable[..., Any], name: str | None, version: str | int | None) -> tuple[str, bytes]:
     """What the entries on disk are called, and what their keys begin with: whose results these are, in every process."""
-    label = f"{getattr(function, '__module__', None)}.{_label(function)}" if name is None else name
-    from perfopt._code_identity import code_identity
+    from perfopt._code_identity import code_identity, module_of
 
-    tag = ("code", code_identity(function)) if version is None else ("version", version)
+    module, program = module_of(function)
+    label = f"{module}.{_label(function)}" if name is None else name
+    tag: tuple[Any, ...] = ("code", code_identity(function)) if version is None else ("version", version)
+    if name is None and version is not None and program is not None:
+        tag = (*tag, program)
     identity = fingerprint("perfopt.cache_result", label, tag)
     return _disk_label(label), identity
 
@@ -328,10 +331,11 @@ def cache_result(
     persist: keep results on disk, too, for other processes and runs. Arguments then count by their content, and so does the
         instance of a method: what has none raises TypeError.
     cache_dir: the directory, unless cache= has one.
-    version: what tells results of one version of the function from those of another. If not given it is a hash of the function's
-        code: byte code, constants, names, defaults, what its closure holds and the state of an object that is called, which is
-        the same in every process of one minor version of Python; what in it cannot be told apart by content raises TypeError. It
-        does not see the functions that it calls, nor globals: change the version when those change.
+    version: what tells results of one version of the function from those of another. A function in ``__main__`` without a name is
+        then also told from those of other programs, by the path of the script or the module that is run. If not given it is a
+        hash of the function's code: byte code, constants, names, defaults, what its closure holds and the state of an object
+        that is called, which is the same in every process of one minor version of Python; what in it cannot be told apart by
+        content raises TypeError. It does not see the functions that it calls, nor globals: change the version when those change.
     allow_pickle: the key (bytes) that authenticates pickles, for results that no safe format can hold.
 
     A result that cannot be stored is still returned and kept in memory; it counts in ``rejects``, with a warning once for each

@@ -660,3 +660,38 @@ def test_the_same_in_another_process(tmp_path: pathlib.Path) -> None:
         command = [sys.executable, str(tmp_path / name), str(tmp_path / "cache")]
         outputs.append(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
     assert outputs == ["computed\n", ""]
+
+
+def test_functions_of_one_name_in_two_programs(tmp_path: pathlib.Path) -> None:
+    """With version= the code does not count: what tells them apart is the program, also in the processes that it starts."""
+    text = """
+        import multiprocessing, sys
+        from perfopt.cache import cache_result
+        @cache_result(persist=True, cache_dir=sys.argv[1], version=1)
+        def function(x):
+            return "{answer}"
+        @cache_result("given", persist=True, cache_dir=sys.argv[1], version=1)
+        def named(x):
+            return "{answer}"
+        if __name__ == "__main__":
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                print(function(1), named(1), pool.apply(function, (2,)), function(2), function.cache_info().misses)
+    """
+    (tmp_path / "again").mkdir()
+    for name in ("one.py", "two.py", "again/one.py"):
+        (tmp_path / name).write_text(textwrap.dedent(text).format(answer=name))
+
+    def run(*command: str) -> str:
+        arguments = [sys.executable, *command, str(tmp_path / "cache")]
+        done = subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+        return done.stdout.strip()
+
+    assert run("one.py") == "one.py one.py one.py one.py 1", (
+        "the second result is the one that the other process stored"
+    )
+    assert run("two.py") == "two.py one.py two.py two.py 1"
+    assert run("again/one.py") == "again/one.py one.py again/one.py again/one.py 1"
+    assert run(str(tmp_path / "again" / ".." / "one.py")) == "one.py one.py one.py one.py 0"
+    assert run("-m", "one") == "one.py one.py one.py one.py 1", "the name of a module that is run"
+    assert run("-m", "one") == "one.py one.py one.py one.py 0"
+    assert run("-m", "again.one") == "again/one.py one.py again/one.py again/one.py 1"
