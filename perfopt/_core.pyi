@@ -1,6 +1,7 @@
 """C engines of perfopt that need no NumPy: cache, profiler, memory monitor, backend loader."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from datetime import timedelta
 from os import PathLike
 from typing import Any, Literal, TypedDict, final
@@ -50,6 +51,14 @@ def trend(times: Sequence[float], values: Sequence[float], minimum_change: float
 
 # cache
 
+def _connect_flights(
+    innermost: ContextVar[Any],
+    enter: Callable[[], Any],
+    leave: Callable[[Any], object],
+    begin_wait: Callable[[Any], Any],
+    end_wait: Callable[[Any], object],
+    /,
+) -> None: ...
 def fingerprint(*objects: object) -> bytes: ...
 
 class _SimulationResult(TypedDict):

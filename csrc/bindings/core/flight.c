@@ -16,6 +16,7 @@
 #include "bindings/core/flight.h"
 
 #include "bindings/common/errors.h"
+#include "bindings/core/flight_tasks.h"
 
 #include <pthread.h>
 
@@ -32,6 +33,7 @@ struct pfo_flight {
     pfo_flight *beside;      /* ALONE: the listed flight of the key, a reference; else NULL */
     pfo_flight *awaits;      /* [cycles] */
     const void *thread;      /* whose it is */
+    PyObject *node;          /* flight_tasks.h, or NULL */
     PyThread_type_lock gate; /* NULL until somebody waits */
     PyObject *value;         /* LANDED */
     PyObject *guard;         /* LANDED, or NULL */
@@ -99,6 +101,7 @@ release(pfo_flight *flight)
     Py_XDECREF(flight->guard);
     Py_XDECREF(flight->error);
     Py_XDECREF(flight->traceback);
+    Py_XDECREF(flight->node);
     pfo_flight *beside = flight->beside;
     if (flight->flights->spare == NULL) {
         flight->flights->spare = flight;
@@ -218,6 +221,7 @@ make_flight(pfo_flights *flights, const pfo_key_builder *builder)
     flight->beside = NULL;
     flight->awaits = NULL;
     flight->thread = this_thread();
+    flight->node = NULL;
     flight->gate = NULL;
     flight->value = NULL;
     flight->guard = NULL;
@@ -284,7 +288,13 @@ end(pfo_flight *flight, flight_state state)
     if (flight->gate != NULL) {
         PyThread_release_lock(flight->gate);
     }
+    PyObject *node = flight->node;
+    flight->node = NULL;
+    pfo_core_state *core = flight->key->state; /* the owner still has it */
     release(flight);
+    if (node != NULL) {
+        pfo_tasks_leave(core, node); /* runs code, so last */
+    }
 }
 
 int
@@ -410,6 +420,7 @@ outcome(const pfo_flight *flight, pfo_boarded *boarded)
     return PFO_FLIGHT_AGAIN;
 }
 
+/* pre: leads_back() has just said no, and nothing ran since. */
 static pfo_flight_answer
 wait_for(pfo_flight *flight, pfo_boarded *boarded)
 {
@@ -422,6 +433,41 @@ wait_for(pfo_flight *flight, pfo_boarded *boarded)
     (void)say_what_for(before);
     const pfo_flight_answer answer = interrupted ? PFO_FLIGHT_FAILED : outcome(flight, boarded);
     release(flight);
+    return answer;
+}
+
+/* Through which node a wait for this flight may lead to tasks: its own, or that of one it waits for; borrowed, or NULL. */
+static PyObject *
+nearest_node(const pfo_flight *flight)
+{
+    while (flight != NULL && flight->node == NULL && flight->generation == current_generation) {
+        flight = flight->awaits;
+    }
+    return flight == NULL ? NULL : flight->node;
+}
+
+static pfo_flight_answer
+compute_beside(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight *flight, pfo_boarded *boarded)
+{
+    boarded->flight = take_off_alone(flights, builder, flight);
+    return boarded->flight == NULL ? PFO_FLIGHT_FAILED : PFO_FLIGHT_ALONE;
+}
+
+/* Waits for a flight unless that would be waiting for oneself. [cycles] The caller has a reference to it. */
+static pfo_flight_answer
+wait_or_compute(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight *flight, pfo_boarded *boarded)
+{
+    PyObject *wait = NULL;
+    PyObject *node = leads_back(flight) ? NULL : Py_XNewRef(nearest_node(flight));
+    const int may_wait = node == NULL ? 1 : pfo_tasks_begin_wait(builder->state, node, &wait);
+    Py_XDECREF(node);
+    if (may_wait < 0) {
+        return PFO_FLIGHT_FAILED;
+    }
+    const int is_circle = !may_wait || leads_back(flight); /* asked last, because others may have gone on meanwhile */
+    const pfo_flight_answer answer =
+        is_circle ? compute_beside(flights, builder, flight, boarded) : wait_for(flight, boarded);
+    pfo_tasks_end_wait(builder->state, wait);
     return answer;
 }
 
@@ -445,14 +491,20 @@ pfo_flight_board(pfo_flights *flights, const pfo_key_builder *builder, pfo_board
         return PFO_FLIGHT_AGAIN;
     }
     if (found > 0) {
-        if (!leads_back(flight)) {
-            return wait_for(flight, boarded);
-        }
-        boarded->flight = take_off_alone(flights, builder, flight);
-        return boarded->flight == NULL ? PFO_FLIGHT_FAILED : PFO_FLIGHT_ALONE;
+        flight->references++;
+        const pfo_flight_answer answer = wait_or_compute(flights, builder, flight, boarded);
+        release(flight);
+        return answer;
     }
     boarded->flight = found < 0 ? NULL : take_off(flights, builder);
-    return boarded->flight == NULL ? PFO_FLIGHT_FAILED : PFO_FLIGHT_MINE;
+    if (boarded->flight == NULL) {
+        return PFO_FLIGHT_FAILED;
+    }
+    if (builder->state->tasks_innermost != NULL && pfo_tasks_enter(builder->state, &boarded->flight->node) < 0) {
+        pfo_flight_give_up(boarded->flight);
+        return PFO_FLIGHT_FAILED;
+    }
+    return PFO_FLIGHT_MINE;
 }
 
 /* ---- out of sight ---------------------------------------------------------------------------- */
