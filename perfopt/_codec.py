@@ -583,6 +583,8 @@ def encode(value: Any, pickle_key: bytes | None, context: bytes) -> Encoded:
 
     Raises:
         Unstorable: no safe format holds the value, and a pickle is not allowed or not possible either.
+        Exception: what the value's own ``__reduce__`` or ``__getstate__`` raises; but a TypeError, AttributeError or
+            RecursionError, with which pickle itself says no, becomes Unstorable.
     """
     try:
         return _encode_safely(value)

@@ -339,7 +339,7 @@ def cache_result(
     allow_pickle: the key (bytes) that authenticates pickles, for results that no safe format can hold.
 
     A result that cannot be stored is still returned and kept in memory; it counts in ``rejects``, with a warning once for each
-    function.
+    function. With allow_pickle, what a result's own ``__reduce__`` or ``__getstate__`` raises, the call raises.
 
     Together:
 

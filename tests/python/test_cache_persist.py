@@ -405,6 +405,30 @@ def method_of(cls: type, directory: pathlib.Path, calls: list[Any]) -> type:
     )
 
 
+class Stubborn:
+    """Raises what it is told to when it is pickled."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError(), KeyboardInterrupt(), MemoryError()], ids=repr)
+def test_what_pickling_a_value_raises_comes_out(tmp_path: pathlib.Path, error: BaseException) -> None:
+    key = b"a secret of sixteen bytes or more"
+    function, calls = again(lambda x: Stubborn(error), name="f", cache_dir=tmp_path, allow_pickle=key)
+    for expected in (1, 2):
+        with pytest.raises(type(error)):
+            function(1)
+        assert len(calls) == expected, "nothing was kept"
+    with PerformanceCache(cache_dir=tmp_path, allow_pickle=key) as cache:
+        with pytest.raises(type(error)):
+            cache.set("a", Stubborn(error), persist=True)
+        assert "a" not in cache
+
+
 def test_instances_count_by_content(tmp_path: pathlib.Path) -> None:
     calls: list[Any] = []
     kind = method_of(Model, tmp_path, calls)

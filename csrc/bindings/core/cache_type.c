@@ -313,6 +313,7 @@ PyDoc_STRVAR(
     "key "
     "(bytes, at\n"
     "    least 16): such a value is pickled, and a pickle is only read when it carries a valid HMAC under this key.\n"
+    "    What the value's own __reduce__ or __getstate__ raises comes out of set().\n"
     "on_evict: called as on_evict(key, value, reason) after an entry has left; reason is 'evicted' (to make room), "
     "'expired', 'replaced'\n"
     "    (by set), 'deleted', 'cleared' (by clear or close) or 'invalid' (a tensor modified in place). It may use the "
