@@ -273,7 +273,7 @@ def test_scalars_and_dtypes() -> None:
 
 
 def test_what_is_missing_is_told_apart() -> None:
-    missing = [None, np.nan, pd.NA, pd.NaT, np.datetime64("NaT"), "nan", "NaT"]
+    missing = [None, np.nan, pd.NA, pd.NaT, np.datetime64("NaT", "s"), "nan", "NaT"]
     assert len({fingerprint(value) for value in missing}) == len(missing)
     assert len({fingerprint(pd.Series([value], dtype=object)) for value in missing}) == len(missing)
 
