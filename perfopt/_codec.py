@@ -7,6 +7,8 @@ The scalars that are stored most (None, bool, 64-bit int, float, str, bytes) are
 ``npy/1``      one NumPy array: a ``.npy`` file whose data begins at a multiple of 64 bytes
 ``arrays/1``   a value with arrays inside: a ``.safetensors`` file; the structure around them is in its ``__metadata__``
 ``tensors/1``  the same with PyTorch tensors inside (to be mapped writable and private: PyTorch has no read-only tensors)
+``arrow/1``    a value with one table inside (of pandas or Arrow): an ``.arrows`` file, Arrow's streaming format; the structure
+               around the table is in the metadata of its schema
 ``struct/1``   a value without arrays: MessagePack, see below
 ``pickle/1``   HMAC-SHA256 of the user's key over context and pickle, then the pickle
 =============  =========================================================================================================
@@ -31,6 +33,7 @@ from typing import Any
 import msgspec
 
 from perfopt import _codec_arrays as arrays
+from perfopt import _codec_arrow
 from perfopt._codec_arrays import Unstorable
 from perfopt._codec_read import Reader
 from perfopt._codec_write import Writer
@@ -38,6 +41,8 @@ from perfopt._codec_write import Writer
 Encoded = tuple[str, str, int, tuple[Any, ...]]
 
 _MAC_BYTES = 32
+_STREAM_ALIGNMENT = 8  # what Arrow's own buffers in a stream have
+_KINDS = ("npy/1", "arrays/1", "tensors/1", "arrow/1", "struct/1", "pickle/1")
 
 
 def encode(value: Any, pickle_key: bytes | None, context: bytes) -> Encoded:
@@ -79,6 +84,12 @@ def _encode_safely(value: Any) -> Encoded:
         ) from None
     except OverflowError:  # msgspec's word for a member of 4 GiB
         raise Unstorable(arrays.named_culprit(f"{type(value).__name__} with a member of 4 GiB or more")) from None
+    if len(writer.tables) == 1 and not writer.slots:
+        (table,) = writer.tables.values()
+        return "arrow/1", ".arrows", *_codec_arrow.pack(table, packed)
+    for name, table in writer.tables.items():
+        stream = b"".join(_codec_arrow.write(table))
+        writer.slots.append(arrays.Slot(name, "U8", (len(stream),), _STREAM_ALIGNMENT, stream))
     if not writer.slots:
         return "struct/1", ".msgpack", 1, (packed,)
     widths = {slot.item_bytes for slot in writer.slots}
@@ -142,6 +153,11 @@ def _decode(kind: str, data: memoryview, pickle_key: bytes | None, context: byte
     if kind in ("arrays/1", "tensors/1"):
         structure, spans = arrays.unpack(data)
         return Reader(data, spans).read(structure)
+    if kind == "arrow/1":
+        structure, table = _codec_arrow.unpack(data.toreadonly())
+        return Reader(data, {}, table).read(structure)
     if kind == "pickle/1":
         return _decode_pickle(data, pickle_key, context)
-    raise ValueError("an unknown kind")
+    raise ValueError(
+        f"the kind is unknown here (known: {', '.join(_KINDS)}); a newer version of perfopt may have written it"
+    )

@@ -21,10 +21,10 @@ PLAIN = frozenset({type(None), bool, float, bytes})  # they stand as they are
 # Extensions with content.
 BIG_INT, SURROGATES, COMPLEX, BYTEARRAY, REFERENCE = 1, 2, 3, 4, 5
 # Markers. Up to LAST_SHARED, the objects count for references, as lists and dicts do.
-TUPLE, SET, FROZENSET, DICT, ORDERED_DICT, DEQUE, ARRAY, TENSOR = 32, 33, 34, 35, 36, 37, 38, 39
+TUPLE, SET, FROZENSET, DICT, ORDERED_DICT, DEQUE, ARRAY, TENSOR, TABLE = range(32, 41)
 LAST_SHARED = 63
 ELLIPSIS, SLICE, RANGE, DATE, TIME, DATETIME, TIMEDELTA, TIMEZONE, ZONE_INFO = range(64, 73)
-DECIMAL, FRACTION, UUID, PATH, SCALAR, TEXT_SCALAR, BYTES_SCALAR, DTYPE = range(73, 81)
+DECIMAL, FRACTION, UUID, PATH, SCALAR, TEXT_SCALAR, BYTES_SCALAR, DTYPE, PYTZ_ZONE = range(73, 82)
 
 PATHS = {
     "posix": pathlib.PosixPath,
@@ -41,7 +41,7 @@ class Marker(NamedTuple):
     code: int
 
 
-MARKERS = {code: Marker(code) for code in (*range(TUPLE, TENSOR + 1), *range(ELLIPSIS, DTYPE + 1))}
+MARKERS = {code: Marker(code) for code in (*range(TUPLE, TABLE + 1), *range(ELLIPSIS, PYTZ_ZONE + 1))}
 MARKS = {code: Ext(code, b"") for code in MARKERS}
 
 

@@ -19,16 +19,20 @@ from typing import Any
 import msgspec
 
 from perfopt import _codec_arrays as arrays
+from perfopt import _codec_arrow, _codec_pandas
 from perfopt import _codec_codes as codes
 
 
 class Reader:
     """The way back. Without a marker, what msgspec decoded is the value; else one walk puts the marked objects in place."""
 
-    def __init__(self, data: memoryview, spans: dict[str, tuple[int, int]]) -> None:
+    def __init__(
+        self, data: memoryview, spans: dict[str, tuple[int, int]], table: _codec_arrow.Content | None = None
+    ) -> None:
         self.data = data
         self.frozen = data.toreadonly()
         self.spans = spans
+        self.table = table  # the one that is the whole payload
         self.marked = False
         self.objects: list[Any] = []
         self.key_depth = 0
@@ -86,6 +90,8 @@ class Reader:
         number = self.reserve() if code <= codes.LAST_SHARED else -1
         if code in _RAW:
             fields = value[1:]
+        elif code == codes.TABLE:
+            fields = [value[1], value[2], *(self.place(item) for item in value[3:])]  # a name, a description, values
         elif code in (codes.SET, codes.FROZENSET):
             fields = [self.place_key(element) for element in value[1:]]
         elif code in (codes.DICT, codes.ORDERED_DICT):
@@ -177,6 +183,26 @@ def _make_tensor(reader: Reader, fields: list[Any]) -> Any:
     return arrays.slot_tensor(reader.data, reader.span(name), *description)
 
 
+def _make_table(reader: Reader, fields: list[Any]) -> Any:
+    name, (library, *description), *values = fields
+    if reader.table is not None:
+        content, reader.table = reader.table, None  # the stream is one table's only
+    else:
+        begin, end = reader.span(name)
+        content = _codec_arrow.read(reader.frozen[begin:end])
+    if library == "pandas":
+        return _codec_pandas.restore(content, description, values)
+    return _codec_arrow.restore(content, description)
+
+
+def _make_pytz_zone(name: str) -> Any:
+    import pytz
+
+    if name not in pytz.all_timezones_set:
+        raise ValueError("not a zone of pytz")
+    return pytz.timezone(name)
+
+
 def _make_scalar(reader: Reader, fields: list[Any]) -> Any:
     description, content = fields
     array = arrays.view_array(memoryview(content), 0, len(content), arrays.restore_dtype(description), (), False)
@@ -221,6 +247,7 @@ _MAKERS: dict[int, Callable[[Reader, list[Any]], Any]] = {
     codes.DEQUE: _make_deque,
     codes.ARRAY: _make_array,
     codes.TENSOR: _make_tensor,
+    codes.TABLE: _make_table,
     codes.ELLIPSIS: _checked(lambda: ...),
     codes.SLICE: lambda reader, fields: slice(*fields),
     codes.RANGE: _checked(range, int, int, int),
@@ -238,4 +265,5 @@ _MAKERS: dict[int, Callable[[Reader, list[Any]], Any]] = {
     codes.TEXT_SCALAR: _checked(_make_text_scalar, str),
     codes.BYTES_SCALAR: _checked(_make_bytes_scalar, bytes),
     codes.DTYPE: _make_dtype,
+    codes.PYTZ_ZONE: _checked(_make_pytz_zone, str),
 }

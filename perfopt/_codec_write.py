@@ -20,8 +20,10 @@ from typing import Any
 import msgspec
 
 from perfopt import _codec_arrays as arrays
+from perfopt import _codec_arrow, _codec_pandas
 from perfopt import _codec_codes as codes
 from perfopt._codec_arrays import Unstorable
+from perfopt._keys_base import loaded
 
 Path = tuple[Any, ...]  # (parent's path, key), from the inside out; () is the root
 
@@ -36,6 +38,7 @@ class Writer:
 
     def __init__(self) -> None:
         self.slots: list[arrays.Slot] = []
+        self.tables: dict[str, _codec_arrow.Content] = {}  # by the name of the slot that each will have
         self.names: set[str] = set()
         self.has_tensors = False
         self.seen: dict[int, tuple[int, Any]] = {}  # id: (index, the object, so that the id stays taken)
@@ -186,6 +189,37 @@ def _write_tensor(writer: Writer, value: Any, path: Path, depth: int) -> Any:
     return [codes.MARKS[codes.TENSOR], slot.name, *description]
 
 
+_Keep = Callable[[Any], int]
+
+
+def _write_table(
+    writer: Writer,
+    path: Path,
+    depth: int,
+    library: str,
+    describe: Callable[[_Keep], tuple[_codec_arrow.Content, list[Any]]],
+) -> Any:
+    """A marker, the name of the slot, the description, and the values that the description has by their number."""
+    name, kept = writer.slot_name(path), []
+
+    def keep(value: Any) -> int:
+        kept.append(writer.write(value, (path, name), depth))
+        return len(kept) - 1
+
+    writer.tables[name], description = describe(keep)
+    return [codes.MARKS[codes.TABLE], name, [library, *description], *kept]
+
+
+def _write_pandas(writer: Writer, value: Any, path: Path, depth: int) -> Any:
+    pandas = sys.modules["pandas"]
+    return _write_table(writer, path, depth, "pandas", lambda keep: _codec_pandas.describe(pandas, value, keep))
+
+
+def _write_arrow(writer: Writer, value: Any, path: Path, depth: int) -> Any:
+    arrow = sys.modules["pyarrow"]
+    return _write_table(writer, path, depth, "arrow", lambda keep: _codec_arrow.describe(arrow, value))
+
+
 _SHARED: dict[type, _SharedWriter] = {
     list: _write_list,
     tuple: _sequence(codes.TUPLE),
@@ -199,20 +233,33 @@ _SHARED: dict[type, _SharedWriter] = {
 
 
 def _library_writer(kind: type) -> _SharedWriter | None:
-    """The writer for a type of NumPy or PyTorch, which exist only once their library is loaded."""
+    """The writer for a type of another library, which exists only once that is loaded."""
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None and issubclass(kind, numpy.ndarray):
         return _write_array
-    torch: Any = sys.modules.get("torch")
-    return _write_tensor if torch is not None and issubclass(kind, torch.Tensor) else None
+    torch: Any = loaded("torch", "Tensor")
+    if torch is not None and issubclass(kind, torch.Tensor):
+        return _write_tensor
+    pandas: Any = loaded("pandas", "api")
+    if pandas is not None and _codec_pandas.is_pandas(pandas, kind):
+        return _write_pandas
+    arrow: Any = loaded("pyarrow", "Table")
+    return _write_arrow if arrow is not None and _codec_arrow.is_arrow(arrow, kind) else None
 
 
 def _library_leaf(kind: type) -> Callable[[Writer, Any], Any] | None:
-    """The same for NumPy's scalars and dtypes."""
+    """The same for NumPy's scalars and dtypes, and the zones of pytz."""
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None and issubclass(kind, numpy.generic):
         return _write_scalar
-    return _write_dtype if numpy is not None and issubclass(kind, numpy.dtype) else None
+    if numpy is not None and issubclass(kind, numpy.dtype):
+        return _write_dtype
+    pytz: Any = loaded("pytz", "timezone")
+    return (
+        _fields(codes.PYTZ_ZONE, _pytz_fields)
+        if pytz is not None and issubclass(kind, pytz.tzinfo.BaseTzInfo)
+        else None
+    )
 
 
 def _write_scalar(writer: Writer, value: Any) -> Any:
@@ -260,6 +307,13 @@ def _zone_fields(value: zoneinfo.ZoneInfo) -> tuple[str]:
             return (value.key,)
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
         pass  # it came from a file and bears a name of its own
+    raise Unstorable(type(value))
+
+
+def _pytz_fields(value: Any) -> tuple[str]:
+    """The name of a zone as pytz gives it; one that belongs to a moment (of ``localize``) is another object, and is refused."""
+    if value.zone in sys.modules["pytz"].all_timezones_set and sys.modules["pytz"].timezone(value.zone) is value:
+        return (value.zone,)
     raise Unstorable(type(value))
 
 

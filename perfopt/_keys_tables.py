@@ -56,13 +56,13 @@ def _subclass_state(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name, None) for name in getattr(value, "_metadata", ()) if name != "name"}
 
 
-def _column(value: Any) -> Any:
+def plain_column(value: Any) -> Any:
     """The values of a Series or an Index: an array of NumPy's, or an extension array."""
     array = value.array
     return array.to_numpy() if type(array).__name__ in ("NumpyExtensionArray", "PandasArray") else array
 
 
-def _columns(frame: Any) -> tuple[Any, ...]:
+def frame_columns(frame: Any) -> tuple[Any, ...]:
     """The values of a frame's columns. A Series for each of thousands would cost more than the hashing."""
     if frame.shape[1] > 64:
         kinds = set(frame.dtypes.array)
@@ -73,7 +73,7 @@ def _columns(frame: Any) -> tuple[Any, ...]:
         ):
             values = frame.to_numpy()
             return tuple(values[:, i] for i in range(values.shape[1]))
-    return tuple(_column(column) for _, column in frame.items())
+    return tuple(plain_column(column) for _, column in frame.items())
 
 
 def _index_parts(pandas: Any, index: Any) -> tuple[Any, ...]:
@@ -81,15 +81,15 @@ def _index_parts(pandas: Any, index: Any) -> tuple[Any, ...]:
         length = len(index)
         return "range", length, index.start if length else 0, index.step if length > 1 else 1
     if isinstance(index, pandas.MultiIndex):
-        return "levels", tuple(_column(index.get_level_values(level)) for level in range(index.nlevels))
-    return "values", _column(index), getattr(index, "freqstr", None)
+        return "levels", tuple(plain_column(index.get_level_values(level)) for level in range(index.nlevels))
+    return "values", plain_column(index), getattr(index, "freqstr", None)
 
 
 def _reduce_labelled(pandas: Any, value: Any) -> Reduction | None:
     if isinstance(value, pandas.DataFrame):
-        parts: tuple[Any, ...] = (value.columns, value.index, _columns(value))
+        parts: tuple[Any, ...] = (value.columns, value.index, frame_columns(value))
     elif isinstance(value, pandas.Series):
-        parts = (value.name, value.index, _column(value))
+        parts = (value.name, value.index, plain_column(value))
     elif isinstance(value, pandas.Index):
         return _own_class(value), "pandas index", _own_name(value), list(value.names), *_index_parts(pandas, value)
     else:

@@ -28,6 +28,15 @@ VALUES: dict[Any, Any] = {
     "large array": np.random.default_rng(0).random(5000),
     "mapping": {"a": [1, 2, 3], "b": np.ones(3, dtype=np.float32)},
 }
+try:
+    import pandas as pd
+    import pyarrow as pa
+except ImportError:
+    pass
+else:
+    frame = pd.DataFrame({"a": ["x", None], "b": pd.Categorical(["u", "v"])}, index=pd.Index([1.5, 2.5], name="i"))
+    VALUES["frame"] = frame
+    VALUES["table"] = pa.table({"a": [[1], None], "b": ["x", "yz"]})
 DEFAULT = object()
 Files = dict[Path, bytes]
 
@@ -41,7 +50,9 @@ def same(found: Any, expected: Any) -> bool:
             and found.keys() == expected.keys()
             and all(same(found[key], expected[key]) for key in expected)
         )
-    return type(found) is type(expected) and bool(found == expected)
+    if type(found) is not type(expected):
+        return False
+    return bool(found.equals(expected) if hasattr(expected, "equals") else found == expected)
 
 
 def make(whole: Path) -> None:
