@@ -167,9 +167,10 @@ def test_many_columns_count_as_few_do() -> None:
     """Wide frames of one NumPy dtype are read at once; the digest is that of the columns one by one."""
     values = np.arange(3 * 65.0).reshape(3, 65)
     wide = pd.DataFrame(values)
-    by_column = pd.DataFrame({i: values[:, i].copy() for i in range(65)})
-    other = pd.DataFrame({i: values[:, i].astype("f4" if i == 64 else "f8") for i in range(65)})
-    missing = pd.DataFrame({i: pd.array(values[:, i], dtype="Float64") for i in range(65)})
+    labels = pd.RangeIndex(65)  # which pandas 2 does not make of the keys of a dict
+    by_column = pd.DataFrame({i: values[:, i].copy() for i in labels}, columns=labels)
+    other = pd.DataFrame({i: values[:, i].astype("f4" if i == 64 else "f8") for i in labels}, columns=labels)
+    missing = pd.DataFrame({i: pd.array(values[:, i], dtype="Float64") for i in labels}, columns=labels)
     assert fingerprint(wide) == fingerprint(by_column)
     assert len({fingerprint(frame) for frame in (wide, other, missing, wide.iloc[:, ::-1])}) == 4
     few = wide.iloc[:, :64]
@@ -291,7 +292,11 @@ def test_what_lies_under_a_mask_is_no_content() -> None:
 def test_zones_by_their_names() -> None:
     zone = zoneinfo.ZoneInfo("Europe/Berlin")
     times = pd.date_range("2020", periods=3)
-    assert fingerprint(times.tz_localize(zone)) == fingerprint(times.tz_localize("Europe/Berlin"))
+    if pd.__version__ >= "3":  # before, a name stood for a zone of pytz
+        assert fingerprint(times.tz_localize(zone)) == fingerprint(times.tz_localize("Europe/Berlin"))
+    assert fingerprint(times.tz_localize(zone)) == fingerprint(
+        times.tz_localize(zoneinfo.ZoneInfo.no_cache("Europe/Berlin"))
+    )
     fixed = dt.timezone(dt.timedelta(hours=1))
     assert fingerprint(times.tz_localize(fixed)) != fingerprint(times.tz_localize(zone))
 
