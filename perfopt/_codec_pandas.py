@@ -213,8 +213,10 @@ def _restore_column(arrow: Any, column: Any, description: Any, values: list[Any]
             lefts = _restore_column(arrow, column.field("left"), left, values)
             rights = _restore_column(arrow, column.field("right"), right, values)
             return pandas.arrays.IntervalArray.from_arrays(lefts, rights, closed)
-        case ["string", "python" | "pyarrow" as storage, "NA" | "nan" as missing]:
-            return _string_dtype(storage, missing).__from_arrow__(column)
+        case ["string", "pyarrow", "NA" | "nan" as missing]:
+            return _string_dtype("pyarrow", missing).__from_arrow__(column)
+        case ["string", "python", "NA" | "nan" as missing]:
+            return pandas.array(_restore_objects(column, "none"), _string_dtype("python", missing))
         case ["arrow"]:
             return pandas.ArrowDtype(column.type).__from_arrow__(column)
         case ["masked", str(name)] if name in _MASKED:

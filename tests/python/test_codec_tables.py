@@ -74,8 +74,8 @@ def assert_same_column(a: Any, b: Any) -> None:
         assert a.codes.tolist() == b.codes.tolist()
     elif isinstance(a.dtype, pd.IntervalDtype):
         assert a.closed == b.closed
-        assert_same(a.left, b.left)
-        assert_same(a.right, b.right)
+        assert_same_column(a.left.array, b.left.array)
+        assert_same_column(a.right.array, b.right.array)
     elif isinstance(a.dtype, np.dtype):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
     else:
