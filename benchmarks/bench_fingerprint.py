@@ -64,6 +64,8 @@ def test_wide_frame(versus: Any) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(np.random.default_rng(0).random((10, 2000)))
     compare_tables(versus, "fingerprint of a DataFrame, 10 rows, 2000 float64 columns", frame)
+    mixed = frame.astype({label: "int64" for label in range(0, 2000, 2)})
+    compare_tables(versus, "fingerprint of a DataFrame, 10 rows, 2000 columns of float64 and int64", mixed)
 
 
 @pytest.mark.parametrize("dtype", ["str", "object", "category"])

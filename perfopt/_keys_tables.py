@@ -62,18 +62,32 @@ def plain_column(value: Any) -> Any:
     return array.to_numpy() if type(array).__name__ in ("NumpyExtensionArray", "PandasArray") else array
 
 
+_MANY_COLUMNS = 64
+_COPIED_CELLS = 1 << 20  # up to so many are copied out of a frame of several dtypes, which costs less than their Series
+
+
 def frame_columns(frame: Any) -> tuple[Any, ...]:
-    """The values of a frame's columns. A Series for each of thousands would cost more than the hashing."""
-    if frame.shape[1] > 64:
-        kinds = set(frame.dtypes.array)
-        if (
-            len(kinds) == 1
-            and getattr(next(iter(kinds)), "kind", "O") in "biufc"
-            and not hasattr(kinds.pop(), "na_value")
-        ):
-            values = frame.to_numpy()
-            return tuple(values[:, i] for i in range(values.shape[1]))
-    return tuple(plain_column(column) for _, column in frame.items())
+    """The values of a frame's columns."""
+    if frame.shape[1] <= _MANY_COLUMNS:
+        return tuple(plain_column(column) for _, column in frame.items())
+    columns: list[Any] = [None] * frame.shape[1]
+    places: dict[Any, list[int]] = {}
+    for at, dtype in enumerate(frame.dtypes.to_numpy().tolist()):
+        places.setdefault(dtype, []).append(at)
+    for dtype, at_once in places.items():
+        for at, values in zip(at_once, _columns_of(frame, dtype, at_once), strict=True):
+            columns[at] = values
+    return tuple(columns)
+
+
+def _columns_of(frame: Any, dtype: Any, places: list[int]) -> Any:
+    """The columns at these places, all of this dtype. A Series for each of thousands would cost more than the hashing."""
+    is_numbers = getattr(dtype, "kind", "O") in "biufc" and not hasattr(dtype, "na_value")
+    if is_numbers and len(places) == frame.shape[1]:
+        return frame.to_numpy().T
+    if is_numbers and len(places) * frame.shape[0] <= _COPIED_CELLS:
+        return frame.iloc[:, places].to_numpy().T
+    return (plain_column(frame.iloc[:, place]) for place in places)
 
 
 def _index_parts(pandas: Any, index: Any) -> tuple[Any, ...]:

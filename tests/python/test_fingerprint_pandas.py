@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from perfopt import _keys_tables
 from perfopt.cache import cache_result, fingerprint
 
 pd = pytest.importorskip("pandas")
@@ -175,6 +176,27 @@ def test_many_columns_count_as_few_do() -> None:
     assert len({fingerprint(frame) for frame in (wide, other, missing, wide.iloc[:, ::-1])}) == 4
     few = wide.iloc[:, :64]
     assert fingerprint(few) == fingerprint(pd.DataFrame(values[:, :64]))
+
+
+@pytest.mark.parametrize(("name", "limit"), [("_MANY_COLUMNS", 10**9), ("_COPIED_CELLS", 0)])
+def test_how_many_columns_are_read_does_not_count(name: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    makers: list[Callable[[int], Any]] = [
+        lambda i: np.arange(3) + i,
+        lambda i: np.arange(3.0) + i,
+        lambda i: np.arange(3, dtype=np.longdouble) + i,
+        lambda i: [True, False, i % 2 == 0],
+        lambda i: pd.date_range("2020", periods=3) + pd.Timedelta(i, "D"),
+        lambda i: pd.Categorical(["a", "b", str(i)]),
+        lambda i: pd.array([1, None, i], dtype="Int64"),
+        lambda i: np.array([1, "a", i], dtype=object),
+    ]
+    frame = pd.concat([pd.Series(makers[i % len(makers)](i)) for i in range(100)], axis=1)
+    frame.columns = [i // 2 for i in range(100)]
+    digest = fingerprint(frame)
+    swapped = fingerprint(frame.iloc[:, [8, *range(1, 8), 0, *range(9, 100)]].set_axis(frame.columns, axis=1))
+    monkeypatch.setattr(_keys_tables, name, limit)
+    assert fingerprint(frame) == digest
+    assert swapped != digest
 
 
 def test_looking_at_a_frame_does_not_change_it() -> None:
