@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import os
 import re
 import struct
 import subprocess
@@ -26,6 +27,7 @@ pd = pytest.importorskip("pandas")
 pa = pytest.importorskip("pyarrow")
 
 CONTEXT = b"0123456789abcdef"
+GOLDEN = Path(__file__).resolve().parents[1] / "data" / "table-v1.arrows"
 
 
 def payload(value: Any) -> tuple[str, bytes]:
@@ -631,6 +633,34 @@ def test_offsets_out_of_the_buffer_and_extension_types_are_refused() -> None:
     batch = pa.RecordBatch.from_arrays([pa.array([1])], schema=marked)
     with pytest.raises(ValueError, match="extension"):
         decode("arrow/1", stream(marked, [batch], table_mark("w", ["arrow", "table", None])), None, CONTEXT)
+
+
+def golden_value() -> dict[str, Any]:
+    """A value that is the same with every version of pandas."""
+    text = pd.Index(["a", "b"], dtype=object)
+    frame = pd.DataFrame(
+        {
+            "numbers": np.array([1.5, np.nan]),
+            "text": pd.Series(["ä", None], dtype=object),
+            "category": pd.Categorical.from_codes([1, -1], categories=text, ordered=True),
+            "zone": pd.Series(np.array([1, 2], "M8[ns]")).dt.tz_localize("UTC").dt.tz_convert(BERLIN),
+            "missing": pd.array([1, None], dtype="Int8"),
+        }
+    )
+    frame.columns = frame.columns.astype(object)
+    frame.index = pd.MultiIndex.from_arrays([text, pd.Index([1, 2])], names=["x", None])
+    frame.attrs["unit"] = ("m", 1)
+    return {"score": 0.5, "frame": frame}
+
+
+def test_what_the_first_version_wrote_is_read() -> None:
+    """The format: this file never changes; another format needs another kind."""
+    expected = golden_value()
+    if os.environ.get("PERFOPT_WRITE_GOLDEN") == "1":
+        GOLDEN.write_bytes(payload(expected)[1])
+    back = decode("arrow/1", GOLDEN.read_bytes(), None, CONTEXT)
+    assert back["score"] == 0.5
+    assert_same(expected["frame"], back["frame"])
 
 
 def test_newer_formats_are_refused_clearly() -> None:
