@@ -14,9 +14,10 @@ The scalars that are stored most (None, bool, 64-bit int, float, str, bytes) are
 =============  =========================================================================================================
 
 Structures are MessagePack (``_codec_codes.py``), written by ``_codec_write.py`` and read by ``_codec_read.py``.
-Hostile bytes give a ValueError, never more memory than a small multiple of their length, and no recursion beyond the limit of the
-interpreter.
-NumPy, PyTorch and ml_dtypes are imported when bytes of theirs are read, never to write.
+Tables are described by ``_codec_pandas.py`` and become streams in ``_codec_arrow.py``.
+Hostile bytes give a ValueError, never more memory than a small multiple of their length (but for an Arrow stream that somebody
+compressed, which nothing here does), and no recursion beyond the limit of the interpreter.
+Other libraries are imported when bytes of theirs are read, never to write; but pyarrow writes what is of pandas.
 
 Ownership: arrays are read-only views of the buffer that ``decode`` was given, tensors share its (private) memory; both keep it
 alive.
