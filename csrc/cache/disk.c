@@ -107,6 +107,7 @@ read_value(pfo_disk *disk, const pfo_slot *slot, int writable, pfo_disk_value *v
         return state;
     }
     value->found = 1;
+    value->stored_ns = (uint64_t)slot->stored_s * 1000000000U;
     value->expires_ns = slot->expires_ns;
     return state;
 }

@@ -59,6 +59,7 @@ typedef struct pfo_disk_value {
     char kind[PFO_DISK_KIND];
     const void *data;
     size_t length;
+    uint64_t stored_ns; /* wall clock, of whole seconds */
     uint64_t expires_ns;
     void *map; /* NULL, or the mapping to release */
     size_t map_length;

@@ -36,6 +36,8 @@ int pfo_file_sync_all(int descriptor); /* everything written to the file system 
 int pfo_file_truncate(int descriptor, uint64_t length);
 /* The file's first length bytes have room on the disk: a full disk is an error here and not a signal later. */
 int pfo_file_allocate(int descriptor, uint64_t length);
+/* The same as a wish: blocks are found in one go and not write by write. 0 also where the file system cannot: the writes will tell. */
+int pfo_file_reserve(int descriptor, uint64_t length);
 int pfo_file_rename(int directory, const char *from, const char *to);
 int pfo_file_remove(int directory, const char *name);
 int pfo_file_make_directory(int directory, const char *name); /* mode 0700; one that is there is fine */
@@ -50,6 +52,8 @@ int pfo_file_lock(int descriptor, short kind, int waiting);
 typedef enum pfo_fault { PFO_FAULT_IO, PFO_FAULT_FULL, PFO_FAULT_SHORT } pfo_fault;
 /* The n-th call from now on fails, once (n >= 1), or moves only half of its bytes and then fails (SHORT); 0 switches injection off. */
 void pfo_files_fail_at(long n, pfo_fault fault);
+/* Other than 0: pfo_file_reserve() meets a file system that cannot. */
+void pfo_files_refuse_reserving(int refuses);
 #endif
 
 #endif

@@ -115,6 +115,7 @@ promises_run_out_and_can_be_renewed(void)
     CHECK(get_version(disk, 0, 100) == 1 && get_version(disk, 1, 50000) == 1);
     pfo_disk_value value;
     CHECK(pfo_disk_get(disk, &key[0], 0, &value, &err) == PFO_OK && value.expires_ns == clock_ns + 20 * second);
+    CHECK(value.stored_ns == (clock_ns - 10 * second) / second * second); /* touched then */
     pfo_disk_release(&value);
     clock_ns -= 3600 * second; /* the clock is set back: never fresh for longer than promised */
     CHECK(get_version(disk, 0, 100) == -1 && get_version(disk, 1, 50000) == 1 && get_version(disk, 9, 100) == 1);
