@@ -22,7 +22,7 @@
     X(range_type, 1)                                                                                                   \
     X(profiled_function_type, 1)                                                                                       \
     X(driven_type, 1)                                                                                                  \
-    X(capture_type, 1)                                                                                       \
+    X(capture_type, 1)                                                                                                 \
     X(memory_sampler_type, 1)
 
 /* X(field): Python objects kept for the module's life, NULL until something sets them: names looked up often, and types and
