@@ -22,12 +22,13 @@ count_one(_Atomic uint64_t *counter)
     atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
 }
 
-/* pre: locked. A damaged index is rebuilt before it is asked again. */
+/* pre: locked. A damaged index is rebuilt before it is asked again: what is done to a key whose slot was lost would leave its record behind,
+ * to come back with a later rebuild. */
 static pfo_status
 find_locked(pfo_disk *disk, const pfo_digest *key, pfo_slot *slot, uint32_t *position, int *found, pfo_error *err)
 {
     pfo_found result = pfo_index_find(atomic_load(&disk->index), key, slot, position);
-    if (result == PFO_DAMAGED) {
+    if (result == PFO_DAMAGED || !pfo_index_is_whole(atomic_load(&disk->index), key)) {
         count_one(&disk->corrupt);
         PFO_TRY(pfo_disk_rebuild(disk, err));
         result = pfo_index_find(atomic_load(&disk->index), key, slot, position);
@@ -119,6 +120,17 @@ is_directory_gone(const pfo_disk *disk)
     return !pfo_file_is_ours(&disk->root, &facts) || facts.st_nlink == 0;
 }
 
+/* pre: locked. Damage is taken out. A whole slot whose record is dead or another's is older than the segment: there may be a newer record of the
+ * key that only a rebuild finds. */
+static void
+take_out(pfo_disk *disk, uint32_t position, const pfo_slot *slot, pfo_record_state state)
+{
+    if ((state == PFO_RECORD_STALE && (slot->flags & PFO_RECORD_FILE) == 0) ||
+        pfo_disk_remove_entry(disk, position, slot, NULL) != PFO_OK) {
+        disk->must_rebuild = 1;
+    }
+}
+
 /* What a reader without the lock could not settle: damage is counted and taken out, an expired entry is removed. */
 static pfo_status
 get_under_lock(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_value *value, pfo_error *err)
@@ -139,7 +151,7 @@ get_under_lock(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_val
             const pfo_record_state state = read_value(disk, &slot, writable, value, &status, err);
             if (status == PFO_OK && state != PFO_RECORD_WHOLE && state != PFO_RECORD_UNREADABLE) {
                 count_one(&disk->corrupt);
-                (void)pfo_disk_remove_entry(disk, position, &slot, NULL);
+                take_out(disk, position, &slot, state);
             }
         }
     }
@@ -563,7 +575,8 @@ is_absent(pfo_disk *disk, const pfo_digest *key)
     if (index == NULL) {
         return 0;
     }
-    const int absent = pfo_index_find(index, key, &slot, &position) == PFO_ABSENT && !pfo_index_is_retired(index);
+    const int absent = pfo_index_find(index, key, &slot, &position) == PFO_ABSENT && pfo_index_is_whole(index, key) &&
+                       !pfo_index_is_retired(index);
     pfo_disk_leave(place);
     return absent;
 }

@@ -377,11 +377,16 @@ pfo_disk_grow(pfo_disk *disk, pfo_error *err)
         pfo_index *index;
         pfo_disk_temporary_name(disk, pfo_index_bytes(slots), name);
         PFO_TRY(pfo_index_create(&index, disk->root.descriptor, name, slots, old->salt, disk->boot, err));
-        if (pfo_index_copy(old, index)) {
+        const pfo_status copied = pfo_index_copy(old, index);
+        if (copied == PFO_OK) {
             return pfo_disk_publish_index(disk, index, name, err);
         }
         pfo_index_close(index);
         (void)pfo_file_remove(disk->root.descriptor, name);
+        if (copied != PFO_OVERFLOW) {
+            disk->must_rebuild = 1;
+            return pfo_fail(err, PFO_IO, "the index of %s is damaged; it will be rebuilt", disk->directory);
+        }
     }
     return pfo_fail(err, PFO_OVERFLOW, "the index of %s cannot grow further", disk->directory);
 }

@@ -274,7 +274,7 @@ enlarge(rebuild *run)
     rebuild larger = *run;
     for (uint32_t slots = run->index->slot_count * 2; slots > run->index->slot_count; slots *= 2) {
         PFO_TRY(begin_index(&larger, slots));
-        if (pfo_index_copy(run->index, larger.index)) {
+        if (pfo_index_copy(run->index, larger.index) == PFO_OK) {
             drop_index(run);
             *run = larger;
             return PFO_OK;

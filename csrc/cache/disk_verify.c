@@ -115,7 +115,9 @@ check_all(pfo_disk *disk, int repair, pfo_record_header *record, pfo_disk_report
         const int at_end = position >= index->slot_count;
         pfo_slot slot;
         if (!at_end) {
-            damaged_slots |= pfo_index_at(index, position, &slot) == PFO_DAMAGED;
+            const int is_lost = position % PFO_DISK_BUCKET == 0 && !pfo_index_bucket_is_whole(index, position);
+            report->damaged += (uint64_t)is_lost; /* slots that say nothing of themselves any more */
+            damaged_slots |= is_lost || pfo_index_at(index, position, &slot) == PFO_DAMAGED;
             status = check_at(disk, position, repair, record, report, err);
         }
         unlock_either(disk);
