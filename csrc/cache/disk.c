@@ -360,18 +360,22 @@ publish_record(pfo_disk *disk, new_record *made, int keeps_file, pfo_error *err)
     pfo_file_extension old_file;
     PFO_TRY(append_record(disk, made, &old, &replaces, &position, &slot, err));
     pfo_index *index = atomic_load(&disk->index);
-    pfo_status status = pfo_segment_sync(disk, slot.segment, err);
-    const int leaves_file = replaces && !keeps_file && (old.flags & PFO_RECORD_FILE) != 0;
-    const int is_named = leaves_file && pfo_payload_record(disk, &old, &old_header, &old_file) == PFO_RECORD_WHOLE;
-    if (status == PFO_OK && replaces) {
-        slot.used = old.used & 15U;
-        status = pfo_segment_kill(disk, index, old.segment, old.offset, (uint32_t)old.units * PFO_DISK_ALIGNMENT, err);
-    }
+    const pfo_status status = pfo_segment_sync(disk, slot.segment, err);
     if (status != PFO_OK) {
-        if (pfo_segment_kill(disk, index, slot.segment, slot.offset, made->bytes, NULL) != PFO_OK) {
-            disk->must_rebuild = 1;
-        }
+        pfo_segment_take_back(disk, index, slot.segment, slot.offset, made->bytes);
         return status;
+    }
+    /* From here on the new record counts, so nothing below is a failure of the put. */
+    int leaves_file = replaces && !keeps_file && (old.flags & PFO_RECORD_FILE) != 0;
+    const int is_named = leaves_file && pfo_payload_record(disk, &old, &old_header, &old_file) == PFO_RECORD_WHOLE;
+    if (replaces) {
+        slot.used = old.used & 15U;
+        if (pfo_segment_kill(disk, index, old.segment, old.offset, (uint32_t)old.units * PFO_DISK_ALIGNMENT, NULL) !=
+            PFO_OK) {
+            disk->must_rebuild =
+                1; /* two live records: who locks next marks the older one dead, and removes its file */
+            leaves_file = 0;
+        }
     }
     pfo_index_set(index, position, &slot);
     pfo_index_add(index, PFO_COUNT_ENTRIES, !replaces);

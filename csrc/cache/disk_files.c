@@ -11,7 +11,7 @@
 #ifdef PFO_TESTING
 #include <stdatomic.h>
 
-static atomic_long fail_countdown; /* 0: off; 1: this one fails */
+static atomic_long fail_countdown; /* 0: off; 1: this one fails; -1: all fail */
 static atomic_int fail_fault;
 static atomic_int refuses_reserving;
 
@@ -20,12 +20,35 @@ pfo_files_refuse_reserving(int refuses)
 {
     atomic_store(&refuses_reserving, refuses);
 }
+static atomic_int fail_on; /* and all after it */
+static atomic_long synced;
 
 void
 pfo_files_fail_at(long n, pfo_fault fault)
 {
     atomic_store(&fail_fault, (int)fault);
+    atomic_store(&fail_on, 0);
     atomic_store(&fail_countdown, n);
+}
+
+void
+pfo_files_fail_from(long n, pfo_fault fault)
+{
+    atomic_store(&fail_fault, (int)fault);
+    atomic_store(&fail_on, 1);
+    atomic_store(&fail_countdown, n);
+}
+
+long
+pfo_files_synced(void)
+{
+    return atomic_load(&synced);
+}
+
+static void
+count_sync(void)
+{
+    atomic_fetch_add(&synced, 1);
 }
 
 /* 0, or the errno value this call shall fail with. */
@@ -33,9 +56,10 @@ static int
 injected_error(void)
 {
     long seen = atomic_load(&fail_countdown);
-    while (seen > 0 && !atomic_compare_exchange_weak(&fail_countdown, &seen, seen - 1)) {
+    while (seen > 0 &&
+           !atomic_compare_exchange_weak(&fail_countdown, &seen, seen == 1 && atomic_load(&fail_on) ? -1 : seen - 1)) {
     }
-    if (seen != 1) {
+    if (seen != 1 && seen != -1) {
         return 0;
     }
     return atomic_load(&fail_fault) == PFO_FAULT_FULL ? ENOSPC : EIO;
@@ -58,6 +82,11 @@ system_fallocate(int descriptor, uint64_t length)
     return fallocate(descriptor, 0, 0, (off_t)length);
 }
 #else
+static void
+count_sync(void)
+{
+}
+
 static int
 system_fallocate(int descriptor, uint64_t length)
 {
@@ -197,6 +226,7 @@ int
 pfo_file_sync(int descriptor)
 {
     const int error = injected_error();
+    count_sync();
     return error != 0 ? error : result_of(fsync(descriptor));
 }
 

@@ -54,6 +54,8 @@ typedef enum pfo_fault { PFO_FAULT_IO, PFO_FAULT_FULL, PFO_FAULT_SHORT } pfo_fau
 void pfo_files_fail_at(long n, pfo_fault fault);
 /* Other than 0: pfo_file_reserve() meets a file system that cannot. */
 void pfo_files_refuse_reserving(int refuses);
+void pfo_files_fail_from(long n, pfo_fault fault); /* the n-th and all after it, until pfo_files_fail_at(0, ...) */
+long pfo_files_synced(void);                       /* files and folders that were synced so far */
 #endif
 
 #endif

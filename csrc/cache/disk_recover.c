@@ -242,6 +242,7 @@ typedef struct rebuild {
     uint32_t segment;         /* being scanned */
     uint64_t sequence;
     uint64_t damaged;
+    int has_written; /* to segments: marks and cuts */
     pfo_error *err;
 } rebuild;
 
@@ -317,8 +318,9 @@ describe(const rebuild *run, const pfo_record_header *header, uint32_t offset, p
 }
 
 static pfo_status
-mark_dead(const rebuild *run, uint32_t segment, uint32_t offset)
+mark_dead(rebuild *run, uint32_t segment, uint32_t offset)
 {
+    run->has_written = 1;
     const int error = run->disk->read_only ? 0 : pfo_segment_mark(run->disk, segment, offset, PFO_DISK_DEAD);
     return error == 0 ? PFO_OK : pfo_disk_io_error(run->err, error, "write", "a segment");
 }
@@ -368,8 +370,9 @@ remove_segment(const rebuild *run, const char *path)
 
 /* Cuts off a torn tail. */
 static pfo_status
-cut_segment(const rebuild *run, const char *path, uint64_t end)
+cut_segment(rebuild *run, const char *path, uint64_t end)
 {
+    run->has_written = 1;
     pfo_segment_use use;
     int error = pfo_segment_use_linked(run->disk, run->segment, &use);
     if (error == 0) {
@@ -479,6 +482,13 @@ pfo_disk_rebuild(pfo_disk *disk, pfo_error *err)
     if (status != PFO_OK) {
         drop_index(&run);
         return status;
+    }
+    if (run.has_written && disk->durability == PFO_DURABLE_POWER) {
+        const int error = pfo_file_sync_all(disk->root.descriptor); /* a record that lost must not win after a cut */
+        if (error != 0) {
+            drop_index(&run);
+            return pfo_disk_io_error(err, error, "sync", disk->directory);
+        }
     }
     PFO_TRY(pfo_disk_publish_index(disk, run.index, run.name, err));
     disk->must_rebuild = 0;
