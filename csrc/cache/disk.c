@@ -585,15 +585,11 @@ is_absent(pfo_disk *disk, const pfo_digest *key)
     return absent;
 }
 
-pfo_status
-pfo_disk_delete(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *err)
+static pfo_status
+delete_once(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *err)
 {
     pfo_slot slot;
     uint32_t position;
-    *existed = 0;
-    if (is_absent(disk, key)) {
-        return PFO_OK;
-    }
     PFO_TRY(pfo_disk_lock(disk, err));
     pfo_status status = find_locked(disk, key, &slot, &position, existed, err);
     if (status == PFO_OK && *existed) {
@@ -605,6 +601,22 @@ pfo_disk_delete(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *
     }
     pfo_disk_unlock(disk);
     return status;
+}
+
+pfo_status
+pfo_disk_delete(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *err)
+{
+    *existed = 0;
+    if (is_absent(disk, key)) {
+        return PFO_OK;
+    }
+    pfo_error failure = PFO_ERROR_INIT;
+    pfo_status status = delete_once(disk, key, existed, &failure);
+    if (status == PFO_IO && atomic_load(&disk->must_rebuild)) { /* it met damage; the next lock rebuilds the index */
+        failure = (pfo_error)PFO_ERROR_INIT;
+        status = delete_once(disk, key, existed, &failure);
+    }
+    return status == PFO_OK ? PFO_OK : pfo_fail(err, status, "%s", failure.text);
 }
 
 /* pre: locked. Writes the entry's record again with another expiry. */

@@ -51,6 +51,48 @@ count_sync(void)
     atomic_fetch_add(&synced, 1);
 }
 
+enum { SECTOR = 4096 };
+static _Atomic uint64_t bad_inode;
+static _Atomic uint64_t bad_begin;
+static _Atomic uint64_t bad_end;
+
+void
+pfo_files_unreadable(uint64_t inode, uint64_t begin, uint64_t end)
+{
+    atomic_store(&bad_inode, begin < end ? inode : 0);
+    atomic_store(&bad_begin, begin);
+    atomic_store(&bad_end, end);
+}
+
+/* How many of the bytes from offset on can be read. */
+static size_t
+readable(int descriptor, size_t length, uint64_t offset)
+{
+    struct stat facts;
+    const uint64_t begin = atomic_load(&bad_begin);
+    if (atomic_load(&bad_inode) == 0 || fstat(descriptor, &facts) != 0 || facts.st_ino != atomic_load(&bad_inode) ||
+        offset >= atomic_load(&bad_end) || offset + length <= begin) {
+        return length;
+    }
+    return offset >= begin ? 0 : (size_t)(begin - offset);
+}
+
+/* A page that is written whole can be read again; one that is written in part would have to be read for that. */
+static int
+injected_write_error(int descriptor, size_t length, uint64_t offset)
+{
+    if (readable(descriptor, length, offset) == length) {
+        return 0;
+    }
+    if (offset % SECTOR != 0 || length % SECTOR != 0) {
+        return EIO;
+    }
+    if (offset <= atomic_load(&bad_begin) && offset + length >= atomic_load(&bad_begin)) {
+        atomic_store(&bad_begin, offset + length);
+    }
+    return 0;
+}
+
 /* 0, or the errno value this call shall fail with. */
 static int
 injected_error(void)
@@ -82,6 +124,23 @@ system_fallocate(int descriptor, uint64_t length)
     return fallocate(descriptor, 0, 0, (off_t)length);
 }
 #else
+static size_t
+readable(int descriptor, size_t length, uint64_t offset)
+{
+    (void)descriptor;
+    (void)offset;
+    return length;
+}
+
+static int
+injected_write_error(int descriptor, size_t length, uint64_t offset)
+{
+    (void)descriptor;
+    (void)length;
+    (void)offset;
+    return 0;
+}
+
 static void
 count_sync(void)
 {
@@ -172,8 +231,9 @@ pfo_file_close(pfo_file *file)
 }
 
 static size_t
-read_all(int descriptor, unsigned char *data, size_t length, uint64_t offset)
+read_all(int descriptor, unsigned char *data, size_t wanted, uint64_t offset)
 {
+    const size_t length = readable(descriptor, wanted, offset);
     size_t done = 0;
     while (done < length) {
         const ssize_t got = pread(descriptor, data + done, length - done, (off_t)(offset + done));
@@ -192,6 +252,17 @@ size_t
 pfo_file_read(int descriptor, void *data, size_t length, uint64_t offset)
 {
     return read_all(descriptor, data, injected_error() != 0 ? injected_share(length) : length, offset);
+}
+
+int
+pfo_file_read_whole(int descriptor, void *data, size_t length, uint64_t offset)
+{
+    const int error = injected_error();
+    if (error != 0 || readable(descriptor, length, offset) != length) {
+        return error != 0 ? error : EIO;
+    }
+    errno = 0;
+    return read_all(descriptor, data, length, offset) == length ? 0 : errno != 0 ? errno : ENODATA;
 }
 
 static int
@@ -219,7 +290,8 @@ pfo_file_write(int descriptor, const void *data, size_t length, uint64_t offset)
         (void)write_all(descriptor, data, injected_share(length), offset);
         return error;
     }
-    return write_all(descriptor, data, length, offset);
+    const int refused = injected_write_error(descriptor, length, offset);
+    return refused != 0 ? refused : write_all(descriptor, data, length, offset);
 }
 
 int
@@ -303,6 +375,24 @@ pfo_file_map(int descriptor, size_t length, int protection, int flags)
     }
     void *map = mmap(NULL, length, protection, flags, descriptor, 0);
     return map == MAP_FAILED ? NULL : map;
+}
+
+int
+pfo_file_populate(const pfo_file *file, void *map, size_t length)
+{
+    if (readable(file->descriptor, length, 0) != length) {
+        return EIO;
+    }
+#ifdef MADV_POPULATE_READ
+    int error;
+    do {
+        error = result_of(madvise(map, length, MADV_POPULATE_READ));
+    } while (error == EINTR || error == EAGAIN);
+    return error == EFAULT || error == EHWPOISON ? EIO : 0; /* others: no memory now, or an older system */
+#else
+    (void)map;
+    return 0;
+#endif
 }
 
 int

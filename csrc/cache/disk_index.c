@@ -214,6 +214,10 @@ pfo_index_open(pfo_index **out, int directory, const char *name, int writable, u
         return pfo_fail(err, PFO_NO_MEMORY, "out of memory mapping the index");
     }
     lay_out(index, base, slot_count);
+    if (pfo_file_populate(&index->file, base, index->bytes) != 0) {
+        pfo_index_close(index); /* to touch what the disk cannot read would be a signal */
+        return PFO_OK;
+    }
     index->salt = salt;
     index->writable = writable;
     *out = index;

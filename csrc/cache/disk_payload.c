@@ -372,6 +372,11 @@ check_file(pfo_disk *disk, const pfo_slot *slot, pfo_checked_payload *checked, p
         *status = pfo_fail(err, PFO_NO_MEMORY, "out of memory mapping %s", name);
         return PFO_RECORD_STALE;
     }
+    if (pfo_file_populate(&checked->file, checked->map->base, checked->map->length) != 0) {
+        pfo_payload_map_release(checked->map);
+        pfo_file_close(&checked->file);
+        return PFO_RECORD_BROKEN;
+    }
     *status = pfo_fingerprint_bytes(NULL, checked->map->base, checked->map->length, 0, &digest);
     if (*status == PFO_OK && memcmp(&digest, &extension.digest, sizeof digest) == 0) {
         return PFO_RECORD_WHOLE;

@@ -243,6 +243,7 @@ typedef struct rebuild {
     uint64_t sequence;
     uint64_t damaged;
     int has_written; /* to segments: marks and cuts */
+    int begin_again; /* a segment is gone that slots name */
     pfo_error *err;
 } rebuild;
 
@@ -382,6 +383,20 @@ cut_segment(rebuild *run, const char *path, uint64_t end)
     return error == 0 ? PFO_OK : pfo_disk_io_error(run->err, error, "cut", path);
 }
 
+/* What could not be read shall not be there again some day, when newer records of its keys have come and gone. A segment that can be neither
+ * read nor written in a place is given up. */
+static pfo_status
+heal_segment(rebuild *run, const char *path)
+{
+    run->has_written = 1;
+    if (pfo_segment_heal(run->disk, run->segment) == 0) {
+        return PFO_OK;
+    }
+    PFO_TRY(remove_segment(run, path));
+    run->begin_again = 1;
+    return PFO_OK;
+}
+
 static pfo_status
 take_segment(void *context, const char *folder, const char *name)
 {
@@ -389,7 +404,7 @@ take_segment(void *context, const char *folder, const char *name)
     char path[PFO_DISK_NAME];
     char right[PFO_DISK_NAME];
     unsigned number = 0;
-    uint64_t end;
+    pfo_segment_scan_report report;
     struct stat facts;
     pfo_segment_row row;
     join(path, folder, name);
@@ -407,7 +422,9 @@ take_segment(void *context, const char *folder, const char *name)
         pfo_index_set_count(run->index, PFO_COUNT_LAST_SEGMENT, number);
     }
     run->segment = number;
-    PFO_TRY(pfo_segment_scan(run->disk, number, run->index->salt, take_record, run, &end, &run->damaged, run->err));
+    PFO_TRY(pfo_segment_scan(run->disk, number, run->index->salt, take_record, run, &report, run->err));
+    const uint64_t end = report.valid_end;
+    run->damaged += report.damaged;
     if (end == 0) { /* nothing in it can be read, so it needs no row */
         return run->disk->read_only ? PFO_OK : remove_segment(run, path);
     }
@@ -416,7 +433,11 @@ take_segment(void *context, const char *folder, const char *name)
     }
     row = (pfo_segment_row){ .number = number, .size = (uint32_t)end };
     pfo_index_set_row(run->index, number, &row);
-    return run->disk->read_only || (uint64_t)facts.st_size == end ? PFO_OK : cut_segment(run, path, end);
+    if (run->disk->read_only) {
+        return PFO_OK;
+    }
+    PFO_TRY((uint64_t)facts.st_size == end ? PFO_OK : cut_segment(run, path, end));
+    return report.unreadable == 0 ? PFO_OK : heal_segment(run, path);
 }
 
 /* Counts what the slots name. */
@@ -464,12 +485,16 @@ pfo_disk_rebuild(pfo_disk *disk, pfo_error *err)
 {
     rebuild run = { .disk = disk, .err = err };
     disk->must_rebuild = 1; /* until all of this is done */
-    PFO_TRY(begin_index(&run, PFO_DISK_FIRST_SLOTS));
-    pfo_status status = pfo_disk_walk(disk, "segments", take_segment, &run, err);
-    if (status != PFO_OK) {
-        drop_index(&run);
-        return status;
-    }
+    pfo_status status;
+    do {
+        run.begin_again = 0;
+        PFO_TRY(begin_index(&run, PFO_DISK_FIRST_SLOTS));
+        status = pfo_disk_walk(disk, "segments", take_segment, &run, err);
+        if (status != PFO_OK || run.begin_again) {
+            drop_index(&run);
+        }
+    } while (status == PFO_OK && run.begin_again);
+    PFO_TRY(status);
     account(run.index);
     pfo_index_set_count(run.index, PFO_COUNT_SEQUENCE, run.sequence + SEQUENCE_GAP);
     atomic_store(&run.index->header->clock, run.sequence + SEQUENCE_GAP);

@@ -207,15 +207,32 @@ is_whole_record(const unsigned char *record, size_t held, uint64_t salt, uint32_
             pfo_disk_check(record + sizeof header, header.length) == header.body_check);
 }
 
+/* Reads `wanted` bytes; a page that the disk cannot read at the second try, or that is not there any more, is zeros. */
+static void
+fill_block(const pfo_file *file, unsigned char *block, size_t wanted, uint64_t begin, pfo_segment_scan_report *report)
+{
+    size_t held = pfo_file_read(file->descriptor, block, wanted, begin);
+    while (held < wanted) {
+        const size_t to_end = PFO_DISK_PAGE - (size_t)((begin + held) % PFO_DISK_PAGE);
+        const size_t length = to_end < wanted - held ? to_end : wanted - held;
+        if (pfo_file_read(file->descriptor, block + held, length, begin + held) != length) {
+            memset(block + held, 0, length);
+            report->unreadable++;
+        }
+        held += length;
+        held += held < wanted ? pfo_file_read(file->descriptor, block + held, wanted - held, begin + held) : 0;
+    }
+}
+
 pfo_status
 pfo_segment_scan(pfo_disk *disk, uint32_t number, uint64_t salt, pfo_record_each each, void *context,
-                 uint64_t *valid_end, uint64_t *damaged, pfo_error *err)
+                 pfo_segment_scan_report *report, pfo_error *err)
 {
     char name[PFO_DISK_NAME];
     pfo_file file;
     struct stat facts;
     pfo_segment_name(number, name);
-    *valid_end = 0;
+    *report = (pfo_segment_scan_report){ 0 };
     const int error = pfo_file_open(&file, disk->root.descriptor, name, O_RDONLY | O_NOFOLLOW);
     if (error != 0) {
         return pfo_disk_io_error(err, error, "open", name);
@@ -237,11 +254,8 @@ pfo_segment_scan(pfo_disk *disk, uint32_t number, uint64_t salt, pfo_record_each
         const size_t wanted = size - offset < PFO_RECORD_MOST ? (size_t)(size - offset) : PFO_RECORD_MOST;
         if (offset < begin || offset + wanted > begin + held) {
             begin = offset;
-            held = pfo_file_read(file.descriptor, block, SCAN_BLOCK, begin);
-            if (held < wanted) {
-                status = pfo_disk_io_error(err, EIO, "read", name);
-                break;
-            }
+            held = size - begin < SCAN_BLOCK ? (size_t)(size - begin) : SCAN_BLOCK;
+            fill_block(&file, block, held, begin, report);
         }
         const unsigned char *record = block + (offset - begin);
         if (!is_whole_record(record, wanted, salt, number, (uint32_t)offset)) {
@@ -251,15 +265,45 @@ pfo_segment_scan(pfo_disk *disk, uint32_t number, uint64_t salt, pfo_record_each
         }
         pfo_record_header header;
         memcpy(&header, record, sizeof header);
-        *damaged += (uint64_t)in_damage;
+        report->damaged += (uint64_t)in_damage;
         in_damage = 0;
         status = each(context, &header, (uint32_t)offset);
         offset += pfo_record_bytes(&header);
-        *valid_end = offset;
+        report->valid_end = offset;
     }
+    report->damaged += (uint64_t)(in_damage && report->unreadable != 0);
     pfo_free(block);
     pfo_file_close(&file);
     return status;
+}
+
+int
+pfo_segment_heal(pfo_disk *disk, uint32_t number)
+{
+    pfo_segment_use use;
+    struct stat facts;
+    unsigned char page[PFO_DISK_PAGE];
+    int error = pfo_segment_use_linked(disk, number, &use);
+    if (error != 0) {
+        return error;
+    }
+    if (!pfo_file_is_ours(use.file, &facts)) {
+        error = EBADF;
+    }
+    const uint64_t size = error == 0 ? (uint64_t)facts.st_size : 0;
+    for (uint64_t offset = 0; offset < size && error == 0; offset += sizeof page) {
+        const size_t length = size - offset < sizeof page ? (size_t)(size - offset) : sizeof page;
+        if (pfo_file_read_whole(use.file->descriptor, page, length, offset) != EIO) {
+            continue;
+        }
+        memset(page, 0, sizeof page); /* a page that is written in part would have to be read */
+        error = pfo_file_write(use.file->descriptor, page, sizeof page, offset);
+        if (error == 0 && length < sizeof page) {
+            error = pfo_file_truncate(use.file->descriptor, size);
+        }
+    }
+    pfo_segment_release(&use);
+    return error;
 }
 
 /* ---- writing ---- */
@@ -409,6 +453,7 @@ pfo_segment_kill(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t of
         error == 0 ? pfo_segment_sync(disk, segment, err) : pfo_disk_io_error(err, error, "write", "a segment");
     if (status != PFO_OK) {
         (void)pfo_segment_mark(disk, segment, offset, PFO_DISK_LIVE); /* it may be half written; the entry stays */
+        disk->must_rebuild |= error == EIO; /* the page cannot be read, perhaps: a rebuild sees to that */
         return status;
     }
     account_death(disk, index, segment, bytes);
@@ -546,8 +591,7 @@ bury_moved(void *context, const pfo_record_header *header, uint32_t offset)
 static pfo_status
 leave_segment(compaction *run)
 {
-    uint64_t end;
-    uint64_t damaged = 0;
+    pfo_segment_scan_report report;
     pfo_segment_row row;
     pfo_index *index = atomic_load(&run->disk->index);
     if (pfo_index_row(index, run->number, &row) != PFO_FOUND) {
@@ -557,22 +601,20 @@ leave_segment(compaction *run)
         pfo_segment_drop(run->disk, index, run->number);
         return pfo_disk_sync_folder(run->disk, "segments", run->err);
     }
-    PFO_TRY(pfo_segment_scan(run->disk, run->number, atomic_load(&run->disk->salt), bury_moved, run, &end, &damaged,
-                             run->err));
+    PFO_TRY(
+        pfo_segment_scan(run->disk, run->number, atomic_load(&run->disk->salt), bury_moved, run, &report, run->err));
     return pfo_segment_sync(run->disk, run->number, run->err);
 }
 
 pfo_status
 pfo_segment_compact(pfo_disk *disk, uint32_t number, pfo_error *err)
 {
-    uint64_t end;
-    uint64_t damaged = 0;
+    pfo_segment_scan_report report;
     compaction run = { .disk = disk, .err = err, .record = pfo_alloc(PFO_RECORD_MOST), .number = number };
     if (run.record == NULL) {
         return pfo_fail(err, PFO_NO_MEMORY, "out of memory compacting a segment");
     }
-    const pfo_status copied =
-        pfo_segment_scan(disk, number, atomic_load(&disk->salt), move_record, &run, &end, &damaged, err);
+    const pfo_status copied = pfo_segment_scan(disk, number, atomic_load(&disk->salt), move_record, &run, &report, err);
     pfo_free(run.record);
     pfo_status status = run.target == 0 ? PFO_OK : pfo_segment_sync(disk, run.target, err);
     if (status == PFO_OK) {

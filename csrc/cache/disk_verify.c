@@ -98,7 +98,10 @@ check_at(pfo_disk *disk, uint32_t position, int repair, pfo_record_header *recor
     report->damaged++;
     atomic_fetch_add(&disk->corrupt, 1);
     if (repair && found == PFO_FOUND) {
-        PFO_TRY(pfo_disk_remove_entry(disk, position, &slot, err));
+        status = pfo_disk_remove_entry(disk, position, &slot, err);
+        if (status != PFO_OK && !disk->must_rebuild) {
+            return status;
+        } /* else who locks next rebuilds the index, without this entry */
         report->repaired++;
     }
     return PFO_OK;

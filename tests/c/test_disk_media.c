@@ -337,6 +337,200 @@ a_compaction_that_fails_loses_nothing(void)
     }
 }
 
+/* ---- sectors that cannot be read ---- */
+
+static uint64_t
+inode_of(const fixture *tree, const char *name)
+{
+    char path[128];
+    struct stat facts;
+    path_of(tree, name, path);
+    REQUIRE(stat(path, &facts) == 0);
+    return (uint64_t)facts.st_ino;
+}
+
+static char found_path[128];
+
+static int
+find_payload(const char *path, const struct stat *facts, int kind, struct FTW *place)
+{
+    (void)facts;
+    (void)place;
+    if (kind == FTW_F && strstr(path, "/payloads/") != NULL) {
+        (void)snprintf(found_path, sizeof found_path, "%s", path);
+    }
+    return 0;
+}
+
+/* Keys 0 to KEYS - 1 are small, KEYS is a file. */
+static fixture
+filled_directory(void)
+{
+    fixture tree = fixture_new();
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+    for (unsigned i = 0; i < KEYS; i++) {
+        CHECK(put_ok(disk, i, 1, 500));
+    }
+    CHECK(put_ok(disk, KEYS, 1, LARGE));
+    pfo_disk_close(disk);
+    return tree;
+}
+
+static unsigned
+count_small(pfo_disk *disk)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < KEYS; i++) {
+        const int version = get_version(disk, i, 500);
+        CHECK(version == 1 || version == -1);
+        count += version == 1;
+    }
+    return count;
+}
+
+static void
+check_healed(const fixture *tree, pfo_disk *disk)
+{
+    pfo_disk_report report;
+    CHECK(pfo_disk_verify(disk, 1, &report, NULL) == PFO_OK);
+    CHECK(pfo_disk_verify(disk, 0, &report, NULL) == PFO_OK && report.damaged == 0 && report.orphans == 0);
+    for (unsigned i = 0; i < KEYS; i++) {
+        CHECK(put_ok(disk, i, 2, 500) && get_version(disk, i, 500) == 2);
+        CHECK(i % 2 == 0 || delete_value(disk, i) == 1);
+    }
+    pfo_files_unreadable(0, 0, 0); /* and when the sector can be read again, nothing comes back */
+    disk = reopen_rebuilt(tree, disk);
+    for (unsigned i = 0; i < KEYS; i++) {
+        CHECK(get_version(disk, i, 500) == (i % 2 == 0 ? 2 : -1));
+    }
+    pfo_disk_close(disk);
+}
+
+/* A page in the middle of a segment, its first and its last one; met by a rebuild, or by reads of an open cache. */
+static void
+an_unreadable_page_of_a_segment_costs_its_entries_alone(void)
+{
+    for (int met = 0; met < 4; met++) {
+        for (uint64_t page = 0; page < 7; page++) {
+            fixture tree = filled_directory();
+            const uint64_t inode = inode_of(&tree, "segments/00000001.seg");
+            if (met == 0) {
+                char path[128];
+                path_of(&tree, "index", path);
+                REQUIRE(unlink(path) == 0);
+            }
+            pfo_files_unreadable(inode, page * 4096, (page + 1) * 4096);
+            pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+            if (met == 2) {
+                pfo_disk_report report;
+                CHECK(pfo_disk_verify(disk, 0, &report, NULL) == PFO_OK && report.damaged > 0);
+                CHECK(pfo_disk_verify(disk, 1, &report, NULL) == PFO_OK && report.repaired > 0);
+            }
+            if (met == 3) {
+                for (unsigned i = 0; i < KEYS; i += 2) {
+                    int existed;
+                    const pfo_digest key = key_of(i);
+                    CHECK(pfo_disk_delete(disk, &key, &existed, NULL) == PFO_OK);
+                    CHECK(get_version(disk, i, 500) == -1);
+                }
+            }
+            const unsigned left = count_small(disk);
+            CHECK(left < KEYS && left >= (met == 3 ? KEYS / 2 - 9 : KEYS - 9));
+            CHECK(stats_of(disk).corrupt > 0);
+            check_healed(&tree, disk);
+            fixture_delete(&tree);
+        }
+    }
+}
+
+/* With every call failing once in the rebuild that meets it, the write that should heal the page among them. */
+static void
+a_page_that_cannot_be_healed_costs_its_segment(void)
+{
+    int given_up = 0;
+    for (long n = 1; n < 60; n++) {
+        fixture tree = filled_directory();
+        pfo_disk *disk = NULL;
+        char path[128];
+        const pfo_disk_options options = { .directory = tree.root, .max_bytes = ROOMY, .policy = "lru" };
+        const uint64_t inode = inode_of(&tree, "segments/00000001.seg");
+        path_of(&tree, "index", path);
+        REQUIRE(unlink(path) == 0);
+        pfo_files_unreadable(inode, 8192, 12288);
+        pfo_files_fail_at(n, PFO_FAULT_IO);
+        (void)pfo_disk_open(&disk, &options, NULL);
+        pfo_files_fail_at(0, PFO_FAULT_IO);
+        if (disk == NULL) {
+            disk = open_disk(&tree, ROOMY, "lru");
+        }
+        pfo_files_unreadable(0, 0, 0);
+        given_up += count_small(disk) == 0;
+        check_healed(&tree, disk);
+        fixture_delete(&tree);
+    }
+    CHECK(given_up >= 1 && given_up < 20);
+}
+
+static void
+a_whole_unreadable_segment_costs_its_entries_alone(void)
+{
+    fixture tree = filled_directory();
+    char path[128];
+    path_of(&tree, "index", path);
+    REQUIRE(unlink(path) == 0);
+    pfo_files_unreadable(inode_of(&tree, "segments/00000001.seg"), 0, 1 << 20);
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+    pfo_files_unreadable(0, 0, 0);
+    CHECK(count_small(disk) == 0 && stats_of(disk).corrupt == 1 && stats_of(disk).entries == 0);
+    CHECK(stats_of(disk).payload_files == 0);
+    check_healed(&tree, disk);
+    fixture_delete(&tree);
+}
+
+static void
+an_unreadable_payload_is_a_miss(void)
+{
+    fixture tree = filled_directory();
+    struct stat facts;
+    REQUIRE(nftw(tree.root, find_payload, 16, FTW_PHYS) == 0 && stat(found_path, &facts) == 0);
+    pfo_files_unreadable((uint64_t)facts.st_ino, 8192, 12288);
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+    pfo_disk_report report;
+    CHECK(pfo_disk_verify(disk, 0, &report, NULL) == PFO_OK && report.damaged == 1);
+    CHECK(get_version(disk, KEYS, LARGE) == -1 && stats_of(disk).corrupt == 2);
+    CHECK(count_small(disk) == KEYS && stats_of(disk).payload_files == 0 && access(found_path, F_OK) != 0);
+    pfo_files_unreadable(0, 0, 0);
+    CHECK(put_ok(disk, KEYS, 2, LARGE) && get_version(disk, KEYS, LARGE) == 2);
+    check_healed(&tree, disk);
+    fixture_delete(&tree);
+}
+
+static void
+an_unreadable_index_is_made_anew(void)
+{
+    for (uint64_t page = 0; page < 6; page++) {
+        fixture tree = filled_directory();
+        pfo_files_unreadable(inode_of(&tree, "index"), page * 4096, (page + 1) * 4096);
+        pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+        pfo_files_unreadable(0, 0, 0);
+        CHECK(count_small(disk) == KEYS && get_version(disk, KEYS, LARGE) == 1);
+        check_healed(&tree, disk);
+        fixture_delete(&tree);
+    }
+}
+
+static void
+an_unreadable_format_file_is_made_anew(void)
+{
+    fixture tree = filled_directory();
+    pfo_files_unreadable(inode_of(&tree, "format"), 0, 4096);
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+    pfo_files_unreadable(0, 0, 0);
+    CHECK(count_small(disk) == KEYS && get_version(disk, KEYS, LARGE) == 1);
+    check_healed(&tree, disk);
+    fixture_delete(&tree);
+}
+
 int
 main(void)
 {
@@ -349,5 +543,11 @@ main(void)
     RUN(a_put_that_failed_does_not_come_back);
     RUN(compaction_syncs_a_segment_not_a_record);
     RUN(a_compaction_that_fails_loses_nothing);
+    RUN(an_unreadable_page_of_a_segment_costs_its_entries_alone);
+    RUN(a_page_that_cannot_be_healed_costs_its_segment);
+    RUN(a_whole_unreadable_segment_costs_its_entries_alone);
+    RUN(an_unreadable_payload_is_a_miss);
+    RUN(an_unreadable_index_is_made_anew);
+    RUN(an_unreadable_format_file_is_made_anew);
     return FINISH();
 }
