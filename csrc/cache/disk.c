@@ -117,7 +117,7 @@ static int
 is_directory_gone(const pfo_disk *disk)
 {
     struct stat facts;
-    return !pfo_file_is_ours(&disk->root, &facts) || facts.st_nlink == 0;
+    return fstat(atomic_load(&disk->root_descriptor), &facts) != 0 || facts.st_nlink == 0;
 }
 
 /* pre: locked. Damage is taken out. A whole slot whose record is dead or another's is older than the segment: there may be a newer record of the

@@ -230,6 +230,21 @@ pfo_file_close(pfo_file *file)
     file->descriptor = -1;
 }
 
+int
+pfo_file_exchange(pfo_file *file, pfo_file *other)
+{
+    int error = injected_error();
+    if (error == 0 && dup3(other->descriptor, file->descriptor, O_CLOEXEC) < 0) {
+        error = errno;
+    }
+    if (error == 0) {
+        file->device = other->device;
+        file->inode = other->inode;
+    }
+    pfo_file_close(other);
+    return error;
+}
+
 static size_t
 read_all(int descriptor, unsigned char *data, size_t wanted, uint64_t offset)
 {

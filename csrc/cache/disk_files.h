@@ -25,6 +25,9 @@ typedef struct pfo_file {
 int pfo_file_open(pfo_file *file, int directory, const char *name, int flags);
 void pfo_file_close(pfo_file *file); /* a closed one is allowed */
 
+/* Lets the open descriptor of `file` name the file that `other` is, in one step: others may be using it. Closes `other` in any case. */
+int pfo_file_exchange(pfo_file *file, pfo_file *other);
+
 /* 1 if the descriptor still names the file that was opened; *facts then describes it. */
 int pfo_file_is_ours(const pfo_file *file, struct stat *facts);
 

@@ -54,8 +54,9 @@ open_segment(const pfo_disk *disk, uint32_t number, pfo_file *file)
     char name[PFO_DISK_NAME];
     pfo_segment_name(number, name);
     const int flags = (disk->read_only ? O_RDONLY : O_RDWR) | O_NOFOLLOW;
-    const int error = pfo_file_open(file, disk->root.descriptor, name, flags | O_NOATIME);   /* a read writes nothing */
-    return error == EPERM ? pfo_file_open(file, disk->root.descriptor, name, flags) : error; /* another user's file */
+    const int root = atomic_load(&disk->root_descriptor);
+    const int error = pfo_file_open(file, root, name, flags | O_NOATIME);   /* a read writes nothing */
+    return error == EPERM ? pfo_file_open(file, root, name, flags) : error; /* another user's file */
 }
 
 /* Under segments_lock: puts the segment into its place if no reader is in there. 1 when a use was counted. */
