@@ -669,29 +669,42 @@ pfo_disk_touch(pfo_disk *disk, const pfo_digest *key, uint64_t expires_ns, int *
     return status;
 }
 
+/* A full disk must not keep the cache from being emptied: where there is no room for a new index beside the old one, the old one goes
+ * first, and where there is none even then, the next who locks makes it. */
 static pfo_status
 clear_locked(pfo_disk *disk, pfo_error *err)
 {
     char name[PFO_DISK_NAME];
     pfo_index *index;
     const pfo_index *old = atomic_load(&disk->index);
+    const int was_whole = !disk->must_rebuild;
     disk->must_rebuild = 1; /* until it is done */
     PFO_TRY(pfo_disk_remove_all(disk, err));
+    PFO_TRY(pfo_disk_sync_folder(disk, "segments", err));
+    if (!was_whole) {
+        pfo_disk_drop_index(disk);
+        return PFO_OK;
+    }
+    const uint64_t salt = old->salt;
+    const uint64_t sequence = pfo_index_count(old, PFO_COUNT_SEQUENCE);
+    const uint64_t last_segment = pfo_index_count(old, PFO_COUNT_LAST_SEGMENT);
     pfo_disk_temporary_name(disk, pfo_index_bytes(PFO_DISK_FIRST_SLOTS), name);
-    PFO_TRY(pfo_index_create(&index, disk->root.descriptor, name, PFO_DISK_FIRST_SLOTS, old->salt, disk->boot, err));
-    pfo_index_set_count(index, PFO_COUNT_SEQUENCE, pfo_index_count(old, PFO_COUNT_SEQUENCE));
-    pfo_index_set_count(index, PFO_COUNT_LAST_SEGMENT, pfo_index_count(old, PFO_COUNT_LAST_SEGMENT));
+    if (pfo_index_create(&index, disk->root.descriptor, name, PFO_DISK_FIRST_SLOTS, salt, disk->boot, NULL) != PFO_OK) {
+        pfo_disk_drop_index(disk);
+        return PFO_OK;
+    }
+    pfo_index_set_count(index, PFO_COUNT_SEQUENCE, sequence);
+    pfo_index_set_count(index, PFO_COUNT_LAST_SEGMENT, last_segment);
     PFO_TRY(pfo_disk_publish_index(disk, index, name, err));
     disk->must_rebuild = 0;
     pfo_disk_sweep_temporary(disk, NULL, NULL);
-    PFO_TRY(pfo_disk_sync_folder(disk, "segments", err));
     return PFO_OK;
 }
 
 pfo_status
 pfo_disk_clear(pfo_disk *disk, pfo_error *err)
 {
-    PFO_TRY(pfo_disk_lock(disk, err));
+    PFO_TRY(pfo_disk_lock_to_clear(disk, err));
     const pfo_status status = clear_locked(disk, err);
     pfo_disk_unlock(disk);
     return status;

@@ -22,6 +22,19 @@ pfo_files_refuse_reserving(int refuses)
 }
 static atomic_int fail_on; /* and all after it */
 static atomic_long synced;
+static atomic_int is_full;
+
+void
+pfo_files_refuse_room(int refuses)
+{
+    atomic_store(&is_full, refuses);
+}
+
+static int
+injected_full(void)
+{
+    return atomic_load(&is_full);
+}
 
 void
 pfo_files_fail_at(long n, pfo_fault fault)
@@ -124,6 +137,12 @@ system_fallocate(int descriptor, uint64_t length)
     return fallocate(descriptor, 0, 0, (off_t)length);
 }
 #else
+static int
+injected_full(void)
+{
+    return 0;
+}
+
 static size_t
 readable(int descriptor, size_t length, uint64_t offset)
 {
@@ -334,7 +353,7 @@ pfo_file_truncate(int descriptor, uint64_t length)
 int
 pfo_file_allocate(int descriptor, uint64_t length)
 {
-    const int error = injected_error();
+    const int error = injected_full() ? ENOSPC : injected_error();
     if (error != 0) {
         return error;
     }

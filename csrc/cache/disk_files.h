@@ -66,7 +66,8 @@ void pfo_files_refuse_reserving(int refuses);
 void pfo_files_fail_from(long n, pfo_fault fault); /* the n-th and all after it, until pfo_files_fail_at(0, ...) */
 /* These bytes of a file (whole pages) cannot be read any more, until pages are written whole. begin == end: all can. */
 void pfo_files_unreadable(uint64_t inode, uint64_t begin, uint64_t end);
-long pfo_files_synced(void); /* files and folders that were synced so far */
+void pfo_files_refuse_room(int refuses); /* other than 0: the disk is full */
+long pfo_files_synced(void);             /* files and folders that were synced so far */
 #endif
 
 #endif

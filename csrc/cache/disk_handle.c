@@ -376,6 +376,22 @@ pfo_disk_publish_index(pfo_disk *disk, pfo_index *index, const char *name, pfo_e
     return PFO_OK;
 }
 
+void
+pfo_disk_drop_index(pfo_disk *disk)
+{
+    pfo_index *old = atomic_load(&disk->index);
+    disk->must_rebuild = 1;
+    (void)pfo_file_remove(disk->root.descriptor, "index");
+    if (old != NULL && old->writable) {
+        pfo_index_retire(old);
+    }
+    if (close_replaced(disk)) {
+        atomic_store(&disk->index, NULL);
+        atomic_store(&disk->place, 1 - atomic_load(&disk->place)); /* where there is none */
+        (void)close_replaced(disk);
+    }
+}
+
 /* An index of so many slots with everything in it. OVERFLOW: it does not fit. */
 static pfo_status
 change_size(pfo_disk *disk, uint32_t slots, pfo_error *err)
@@ -522,9 +538,9 @@ lock_directory(pfo_disk *disk, pfo_error *err)
     return pfo_fail(err, PFO_IO, "the disk cache cannot lock %s: it is deleted again and again", disk->directory);
 }
 
-/* After the lock: a salt, the folders, and a whole index. */
+/* After the lock: a salt, the folders, and a whole index, unless may_lack. */
 static pfo_status
-begin_change(pfo_disk *disk, pfo_error *err)
+begin_change(pfo_disk *disk, int may_lack, pfo_error *err)
 {
     pfo_index *index = atomic_load(&disk->index);
     if (!pfo_index_is_current(index)) {
@@ -555,16 +571,17 @@ begin_change(pfo_disk *disk, pfo_error *err)
         memcmp(index->header->boot, disk->boot, sizeof disk->boot) == 0 && pfo_index_begin(index)) {
         return PFO_OK;
     }
-    return pfo_disk_rebuild(disk, err);
+    disk->must_rebuild = 1;
+    return may_lack ? PFO_OK : pfo_disk_rebuild(disk, err);
 }
 
-pfo_status
-pfo_disk_lock(pfo_disk *disk, pfo_error *err)
+static pfo_status
+lock(pfo_disk *disk, int may_lack, pfo_error *err)
 {
     pfo_mutex_lock(&disk->lock);
     pfo_status status = disk->read_only ? PFO_UNAVAILABLE : lock_directory(disk, err);
     if (status == PFO_OK) {
-        status = begin_change(disk, err);
+        status = begin_change(disk, may_lack, err);
         if (status != PFO_OK) {
             (void)pfo_file_lock(disk->lock_file.descriptor, F_UNLCK, 0);
         }
@@ -577,6 +594,18 @@ pfo_disk_lock(pfo_disk *disk, pfo_error *err)
         }
     }
     return status;
+}
+
+pfo_status
+pfo_disk_lock(pfo_disk *disk, pfo_error *err)
+{
+    return lock(disk, 0, err);
+}
+
+pfo_status
+pfo_disk_lock_to_clear(pfo_disk *disk, pfo_error *err)
+{
+    return lock(disk, 1, err);
 }
 
 void

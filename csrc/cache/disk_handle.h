@@ -110,6 +110,8 @@ struct pfo_disk {
 /* ---- disk_handle.c ---- */
 
 pfo_status pfo_disk_lock(pfo_disk *disk, pfo_error *err);
+/* The same for who empties the directory: an index that would have to be rebuilt stays as it is, or missing, and must_rebuild is set. */
+pfo_status pfo_disk_lock_to_clear(pfo_disk *disk, pfo_error *err);
 void pfo_disk_unlock(pfo_disk *disk);
 /* The index to read from, mapped anew if another took its place; it stays mapped until pfo_disk_leave(). NULL (and nothing to leave):
  * there is none that can be used; the directory is gone, or the file was damaged and no writer has come by since. */
@@ -124,6 +126,8 @@ void pfo_disk_unlock_shared(pfo_disk *disk);
 pfo_status pfo_disk_publish_index(pfo_disk *disk, pfo_index *index, const char *name, pfo_error *err);
 /* pre: locked. An index of twice the slots, with everything in it. */
 pfo_status pfo_disk_grow(pfo_disk *disk, pfo_error *err);
+/* pre: locked. Unlinks the index, which frees its room on the disk as soon as no reader is in it; the next who locks makes one. */
+void pfo_disk_drop_index(pfo_disk *disk);
 /* pre: locked. The same with half the slots. OVERFLOW: they are too few. */
 pfo_status pfo_disk_shrink(pfo_disk *disk, pfo_error *err);
 /* A name in tmp/ that nobody else uses; it ends with the bytes the file is meant to have. */

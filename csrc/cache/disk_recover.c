@@ -14,6 +14,7 @@
 #include <stdio.h> /* sscanf(), snprintf() */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 enum { SEQUENCE_GAP = 65536 }; /* over sequences that may have been given to records that are lost */
 
@@ -256,8 +257,21 @@ begin_index(rebuild *run, uint32_t slot_count)
         return pfo_index_create(&run->index, -1, NULL, slot_count, salt, run->disk->boot, run->err);
     }
     pfo_disk_temporary_name(run->disk, pfo_index_bytes(slot_count), run->name);
-    return pfo_index_create(&run->index, run->disk->root.descriptor, run->name, slot_count, salt, run->disk->boot,
-                            run->err);
+    pfo_error failure = PFO_ERROR_INIT;
+    pfo_status status = pfo_index_create(&run->index, run->disk->root.descriptor, run->name, slot_count, salt,
+                                         run->disk->boot, &failure);
+    const pfo_index *old = atomic_load(&run->disk->index);
+    const int is_read =
+        pfo_index_is_current(old) && memcmp(old->header->boot, run->disk->boot, sizeof run->disk->boot) == 0;
+    if (status == PFO_IO &&
+        !is_read) { /* the disk may be full: the old index, which is of no use, has room for a new one */
+        pfo_disk_drop_index(run->disk);
+        status = pfo_index_create(&run->index, run->disk->root.descriptor, run->name, slot_count, salt, run->disk->boot,
+                                  run->err);
+    } else if (status != PFO_OK) {
+        (void)pfo_fail(run->err, status, "%s", failure.text);
+    }
+    return status;
 }
 
 static void
@@ -496,6 +510,10 @@ pfo_disk_rebuild(pfo_disk *disk, pfo_error *err)
     } while (status == PFO_OK && run.begin_again);
     PFO_TRY(status);
     account(run.index);
+    if (run.sequence == 0 && getrandom(&run.sequence, sizeof run.sequence, 0) == (ssize_t)sizeof run.sequence) {
+        run.sequence >>=
+            16; /* a reader may have a segment open yet that was cleared: no record is taken for one in there */
+    }
     pfo_index_set_count(run.index, PFO_COUNT_SEQUENCE, run.sequence + SEQUENCE_GAP);
     atomic_store(&run.index->header->clock, run.sequence + SEQUENCE_GAP);
     atomic_fetch_add(&disk->corrupt, run.damaged);

@@ -531,6 +531,36 @@ an_unreadable_format_file_is_made_anew(void)
     fixture_delete(&tree);
 }
 
+/* ---- a full disk ---- */
+
+/* No file can be made or grow. */
+static void
+a_full_disk_can_be_cleared(void)
+{
+    for (int damage = 0; damage < 3; damage++) {
+        fixture tree = filled_directory();
+        pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+        if (damage == 1) {
+            lose_slot(&tree, 3);
+            pfo_files_refuse_room(1);
+            CHECK(put_value(disk, 3, 2, 500, 0, NULL) == PFO_IO);
+        } else if (damage == 2) {
+            char path[128];
+            path_of(&tree, "index", path);
+            REQUIRE(truncate(path, 100) == 0);
+        }
+        pfo_files_refuse_room(1);
+        CHECK(pfo_disk_clear(disk, NULL) == PFO_OK);
+        CHECK(count_small(disk) == 0 && stats_of(disk).entries == 0 && directory_bytes(&tree) < 24 * 1024);
+        pfo_files_refuse_room(0);
+        CHECK(put_ok(disk, 1, 2, 500) && get_version(disk, 1, 500) == 2 && stats_of(disk).entries == 1);
+        disk = reopen_rebuilt(&tree, disk);
+        CHECK(get_version(disk, 1, 500) == 2 && get_version(disk, 2, 500) == -1);
+        pfo_disk_close(disk);
+        fixture_delete(&tree);
+    }
+}
+
 int
 main(void)
 {
@@ -549,5 +579,6 @@ main(void)
     RUN(an_unreadable_payload_is_a_miss);
     RUN(an_unreadable_index_is_made_anew);
     RUN(an_unreadable_format_file_is_made_anew);
+    RUN(a_full_disk_can_be_cleared);
     return FINISH();
 }
