@@ -199,7 +199,7 @@ pfo_payload_drop(pfo_disk *disk, pfo_payload_draft *draft, int published)
 {
     int gone = 1;
     if (!published && draft->file.descriptor >= 0) {
-        gone = pfo_file_remove(disk->root.descriptor, draft->name) == 0;
+        gone = pfo_file_remove(atomic_load(&disk->root_descriptor), draft->name) == 0;
     }
     pfo_file_close(&draft->file);
     return gone;
@@ -355,7 +355,7 @@ check_file(pfo_disk *disk, const pfo_slot *slot, pfo_checked_payload *checked, p
                                       .flags = header.flags };
     memcpy(checked->kind, header.kind, sizeof checked->kind);
     pfo_payload_name(&slot->key, extension.file_sequence, extension.suffix, name);
-    const int error = pfo_file_open(&checked->file, disk->root.descriptor, name, O_RDONLY | O_NOFOLLOW);
+    const int error = pfo_file_open(&checked->file, atomic_load(&disk->root_descriptor), name, O_RDONLY | O_NOFOLLOW);
     if (error != 0) {
         const int is_refused = error == EMFILE || error == ENFILE || error == ENOMEM;
         return error == ENOENT ? PFO_RECORD_STALE : is_refused ? PFO_RECORD_UNREADABLE : PFO_RECORD_BROKEN;
@@ -371,6 +371,11 @@ check_file(pfo_disk *disk, const pfo_slot *slot, pfo_checked_payload *checked, p
         pfo_file_close(&checked->file);
         *status = pfo_fail(err, PFO_NO_MEMORY, "out of memory mapping %s", name);
         return PFO_RECORD_STALE;
+    }
+    if (pfo_file_populate(&checked->file, checked->map->base, checked->map->length) != 0) {
+        pfo_payload_map_release(checked->map);
+        pfo_file_close(&checked->file);
+        return PFO_RECORD_BROKEN;
     }
     *status = pfo_fingerprint_bytes(NULL, checked->map->base, checked->map->length, 0, &digest);
     if (*status == PFO_OK && memcmp(&digest, &extension.digest, sizeof digest) == 0) {
