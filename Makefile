@@ -104,6 +104,11 @@ $(BUILD)/crash/fail_shim.so: tests/crash/fail_shim.c
 	@mkdir -p $(@D)
 	@$(CC) $(PFO_CSTD) -Wall -Wextra -Wshadow -Werror -O1 -g -fPIC -shared -pthread $< -o $@ -ldl
 
+# What tests/python/test_exports.py runs: the exporters as a program.
+$(BUILD)/export/export_driver: tests/c/export_driver.c tests/c/export_fixture.h $(BUILD)/c-plain/libperfopt.a
+	@mkdir -p $(@D)
+	@$(CC) $(PFO_CSTD) -Icsrc $(PFO_WARN) -Werror -O2 -g -pthread $(filter %.c %.a,$^) -o $@ $(PFO_LIBS) -ldl -lm
+
 ## lint: formatting, types and style; changes nothing
 lint: $(STAMP)/built
 	@$(BIN)/ruff check .

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from datetime import timedelta
 from os import PathLike
-from typing import Any, Literal, TypedDict, final
+from typing import Any, Literal, Protocol, TypedDict, final
 
 from typing_extensions import Self, disjoint_base
 
@@ -293,6 +293,9 @@ class _ProfileUsage(TypedDict):
     memory_bytes: int
     dropped: int
 
+class _Writable(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
 @final
 class Capture:
     def rows(self) -> list[_ProfileRow]: ...
@@ -303,6 +306,7 @@ class Capture:
     def load(cls, path: str | bytes | PathLike[str], /) -> Self: ...
     @classmethod
     def merge(cls, captures: Iterable[Capture], /) -> Self: ...
+    def export(self, format: str, file: str | bytes | PathLike[str] | PathLike[bytes] | _Writable, /) -> None: ...
     @property
     def names(self) -> list[str]: ...
     @property

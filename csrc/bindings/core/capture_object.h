@@ -25,4 +25,8 @@ PyObject *pfo_capture_wrap(PyTypeObject *type, pfo_capture *capture, PyObject *n
 /* A new Capture of what the profiler has recorded. */
 PyObject *pfo_capture_of_recorder(pfo_profiler_object *profiler);
 
+/* The method export(format, file). */
+PyObject *pfo_capture_export(const pfo_capture_object *self, PyObject *const *args, Py_ssize_t nargs);
+extern const char pfo_capture_export_doc[];
+
 #endif

@@ -451,6 +451,7 @@ static PyMethodDef capture_methods[] = {
     { "dump", (PyCFunction)capture_dump, METH_O, dump_doc },
     { "load", (PyCFunction)capture_load, METH_O | METH_CLASS, load_doc },
     { "merge", (PyCFunction)capture_merge, METH_O | METH_CLASS, merge_doc },
+    { "export", (PyCFunction)(void (*)(void))pfo_capture_export, METH_FASTCALL, pfo_capture_export_doc },
     { NULL, NULL, 0, NULL },
 };
 
