@@ -146,11 +146,18 @@ def test_large_hit_first(versus: Any, tmp_path: Path) -> None:
 def test_large_set(versus: Any, tmp_path: Path) -> None:
     ours, theirs = disk_only(tmp_path / "ours"), diskcache.Cache(str(tmp_path / "theirs"), size_limit=2**40)
     array, file = large_array(), tmp_path / "plain.npy"
+
+    def save_whole() -> None:
+        """What a reader of the file may meet at any moment is a whole array, as with the caches."""
+        np.save(tmp_path / "new.npy", array)
+        (tmp_path / "new.npy").replace(tmp_path / "whole.npy")
+
     versus(
         "persistent set of a 64 MB array, replacing one",
         ours={"perfopt.PerformanceCache.set": lambda: ours.set("a", array, True)},
         peers={
             "numpy.save": lambda: np.save(file, array),
+            "numpy.save of a new file, put in the old one's place": save_whole,
             "diskcache.Cache.set": lambda: theirs.set("a", array),
         },
         bars={"numpy.save": "<=1.6", "diskcache.Cache.set": ">=5x"},

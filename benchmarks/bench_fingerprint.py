@@ -60,10 +60,13 @@ def test_frame(versus: Any) -> None:
     )
 
 
-def test_wide_frame(versus: Any) -> None:
+@pytest.mark.parametrize("integers", [0, 1000])
+def test_wide_frame(versus: Any, integers: int) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(np.random.default_rng(0).random((10, 2000)))
-    compare_tables(versus, "fingerprint of a DataFrame, 10 rows, 2000 float64 columns", frame)
+    frame = frame.astype(dict.fromkeys(range(0, 2 * integers, 2), "int64"))
+    kinds = "int64 and float64" if integers else "float64"
+    compare_tables(versus, f"fingerprint of a DataFrame, 10 rows, 2000 {kinds} columns", frame)
 
 
 @pytest.mark.parametrize("dtype", ["str", "object", "category"])

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from policy_streams import HELD_OUT, STREAMS, Keys, trace, zipf
+from policy_streams import HELD_OUT, HELD_OUT_AGAIN, STREAMS, Keys, trace, zipf
 
 from perfopt import _core
 
 REQUESTS = int(os.environ.get("PERFOPT_BENCH_REQUESTS", "1000000"))
 SIZES = (100, 1000, 10_000)
 HELD_OUT_SIZES = (128, 300, 700, 1000, 5000)
+HELD_OUT_AGAIN_SIZES = (64, 200, 500, 2000, 5000)
 PUBLISHED_KEYS = 1_000_000
 RESULTS = Path(__file__).resolve().parent / "results"
 NAMES = _core.policy_names()
@@ -78,6 +79,18 @@ def test_hit_rates_on_held_out_streams(benchmark: Any) -> None:
 
     benchmark.pedantic(measure, rounds=1, iterations=1)
     write("policies_held_out.md", rows)
+
+
+def test_hit_rates_on_streams_held_out_again(benchmark: Any) -> None:
+    requests = REQUESTS // 2
+    rows = heading(f"Hit rates on further held-out streams in percent, {requests} requests a stream")
+
+    def measure() -> None:
+        for name, stream in HELD_OUT_AGAIN.items():
+            rows.extend(row_of(name, size, hit_rates(stream(requests, size), size)) for size in HELD_OUT_AGAIN_SIZES)
+
+    benchmark.pedantic(measure, rounds=1, iterations=1)
+    write("policies_held_out_again.md", rows)
 
 
 def replaying(policy: str, text: bytes, size: int) -> Callable[[], object]:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import cProfile
 import functools
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from perfopt.profiler import PerformanceProfiler
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def empty() -> None:
@@ -95,6 +100,18 @@ def test_call(versus: Callable[..., None]) -> None:
         ours={"@profile_operation": ("profiled()", names), "@profile_operation, stopped": ("stopped()", names)},
         peers={"plain call": ("plain()", names), "perf_counter by hand": ("timed()", names)},
     )
+
+
+def test_range_in_c(tmp_path: Path) -> None:
+    """Prints the cost of a range from C (bar: 40 ns); no row of the table, since its peer would be two clock reads."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("gcc is not installed")
+    sources = [*ROOT.glob("csrc/base/*.c"), *ROOT.glob("csrc/profiler/*.c"), ROOT / "benchmarks/c/range_cost.c"]
+    program = tmp_path / "range_cost"
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-O3", "-DNDEBUG", "-pthread", f"-I{ROOT / 'csrc'}"]
+    subprocess.run([compiler, *flags, *map(str, sources), "-o", str(program), "-ldl", "-lm"], check=True)
+    print("\nns in C:", subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout.strip())
 
 
 def test_coroutine(versus: Callable[..., None]) -> None:

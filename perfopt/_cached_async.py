@@ -26,15 +26,19 @@ class _Misses:
         self._function = function
         self.flights = Flights()
 
-    async def alone(self, pending: Any, args: Any, kwargs: Any) -> Any:
-        """Computes in the caller's own task; nobody else waits for it. Without asyncio, so the disk is used in the foreground."""
+    async def alone(self, pending: Any, args: Any, kwargs: Any, beside: Computation | None = None) -> Any:
+        """Computes in the caller's own task; nobody else waits for it. Without asyncio, so the disk is used in the foreground.
+
+        beside: the computation of the same key that this call is made in.
+        """
         cached = self._cached
         landing: _Landing | None = None
         if self._persists:
             landing = cached._load(pending)
         if landing is None:
             cached._depart(pending)
-            landing = cached._finish(pending, await self._function(*args, **kwargs), True)
+            result = await self._function(*args, **kwargs)
+            landing = cached._finish(pending, result, beside is None or beside.is_listed)
         good, value = cached._share(*landing)
         return value if good else landing[0]
 
@@ -68,7 +72,8 @@ class _Misses:
         while True:
             try:
                 landed = await self.flights.join(pending, compute)
-            except WouldWaitForItself:
+            except WouldWaitForItself as circle:
+                beside = circle.computation
                 break
             if landed is not None:
                 (value, guard, is_loaded), is_first = landed
@@ -79,7 +84,7 @@ class _Misses:
             hit, value = self._cached._find(pending)
             if hit:
                 return value
-        return await self.alone(pending, args, kwargs)
+        return await self.alone(pending, args, kwargs, beside)
 
 
 def wrap_coroutine_function(cached: Any, function: Any, single_flight: bool) -> Any:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copyreg
 import functools
 import inspect
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from typing import Any
 
 from perfopt import _core
 
-__all__ = ["code_identity"]
+__all__ = ["code_identity", "module_of"]
 
 _SAME_FOR_ALL = ~0x4000000  # CO_HAS_DOCSTRING of Python 3.13 on
 
@@ -155,3 +156,18 @@ def _has_content(value: Any) -> bool:
 def code_identity(function: Callable[..., Any]) -> bytes:
     """16 bytes that stand for what function computes, as far as it can be read from the function itself."""
     return _core.fingerprint(sys.version_info[:2], _Reader().function(function))
+
+
+def module_of(function: Callable[..., Any]) -> tuple[str, str | None]:
+    """The module that a function is of, and for ``__main__``, which means another one in every program, what tells it from those.
+
+    That is the path of the script, or the name of the module that ``python -m`` runs; None in an interactive session.
+    A process that multiprocessing starts calls it ``__mp_main__``: that is the same module.
+    """
+    module = str(getattr(function, "__module__", None))
+    if module not in ("__main__", "__mp_main__"):
+        return module, None
+    main = sys.modules.get(module)
+    spec, path = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    program = spec.name if spec is not None else None if path is None else os.path.realpath(path)
+    return "__main__", program

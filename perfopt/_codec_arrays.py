@@ -24,6 +24,7 @@ import msgspec
 
 _ALIGNMENT = 64
 _MAX_NPY_HEADER = 1 << 15  # of more fields than that, the description is kept in the .safetensors container
+_USUAL_NPY_HEADER = 256  # longer ones are read anew each time
 
 
 class Unstorable(TypeError):
@@ -196,14 +197,27 @@ def npy_header(descr: Any, fortran: bool, shape: tuple[int, ...]) -> bytes:
     return b"\x93NUMPY" + bytes((version, 0)) + len(header).to_bytes(width, "little") + header
 
 
-@functools.lru_cache(maxsize=256)
-def _parse_npy_header(header: bytes, version: int) -> tuple[Any, bool, tuple[int, ...]]:
+def _parse_npy_header(header: bytes, version: int) -> tuple[str, bool, tuple[int, ...]]:
+    """(descr, Fortran order, shape)."""
     found = _NPY_HEADER.match(header.decode("utf-8" if version == 3 else "latin-1"))
     if found is None:
         raise ValueError("not a .npy header")
     sizes = found["shape"].replace(" ", "")
     shape = tuple(_size(int(size)) for size in sizes.rstrip(",").split(",")) if sizes else ()
-    return descr_dtype(found["descr"]), found["fortran"] == "True", shape
+    return found["descr"], found["fortran"] == "True", shape
+
+
+@functools.lru_cache(maxsize=256)
+def _known_npy_header(header: bytes, version: int) -> tuple[Any, bool, tuple[int, ...]]:
+    """The same, with the dtype if it has no fields: their names can be changed in place, so such a dtype is nobody else's."""
+    descr, fortran, shape = _parse_npy_header(header, version)
+    return descr if descr.startswith("[") else descr_dtype(descr), fortran, shape
+
+
+def _read_npy_header(header: bytes, version: int) -> tuple[Any, bool, tuple[int, ...]]:
+    known = _known_npy_header if len(header) <= _USUAL_NPY_HEADER else _known_npy_header.__wrapped__
+    dtype, fortran, shape = known(header, version)
+    return descr_dtype(dtype) if type(dtype) is str else dtype, fortran, shape
 
 
 def descr_dtype(text: str) -> Any:
@@ -236,32 +250,36 @@ def _check_descr(descr: Any, depth: int) -> None:
 
 def read_npy(data: memoryview) -> Any:
     """A read-only view of the array in a .npy file that npy_header() began. data: its bytes, read-only."""
-    if bytes(data[:6]) != b"\x93NUMPY" or len(data) < 12 or data[7] != 0:
+    start = bytes(data[:12])
+    if start[:6] != b"\x93NUMPY" or len(start) < 12 or start[7] != 0:
         raise ValueError("not a .npy file")
-    version = data[6]
+    version = start[6]
     width = {1: 2, 3: 4}[version]
-    length = int.from_bytes(data[8 : 8 + width], "little")
+    length = int.from_bytes(start[8 : 8 + width], "little")
     begin = 8 + width + length
     if length > min(_MAX_NPY_HEADER, len(data)):
         raise ValueError("a .npy header longer than the file, or than any that is written")
-    dtype, fortran, shape = _parse_npy_header(bytes(data[8 + width : begin]), version)
+    dtype, fortran, shape = _read_npy_header(bytes(data[8 + width : begin]), version)
     return view_array(data, begin, len(data), dtype, shape, fortran)
 
 
 def view_array(data: memoryview, begin: int, end: int, dtype: Any, shape: tuple[int, ...], fortran: bool) -> Any:
     """data[begin:end] as an array of exactly that size: a view if its elements are aligned, else a read-only copy."""
-    import numpy
-
+    numpy = sys.modules.get("numpy") or importlib.import_module("numpy")
     if dtype.hasobject or dtype.subdtype is not None or math.prod(shape) * dtype.itemsize != end - begin:
         raise ValueError("an array of another length than its data")
     order: Any = "F" if fortran else "C"
     if begin == end:
         array = numpy.ndarray(shape, dtype, order=order)  # not numpy.empty(), which makes items of no width one wide
     else:  # not numpy.ndarray(buffer=data): that looks through a memoryview, and finds what is writable behind it
-        array = numpy.frombuffer(data, dtype, math.prod(shape), begin).reshape(shape, order=order)
-    if not array.flags.aligned:
+        array = numpy.frombuffer(data, dtype, math.prod(shape), begin)
+        if len(shape) != 1:
+            array = array.reshape(shape, order=order)
+    flags = array.flags
+    if not flags.aligned:
         array = array.copy(order)
-    array.flags.writeable = False
+        flags = array.flags
+    flags.writeable = False
     return array
 
 

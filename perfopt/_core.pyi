@@ -1,6 +1,7 @@
 """C engines of perfopt that need no NumPy: cache, profiler, memory monitor, backend loader."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from datetime import timedelta
 from os import PathLike
 from typing import Any, Literal, Protocol, TypedDict, final
@@ -51,6 +52,14 @@ def trend(times: Sequence[float], values: Sequence[float], minimum_change: float
 
 # cache
 
+def _connect_flights(
+    innermost: ContextVar[Any],
+    enter: Callable[[], Any],
+    leave: Callable[[Any], object],
+    begin_wait: Callable[[Any], Any],
+    end_wait: Callable[[Any], object],
+    /,
+) -> None: ...
 def fingerprint(*objects: object) -> bytes: ...
 
 class _SimulationResult(TypedDict):
@@ -135,8 +144,17 @@ class PerformanceCache:
     def flush(self) -> None: ...
     def verify(self, repair: bool = False) -> dict[str, int]: ...
     def close(self) -> None: ...
+    _flights: Any
     def _peek(self, key: Any, /) -> tuple[bool, Any]: ...
-    def _token(self, key: Any, /) -> ContentKey: ...
+    def _begin(
+        self,
+        key: Any,
+        fn: Callable[[], Any],
+        persist: bool = False,
+        *,
+        ttl: float | timedelta | None = None,
+        size: int | None = None,
+    ) -> tuple[bool, Any]: ...
     def _keep(
         self,
         key: Any,
@@ -146,6 +164,7 @@ class PerformanceCache:
         ttl: float | timedelta | None = None,
         size: int | None = None,
     ) -> Any: ...
+    def _forget(self, key: Any, /) -> bool: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *exc_info: object) -> None: ...
     def __contains__(self, key: Any, /) -> bool: ...

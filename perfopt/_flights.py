@@ -6,8 +6,9 @@ that cancelling one caller does not disturb the others; it is cancelled with its
 if it had awaited the computation itself.
 
 Who would wait for itself computes on its own instead: a computation knows what it waits for, and the computation that a call is
-made in is found through a context variable, also from tasks that it starts. Calls that other event loops make know nothing of
-this loop's flights.
+made in is found through a context variable, also from tasks that it starts, and from threads that asyncio.to_thread() starts for
+it. What a thread computes in there takes part in the same graph (csrc/bindings/core/flight_tasks.h), so that circles through
+tasks and threads are found too. Calls that other event loops make know nothing of this loop's flights.
 
 Nothing here keeps a loop, a task or an argument alive: flights are held by those who wait for them, and only weakly from here.
 Threads: loops of any number of threads may share one object, and delisting may be called from anywhere. No lock is held, because
@@ -23,20 +24,23 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from perfopt import _core
+
 __all__ = ["Computation", "Flights", "WouldWaitForItself"]
 
 
-class WouldWaitForItself(Exception):
-    """The caller is part of the computation that it asks for."""
-
-
 class Computation:
-    """One computation of one key: what it waits for at this moment, and whether its key still leads to it."""
+    """One computation of one key: what it waits for at this moment, and whether its key still leads to it.
 
-    __slots__ = ("awaits", "is_listed")
+    around: of one that a thread does inside another computation (see the end of this file), that other one; else None.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("around", "awaits", "has_ended", "is_listed")
+
+    def __init__(self, around: Computation | None = None) -> None:
         self.awaits: list[Computation] = []
+        self.around = around
+        self.has_ended = False
         self.is_listed = True
 
     def leads_to(self, other: Computation | None) -> bool:
@@ -53,9 +57,25 @@ class Computation:
         return False
 
 
+class WouldWaitForItself(Exception):
+    """The caller is part of the computation that it asks for: it is to compute anew, and to keep it or not as that one is."""
+
+    def __init__(self, computation: Computation) -> None:
+        super().__init__()
+        self.computation = computation
+
+
 Compute = Callable[[Computation], Coroutine[Any, Any, Any]]
 
 _innermost: ContextVar[Computation | None] = ContextVar("perfopt.cache.innermost", default=None)
+
+
+def _current() -> Computation | None:
+    """What this call is made in. A task that outlives the computation of a thread where it began is in the one around that."""
+    computation = _innermost.get()
+    while computation is not None and computation.has_ended and computation.around is not None:
+        computation = computation.around
+    return computation
 
 
 class _Flight:
@@ -107,8 +127,8 @@ class Flights:
             flight = listed[key] = _Flight(key, listed)  # before the task: an eager one runs at once
             flight.task = loop.create_task(_fly(flight.computation, weakref.ref(flight), compute))
             flight.task.add_done_callback(_look_at_outcome)
-        elif flight.computation.leads_to(_innermost.get()):
-            raise WouldWaitForItself
+        elif flight.computation.leads_to(_current()):
+            raise WouldWaitForItself(flight.computation)
         task = flight.task
         try:
             await _landing_of(flight)
@@ -150,7 +170,7 @@ async def _fly(computation: Computation, reference: weakref.ref[_Flight], comput
 
 async def _landing_of(flight: _Flight) -> None:
     """Returns when the flight's task is done; see the module's text for what a cancellation does."""
-    task, mine = flight.task, _innermost.get()
+    task, mine = flight.task, _current()
     flight.waiters += 1
     if mine is not None:
         mine.awaits.append(flight.computation)
@@ -168,3 +188,47 @@ async def _landing_of(flight: _Flight) -> None:
         if mine is not None:
             mine.awaits.remove(flight.computation)
         del flight, task  # an exception's traceback must not lead back to its task
+
+
+# ---- what threads compute inside a computation of tasks: called by flight_tasks.c ----------------------------------------------
+
+
+def _enter() -> Computation | None:
+    around = _current()
+    if around is None:
+        return None
+    computation = Computation(around)
+    around.awaits.append(computation)
+    _innermost.set(computation)
+    return computation
+
+
+def _leave(computation: Computation) -> None:
+    computation.has_ended = True
+    around = computation.around
+    if around is not None:
+        around.awaits.remove(computation)
+        _innermost.set(around)
+
+
+def _begin_wait(other: Computation) -> tuple[Computation, Computation] | bool | None:
+    """What _end_wait() is to end; None outside of any computation; False when this call is part of what it would wait for.
+
+    The wait is entered before the question, so that of two that close a circle at once one sees it.
+    """
+    mine = _current()
+    if mine is None:
+        return None
+    mine.awaits.append(other)
+    if other.leads_to(mine):
+        mine.awaits.remove(other)
+        return False
+    return mine, other
+
+
+def _end_wait(wait: tuple[Computation, Computation]) -> None:
+    mine, other = wait
+    mine.awaits.remove(other)
+
+
+_core._connect_flights(_innermost, _enter, _leave, _begin_wait, _end_wait)

@@ -20,6 +20,8 @@ def _describe_dtype(numpy: Any, dtype: Any) -> Any:
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
         return "subarray", _describe_dtype(numpy, base), tuple(shape)
+    if dtype.kind == "T":
+        return repr(dtype)  # before NumPy 2.3 its str says nothing of what stands for missing text
     if dtype.names is None:
         # Types that extend NumPy (bfloat16, float8 ...) are hardly told apart by dtype.str; they have names.
         return f"{dtype.str} {dtype.name}" if dtype.isbuiltin == 2 else dtype.str

@@ -56,24 +56,38 @@ def _subclass_state(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name, None) for name in getattr(value, "_metadata", ()) if name != "name"}
 
 
-def _column(value: Any) -> Any:
+def plain_column(value: Any) -> Any:
     """The values of a Series or an Index: an array of NumPy's, or an extension array."""
     array = value.array
     return array.to_numpy() if type(array).__name__ in ("NumpyExtensionArray", "PandasArray") else array
 
 
-def _columns(frame: Any) -> tuple[Any, ...]:
-    """The values of a frame's columns. A Series for each of thousands would cost more than the hashing."""
-    if frame.shape[1] > 64:
-        kinds = set(frame.dtypes.array)
-        if (
-            len(kinds) == 1
-            and getattr(next(iter(kinds)), "kind", "O") in "biufc"
-            and not hasattr(kinds.pop(), "na_value")
-        ):
-            values = frame.to_numpy()
-            return tuple(values[:, i] for i in range(values.shape[1]))
-    return tuple(_column(column) for _, column in frame.items())
+_MANY_COLUMNS = 64
+_COPIED_CELLS = 1 << 20  # up to so many are copied out of a frame of several dtypes, which costs less than their Series
+
+
+def frame_columns(frame: Any) -> tuple[Any, ...]:
+    """The values of a frame's columns."""
+    if frame.shape[1] <= _MANY_COLUMNS:
+        return tuple(plain_column(column) for _, column in frame.items())
+    columns: list[Any] = [None] * frame.shape[1]
+    places: dict[Any, list[int]] = {}
+    for at, dtype in enumerate(frame.dtypes.to_numpy().tolist()):
+        places.setdefault(dtype, []).append(at)
+    for dtype, at_once in places.items():
+        for at, values in zip(at_once, _columns_of(frame, dtype, at_once), strict=True):
+            columns[at] = values
+    return tuple(columns)
+
+
+def _columns_of(frame: Any, dtype: Any, places: list[int]) -> Any:
+    """The columns at these places, all of this dtype. A Series for each of thousands would cost more than the hashing."""
+    is_numbers = getattr(dtype, "kind", "O") in "biufc" and not hasattr(dtype, "na_value")
+    if is_numbers and len(places) == frame.shape[1]:
+        return frame.to_numpy().T
+    if is_numbers and len(places) * frame.shape[0] <= _COPIED_CELLS:
+        return frame.iloc[:, places].to_numpy().T
+    return (plain_column(frame.iloc[:, place]) for place in places)
 
 
 def _index_parts(pandas: Any, index: Any) -> tuple[Any, ...]:
@@ -81,15 +95,15 @@ def _index_parts(pandas: Any, index: Any) -> tuple[Any, ...]:
         length = len(index)
         return "range", length, index.start if length else 0, index.step if length > 1 else 1
     if isinstance(index, pandas.MultiIndex):
-        return "levels", tuple(_column(index.get_level_values(level)) for level in range(index.nlevels))
-    return "values", _column(index), getattr(index, "freqstr", None)
+        return "levels", tuple(plain_column(index.get_level_values(level)) for level in range(index.nlevels))
+    return "values", plain_column(index), getattr(index, "freqstr", None)
 
 
 def _reduce_labelled(pandas: Any, value: Any) -> Reduction | None:
     if isinstance(value, pandas.DataFrame):
-        parts: tuple[Any, ...] = (value.columns, value.index, _columns(value))
+        parts: tuple[Any, ...] = (value.columns, value.index, frame_columns(value))
     elif isinstance(value, pandas.Series):
-        parts = (value.name, value.index, _column(value))
+        parts = (value.name, value.index, plain_column(value))
     elif isinstance(value, pandas.Index):
         return _own_class(value), "pandas index", _own_name(value), list(value.names), *_index_parts(pandas, value)
     else:

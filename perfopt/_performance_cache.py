@@ -38,10 +38,12 @@ async def _call(fn: Callable[[], Any]) -> Any:
 
 
 class PerformanceCache(_core.PerformanceCache):
-    __slots__ = ("_flights",)
+    __slots__ = ()
     __doc__ = _core.PerformanceCache.__doc__
 
-    _flights: Flights  # made with the first computation
+    _flights: (
+        Flights  # the slot is the C type's, whose delete() and clear() ask for it; made with the first computation
+    )
 
     async def aget(self, key: Any, default: Any = None) -> Any:
         """``get()`` without blocking the event loop: what is in memory comes at once, the disk is read in a thread."""
@@ -88,9 +90,9 @@ class PerformanceCache(_core.PerformanceCache):
         dropped). Who would wait for itself, over any number of keys, computes anew instead. If the key is deleted or the
         cache cleared meanwhile, the value is returned and not stored.
         """
-        from perfopt._flights import Computation, Flights, WouldWaitForItself
+        from perfopt._flights import Flights, WouldWaitForItself
 
-        found, token = self._peek(key)
+        found, token = self._begin(key, fn, persist, ttl=ttl, size=size)
         if found:
             return token
         with _making:
@@ -100,11 +102,12 @@ class PerformanceCache(_core.PerformanceCache):
         while True:
             try:
                 landed = await self._flights.join(token, compute)
-            except WouldWaitForItself:
+            except WouldWaitForItself as circle:
+                computation = circle.computation
                 break
             if landed is not None:
                 return landed[0]
-        return await compute(Computation())
+        return await compute(computation)
 
     async def _compute(
         self,
@@ -127,22 +130,9 @@ class PerformanceCache(_core.PerformanceCache):
         if self.cache_dir is None:
             return self._keep(token, value, persist, ttl=ttl, size=size)
         value = await asyncio.to_thread(self._keep, token, value, persist, ttl=ttl, size=size)
-        if persist and not computation.is_listed and not self.closed:  # deleted while it was written
-            await asyncio.to_thread(super().delete, token)
+        if persist and not computation.is_listed:  # deleted while it was written
+            await asyncio.to_thread(self._forget, token)
         return value
-
-    def delete(self, key: Any, /) -> bool:
-        if hasattr(self, "_flights"):
-            self._flights.delist(self._token(key))
-        return super().delete(key)
-
-    def clear(self) -> None:
-        if hasattr(self, "_flights"):
-            self._flights.delist_all()
-        super().clear()
-
-    delete.__doc__ = _core.PerformanceCache.delete.__doc__
-    clear.__doc__ = _core.PerformanceCache.clear.__doc__
 
 
 PerformanceCache.__module__ = "perfopt.cache"

@@ -133,6 +133,8 @@ def prepare_value(value: Any, private: bool) -> tuple[Any, tuple[Any, ...] | Non
     Arrays become read-only views; the caller's array stays writable. ``private`` copies first.
     """
     numpy = loaded("numpy", "ndarray")
+    if not private and numpy is not None and type(value) is numpy.ndarray and not value.flags.writeable:
+        return value, None  # as every array that comes from disk
     torch = loaded("torch", "Tensor")
     guard: list[Any] = []
     if private:

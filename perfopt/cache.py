@@ -188,10 +188,13 @@ def _label(function: Any) -> str:
 
 def _identity(function: Callable[..., Any], name: str | None, version: str | int | None) -> tuple[str, bytes]:
     """What the entries on disk are called, and what their keys begin with: whose results these are, in every process."""
-    label = f"{getattr(function, '__module__', None)}.{_label(function)}" if name is None else name
-    from perfopt._code_identity import code_identity
+    from perfopt._code_identity import code_identity, module_of
 
-    tag = ("code", code_identity(function)) if version is None else ("version", version)
+    module, program = module_of(function)
+    label = f"{module}.{_label(function)}" if name is None else name
+    tag: tuple[Any, ...] = ("code", code_identity(function)) if version is None else ("version", version)
+    if name is None and version is not None and program is not None:
+        tag = (*tag, program)
     identity = fingerprint("perfopt.cache_result", label, tag)
     return _disk_label(label), identity
 
@@ -200,10 +203,11 @@ def _disk_label(label: str) -> str:
     """What only the entries of functions with this label are called on disk.
 
     It ends like no label of a PerformanceCache's own key (cache_type.c), and comes back whole: a label on disk ends at a zero
-    byte, and at PFO_DISK_LABEL (disk.h), 200 bytes.
+    byte, and at PFO_DISK_LABEL (disk.h), 200 bytes. Lone surrogates are no UTF-8 and are written as their escapes.
     """
-    if len(label.encode()) > 180 or "\0" in label:
-        label = label.partition("\0")[0].encode()[:140].decode(errors="ignore") + " " + fingerprint(label).hex()
+    text = label.encode(errors="backslashreplace")
+    if len(text) > 180 or "\0" in label or text.decode() != label:
+        label = text.partition(b"\0")[0][:140].decode(errors="ignore") + " " + fingerprint(label).hex()
     return label + "()"
 
 
@@ -311,6 +315,7 @@ def cache_result(
     max_size: entries kept, at least 0 (0 stores nothing); ``None`` for no bound.
     max_bytes: bytes kept, measured on the results; ``None`` for no bound.
     ttl: seconds after which an entry is no longer good, on a clock that no change of the time of day moves; ``None`` for never.
+        On disk the wall clock counts. A ttl that is added later holds for the entries already there, too.
     policy: which entry leaves first: ``"lru"``, the least recently used one, or another name that PerformanceCache knows.
     cache_if: a function of the result; where it answers false the result is returned, but not kept. What it raises, the call
         raises.
@@ -326,14 +331,15 @@ def cache_result(
     persist: keep results on disk, too, for other processes and runs. Arguments then count by their content, and so does the
         instance of a method: what has none raises TypeError.
     cache_dir: the directory, unless cache= has one.
-    version: what tells results of one version of the function from those of another. If not given it is a hash of the function's
-        code: byte code, constants, names, defaults, what its closure holds and the state of an object that is called, which is
-        the same in every process of one minor version of Python; what in it cannot be told apart by content raises TypeError. It
-        does not see the functions that it calls, nor globals: change the version when those change.
+    version: what tells results of one version of the function from those of another. A function in ``__main__`` without a name is
+        then also told from those of other programs, by the path of the script or the module that is run. If not given it is a
+        hash of the function's code: byte code, constants, names, defaults, what its closure holds and the state of an object
+        that is called, which is the same in every process of one minor version of Python; what in it cannot be told apart by
+        content raises TypeError. It does not see the functions that it calls, nor globals: change the version when those change.
     allow_pickle: the key (bytes) that authenticates pickles, for results that no safe format can hold.
 
     A result that cannot be stored is still returned and kept in memory; it counts in ``rejects``, with a warning once for each
-    function.
+    function. With allow_pickle, what a result's own ``__reduce__`` or ``__getstate__`` raises, the call raises.
 
     Together:
 

@@ -22,12 +22,13 @@ count_one(_Atomic uint64_t *counter)
     atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
 }
 
-/* pre: locked. A damaged index is rebuilt before it is asked again. */
+/* pre: locked. A damaged index is rebuilt before it is asked again: what is done to a key whose slot was lost would leave its record behind,
+ * to come back with a later rebuild. */
 static pfo_status
 find_locked(pfo_disk *disk, const pfo_digest *key, pfo_slot *slot, uint32_t *position, int *found, pfo_error *err)
 {
     pfo_found result = pfo_index_find(atomic_load(&disk->index), key, slot, position);
-    if (result == PFO_DAMAGED) {
+    if (result == PFO_DAMAGED || !pfo_index_is_whole(atomic_load(&disk->index), key)) {
         count_one(&disk->corrupt);
         PFO_TRY(pfo_disk_rebuild(disk, err));
         result = pfo_index_find(atomic_load(&disk->index), key, slot, position);
@@ -107,6 +108,7 @@ read_value(pfo_disk *disk, const pfo_slot *slot, int writable, pfo_disk_value *v
         return state;
     }
     value->found = 1;
+    value->stored_ns = (uint64_t)slot->stored_s * 1000000000U;
     value->expires_ns = slot->expires_ns;
     return state;
 }
@@ -115,7 +117,18 @@ static int
 is_directory_gone(const pfo_disk *disk)
 {
     struct stat facts;
-    return !pfo_file_is_ours(&disk->root, &facts) || facts.st_nlink == 0;
+    return fstat(atomic_load(&disk->root_descriptor), &facts) != 0 || facts.st_nlink == 0;
+}
+
+/* pre: locked. Damage is taken out. A whole slot whose record is dead or another's is older than the segment: there may be a newer record of the
+ * key that only a rebuild finds. */
+static void
+take_out(pfo_disk *disk, uint32_t position, const pfo_slot *slot, pfo_record_state state)
+{
+    if ((state == PFO_RECORD_STALE && (slot->flags & PFO_RECORD_FILE) == 0) ||
+        pfo_disk_remove_entry(disk, position, slot, NULL) != PFO_OK) {
+        disk->must_rebuild = 1;
+    }
 }
 
 /* What a reader without the lock could not settle: damage is counted and taken out, an expired entry is removed. */
@@ -138,7 +151,7 @@ get_under_lock(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_val
             const pfo_record_state state = read_value(disk, &slot, writable, value, &status, err);
             if (status == PFO_OK && state != PFO_RECORD_WHOLE && state != PFO_RECORD_UNREADABLE) {
                 count_one(&disk->corrupt);
-                (void)pfo_disk_remove_entry(disk, position, &slot, NULL);
+                take_out(disk, position, &slot, state);
             }
         }
     }
@@ -347,18 +360,22 @@ publish_record(pfo_disk *disk, new_record *made, int keeps_file, pfo_error *err)
     pfo_file_extension old_file;
     PFO_TRY(append_record(disk, made, &old, &replaces, &position, &slot, err));
     pfo_index *index = atomic_load(&disk->index);
-    pfo_status status = pfo_segment_sync(disk, slot.segment, err);
-    const int leaves_file = replaces && !keeps_file && (old.flags & PFO_RECORD_FILE) != 0;
-    const int is_named = leaves_file && pfo_payload_record(disk, &old, &old_header, &old_file) == PFO_RECORD_WHOLE;
-    if (status == PFO_OK && replaces) {
-        slot.used = old.used & 15U;
-        status = pfo_segment_kill(disk, index, old.segment, old.offset, (uint32_t)old.units * PFO_DISK_ALIGNMENT, err);
-    }
+    const pfo_status status = pfo_segment_sync(disk, slot.segment, err);
     if (status != PFO_OK) {
-        if (pfo_segment_kill(disk, index, slot.segment, slot.offset, made->bytes, NULL) != PFO_OK) {
-            disk->must_rebuild = 1;
-        }
+        pfo_segment_take_back(disk, index, slot.segment, slot.offset, made->bytes);
         return status;
+    }
+    /* From here on the new record counts, so nothing below is a failure of the put. */
+    int leaves_file = replaces && !keeps_file && (old.flags & PFO_RECORD_FILE) != 0;
+    const int is_named = leaves_file && pfo_payload_record(disk, &old, &old_header, &old_file) == PFO_RECORD_WHOLE;
+    if (replaces) {
+        slot.used = old.used & 15U;
+        if (pfo_segment_kill(disk, index, old.segment, old.offset, (uint32_t)old.units * PFO_DISK_ALIGNMENT, NULL) !=
+            PFO_OK) {
+            disk->must_rebuild =
+                1; /* two live records: who locks next marks the older one dead, and removes its file */
+            leaves_file = 0;
+        }
     }
     pfo_index_set(index, position, &slot);
     pfo_index_add(index, PFO_COUNT_ENTRIES, !replaces);
@@ -562,20 +579,17 @@ is_absent(pfo_disk *disk, const pfo_digest *key)
     if (index == NULL) {
         return 0;
     }
-    const int absent = pfo_index_find(index, key, &slot, &position) == PFO_ABSENT && !pfo_index_is_retired(index);
+    const int absent = pfo_index_find(index, key, &slot, &position) == PFO_ABSENT && pfo_index_is_whole(index, key) &&
+                       !pfo_index_is_retired(index);
     pfo_disk_leave(place);
     return absent;
 }
 
-pfo_status
-pfo_disk_delete(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *err)
+static pfo_status
+delete_once(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *err)
 {
     pfo_slot slot;
     uint32_t position;
-    *existed = 0;
-    if (is_absent(disk, key)) {
-        return PFO_OK;
-    }
     PFO_TRY(pfo_disk_lock(disk, err));
     pfo_status status = find_locked(disk, key, &slot, &position, existed, err);
     if (status == PFO_OK && *existed) {
@@ -587,6 +601,22 @@ pfo_disk_delete(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *
     }
     pfo_disk_unlock(disk);
     return status;
+}
+
+pfo_status
+pfo_disk_delete(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *err)
+{
+    *existed = 0;
+    if (is_absent(disk, key)) {
+        return PFO_OK;
+    }
+    pfo_error failure = PFO_ERROR_INIT;
+    pfo_status status = delete_once(disk, key, existed, &failure);
+    if (status == PFO_IO && atomic_load(&disk->must_rebuild)) { /* it met damage; the next lock rebuilds the index */
+        failure = (pfo_error)PFO_ERROR_INIT;
+        status = delete_once(disk, key, existed, &failure);
+    }
+    return status == PFO_OK ? PFO_OK : pfo_fail(err, status, "%s", failure.text);
 }
 
 /* pre: locked. Writes the entry's record again with another expiry. */
@@ -639,29 +669,42 @@ pfo_disk_touch(pfo_disk *disk, const pfo_digest *key, uint64_t expires_ns, int *
     return status;
 }
 
+/* A full disk must not keep the cache from being emptied: where there is no room for a new index beside the old one, the old one goes
+ * first, and where there is none even then, the next who locks makes it. */
 static pfo_status
 clear_locked(pfo_disk *disk, pfo_error *err)
 {
     char name[PFO_DISK_NAME];
     pfo_index *index;
     const pfo_index *old = atomic_load(&disk->index);
+    const int was_whole = !disk->must_rebuild;
     disk->must_rebuild = 1; /* until it is done */
     PFO_TRY(pfo_disk_remove_all(disk, err));
+    PFO_TRY(pfo_disk_sync_folder(disk, "segments", err));
+    if (!was_whole) {
+        pfo_disk_drop_index(disk);
+        return PFO_OK;
+    }
+    const uint64_t salt = old->salt;
+    const uint64_t sequence = pfo_index_count(old, PFO_COUNT_SEQUENCE);
+    const uint64_t last_segment = pfo_index_count(old, PFO_COUNT_LAST_SEGMENT);
     pfo_disk_temporary_name(disk, pfo_index_bytes(PFO_DISK_FIRST_SLOTS), name);
-    PFO_TRY(pfo_index_create(&index, disk->root.descriptor, name, PFO_DISK_FIRST_SLOTS, old->salt, disk->boot, err));
-    pfo_index_set_count(index, PFO_COUNT_SEQUENCE, pfo_index_count(old, PFO_COUNT_SEQUENCE));
-    pfo_index_set_count(index, PFO_COUNT_LAST_SEGMENT, pfo_index_count(old, PFO_COUNT_LAST_SEGMENT));
+    if (pfo_index_create(&index, disk->root.descriptor, name, PFO_DISK_FIRST_SLOTS, salt, disk->boot, NULL) != PFO_OK) {
+        pfo_disk_drop_index(disk);
+        return PFO_OK;
+    }
+    pfo_index_set_count(index, PFO_COUNT_SEQUENCE, sequence);
+    pfo_index_set_count(index, PFO_COUNT_LAST_SEGMENT, last_segment);
     PFO_TRY(pfo_disk_publish_index(disk, index, name, err));
     disk->must_rebuild = 0;
     pfo_disk_sweep_temporary(disk, NULL, NULL);
-    PFO_TRY(pfo_disk_sync_folder(disk, "segments", err));
     return PFO_OK;
 }
 
 pfo_status
 pfo_disk_clear(pfo_disk *disk, pfo_error *err)
 {
-    PFO_TRY(pfo_disk_lock(disk, err));
+    PFO_TRY(pfo_disk_lock_to_clear(disk, err));
     const pfo_status status = clear_locked(disk, err);
     pfo_disk_unlock(disk);
     return status;

@@ -59,6 +59,7 @@ typedef struct pfo_disk_value {
     char kind[PFO_DISK_KIND];
     const void *data;
     size_t length;
+    uint64_t stored_ns; /* wall clock, of whole seconds */
     uint64_t expires_ns;
     void *map; /* NULL, or the mapping to release */
     size_t map_length;
@@ -83,7 +84,7 @@ typedef struct pfo_disk_entry {
 } pfo_disk_entry;
 
 /* Opens, makes or repairs a cache. STATE with a clear text when the directory was written by a newer version; IO when it can
- * be neither made nor read. A directory without write permission opens for reading: puts then fail with UNAVAILABLE. */
+ * be neither made nor read. What is over max_bytes leaves. A directory without write permission opens for reading: puts then fail with UNAVAILABLE. */
 pfo_status pfo_disk_open(pfo_disk **disk, const pfo_disk_options *options, pfo_error *err);
 void pfo_disk_close(pfo_disk *disk); /* NULL is allowed; values that were got stay good */
 

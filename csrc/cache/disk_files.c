@@ -5,19 +5,105 @@
 #include <fcntl.h>
 #include <stdio.h> /* renameat() */
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #ifdef PFO_TESTING
 #include <stdatomic.h>
 
-static atomic_long fail_countdown; /* 0: off; 1: this one fails */
+static atomic_long fail_countdown; /* 0: off; 1: this one fails; -1: all fail */
 static atomic_int fail_fault;
+static atomic_int refuses_reserving;
+
+void
+pfo_files_refuse_reserving(int refuses)
+{
+    atomic_store(&refuses_reserving, refuses);
+}
+static atomic_int fail_on; /* and all after it */
+static atomic_long synced;
+static atomic_int is_full;
+
+void
+pfo_files_refuse_room(int refuses)
+{
+    atomic_store(&is_full, refuses);
+}
+
+static int
+injected_full(void)
+{
+    return atomic_load(&is_full);
+}
 
 void
 pfo_files_fail_at(long n, pfo_fault fault)
 {
     atomic_store(&fail_fault, (int)fault);
+    atomic_store(&fail_on, 0);
     atomic_store(&fail_countdown, n);
+}
+
+void
+pfo_files_fail_from(long n, pfo_fault fault)
+{
+    atomic_store(&fail_fault, (int)fault);
+    atomic_store(&fail_on, 1);
+    atomic_store(&fail_countdown, n);
+}
+
+long
+pfo_files_synced(void)
+{
+    return atomic_load(&synced);
+}
+
+static void
+count_sync(void)
+{
+    atomic_fetch_add(&synced, 1);
+}
+
+enum { SECTOR = 4096 };
+static _Atomic uint64_t bad_inode;
+static _Atomic uint64_t bad_begin;
+static _Atomic uint64_t bad_end;
+
+void
+pfo_files_unreadable(uint64_t inode, uint64_t begin, uint64_t end)
+{
+    atomic_store(&bad_inode, begin < end ? inode : 0);
+    atomic_store(&bad_begin, begin);
+    atomic_store(&bad_end, end);
+}
+
+/* How many of the bytes from offset on can be read. */
+static size_t
+readable(int descriptor, size_t length, uint64_t offset)
+{
+    struct stat facts;
+    const uint64_t begin = atomic_load(&bad_begin);
+    if (atomic_load(&bad_inode) == 0 || fstat(descriptor, &facts) != 0 || facts.st_ino != atomic_load(&bad_inode) ||
+        offset >= atomic_load(&bad_end) || offset + length <= begin) {
+        return length;
+    }
+    return offset >= begin ? 0 : (size_t)(begin - offset);
+}
+
+/* A page that is written whole can be read again; one that is written in part would have to be read for that. */
+static int
+injected_write_error(int descriptor, size_t length, uint64_t offset)
+{
+    if (readable(descriptor, length, offset) == length) {
+        return 0;
+    }
+    if (offset % SECTOR != 0 || length % SECTOR != 0) {
+        return EIO;
+    }
+    if (offset <= atomic_load(&bad_begin) && offset + length >= atomic_load(&bad_begin)) {
+        atomic_store(&bad_begin, offset + length);
+    }
+    return 0;
 }
 
 /* 0, or the errno value this call shall fail with. */
@@ -25,9 +111,10 @@ static int
 injected_error(void)
 {
     long seen = atomic_load(&fail_countdown);
-    while (seen > 0 && !atomic_compare_exchange_weak(&fail_countdown, &seen, seen - 1)) {
+    while (seen > 0 &&
+           !atomic_compare_exchange_weak(&fail_countdown, &seen, seen == 1 && atomic_load(&fail_on) ? -1 : seen - 1)) {
     }
-    if (seen != 1) {
+    if (seen != 1 && seen != -1) {
         return 0;
     }
     return atomic_load(&fail_fault) == PFO_FAULT_FULL ? ENOSPC : EIO;
@@ -39,7 +126,51 @@ injected_share(size_t length)
 {
     return atomic_load(&fail_fault) == PFO_FAULT_SHORT ? length / 2 : 0;
 }
+
+static int
+system_fallocate(int descriptor, uint64_t length)
+{
+    if (atomic_load(&refuses_reserving)) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    return fallocate(descriptor, 0, 0, (off_t)length);
+}
 #else
+static int
+injected_full(void)
+{
+    return 0;
+}
+
+static size_t
+readable(int descriptor, size_t length, uint64_t offset)
+{
+    (void)descriptor;
+    (void)offset;
+    return length;
+}
+
+static int
+injected_write_error(int descriptor, size_t length, uint64_t offset)
+{
+    (void)descriptor;
+    (void)length;
+    (void)offset;
+    return 0;
+}
+
+static void
+count_sync(void)
+{
+}
+
+static int
+system_fallocate(int descriptor, uint64_t length)
+{
+    return fallocate(descriptor, 0, 0, (off_t)length);
+}
+
 static int
 injected_error(void)
 {
@@ -90,11 +221,22 @@ pfo_file_open(pfo_file *file, int directory, const char *name, int flags)
     return 0;
 }
 
+/* Every hit on disk asks this: newer C libraries make fstat() a newfstatat() with an empty path, a tenth slower. */
+static int
+stat_descriptor(int descriptor, struct stat *facts)
+{
+#if defined(__x86_64__) && defined(__LP64__) && defined(SYS_fstat)
+    return (int)syscall(SYS_fstat, descriptor, facts); /* here the kernel's struct is the library's */
+#else
+    return fstat(descriptor, facts);
+#endif
+}
+
 int
 pfo_file_is_ours(const pfo_file *file, struct stat *facts)
 {
-    return file->descriptor >= 0 && fstat(file->descriptor, facts) == 0 && file->device == (uint64_t)facts->st_dev &&
-           file->inode == (uint64_t)facts->st_ino;
+    return file->descriptor >= 0 && stat_descriptor(file->descriptor, facts) == 0 &&
+           file->device == (uint64_t)facts->st_dev && file->inode == (uint64_t)facts->st_ino;
 }
 
 void
@@ -107,9 +249,25 @@ pfo_file_close(pfo_file *file)
     file->descriptor = -1;
 }
 
-static size_t
-read_all(int descriptor, unsigned char *data, size_t length, uint64_t offset)
+int
+pfo_file_exchange(pfo_file *file, pfo_file *other)
 {
+    int error = injected_error();
+    if (error == 0 && dup3(other->descriptor, file->descriptor, O_CLOEXEC) < 0) {
+        error = errno;
+    }
+    if (error == 0) {
+        file->device = other->device;
+        file->inode = other->inode;
+    }
+    pfo_file_close(other);
+    return error;
+}
+
+static size_t
+read_all(int descriptor, unsigned char *data, size_t wanted, uint64_t offset)
+{
+    const size_t length = readable(descriptor, wanted, offset);
     size_t done = 0;
     while (done < length) {
         const ssize_t got = pread(descriptor, data + done, length - done, (off_t)(offset + done));
@@ -128,6 +286,17 @@ size_t
 pfo_file_read(int descriptor, void *data, size_t length, uint64_t offset)
 {
     return read_all(descriptor, data, injected_error() != 0 ? injected_share(length) : length, offset);
+}
+
+int
+pfo_file_read_whole(int descriptor, void *data, size_t length, uint64_t offset)
+{
+    const int error = injected_error();
+    if (error != 0 || readable(descriptor, length, offset) != length) {
+        return error != 0 ? error : EIO;
+    }
+    errno = 0;
+    return read_all(descriptor, data, length, offset) == length ? 0 : errno != 0 ? errno : ENODATA;
 }
 
 static int
@@ -155,13 +324,15 @@ pfo_file_write(int descriptor, const void *data, size_t length, uint64_t offset)
         (void)write_all(descriptor, data, injected_share(length), offset);
         return error;
     }
-    return write_all(descriptor, data, length, offset);
+    const int refused = injected_write_error(descriptor, length, offset);
+    return refused != 0 ? refused : write_all(descriptor, data, length, offset);
 }
 
 int
 pfo_file_sync(int descriptor)
 {
     const int error = injected_error();
+    count_sync();
     return error != 0 ? error : result_of(fsync(descriptor));
 }
 
@@ -182,7 +353,7 @@ pfo_file_truncate(int descriptor, uint64_t length)
 int
 pfo_file_allocate(int descriptor, uint64_t length)
 {
-    const int error = injected_error();
+    const int error = injected_full() ? ENOSPC : injected_error();
     if (error != 0) {
         return error;
     }
@@ -191,6 +362,19 @@ pfo_file_allocate(int descriptor, uint64_t length)
         result = posix_fallocate(descriptor, 0, (off_t)length);
     } while (result == EINTR); /* a memory file system gives way to signals */
     return result;
+}
+
+int
+pfo_file_reserve(int descriptor, uint64_t length)
+{
+    int error = injected_error();
+    if (error != 0) {
+        return error;
+    }
+    do {
+        error = result_of(system_fallocate(descriptor, length));
+    } while (error == EINTR);
+    return error == EOPNOTSUPP || error == ENOSYS ? 0 : error;
 }
 
 int
@@ -225,6 +409,24 @@ pfo_file_map(int descriptor, size_t length, int protection, int flags)
     }
     void *map = mmap(NULL, length, protection, flags, descriptor, 0);
     return map == MAP_FAILED ? NULL : map;
+}
+
+int
+pfo_file_populate(const pfo_file *file, void *map, size_t length)
+{
+    if (readable(file->descriptor, length, 0) != length) {
+        return EIO;
+    }
+#ifdef MADV_POPULATE_READ
+    int error;
+    do {
+        error = result_of(madvise(map, length, MADV_POPULATE_READ));
+    } while (error == EINTR || error == EAGAIN);
+    return error == EFAULT || error == EHWPOISON ? EIO : 0; /* others: no memory now, or an older system */
+#else
+    (void)map;
+    return 0;
+#endif
 }
 
 int

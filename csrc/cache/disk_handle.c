@@ -242,15 +242,6 @@ salvage_salt(pfo_disk *disk)
     return 1;
 }
 
-static void
-close_directory(pfo_disk *disk)
-{
-    pfo_segments_close(disk);
-    pfo_payloads_close(disk);
-    pfo_file_close(&disk->lock_file);
-    pfo_file_close(&disk->root);
-}
-
 /* mkdir -p */
 static int
 make_path(const char *path)
@@ -277,41 +268,58 @@ make_path(const char *path)
 }
 
 static pfo_status
-open_root(pfo_disk *disk, int make, pfo_error *err)
+open_root(const pfo_disk *disk, pfo_file *root, pfo_error *err)
 {
-    int error = pfo_file_open(&disk->root, AT_FDCWD, disk->directory, O_RDONLY | O_DIRECTORY);
-    if (error == ENOENT && make) {
+    int error = pfo_file_open(root, AT_FDCWD, disk->directory, O_RDONLY | O_DIRECTORY);
+    if (error == ENOENT) {
         error = make_path(disk->directory);
         if (error == 0) {
-            error = pfo_file_open(&disk->root, AT_FDCWD, disk->directory, O_RDONLY | O_DIRECTORY);
+            error = pfo_file_open(root, AT_FDCWD, disk->directory, O_RDONLY | O_DIRECTORY);
         }
     }
     return error == 0 ? PFO_OK : pfo_disk_io_error(err, error, "open", disk->directory);
 }
 
-/* The directory, its folders and its lock file; sets read_only where we may not write. */
-static pfo_status
-open_directory(pfo_disk *disk, pfo_error *err)
+/* The folders and the lock file in a directory that was opened; sets read_only where we may not write. 0 or an errno value. */
+static int
+furnish(pfo_disk *disk, const pfo_file *root)
 {
     static const char *const folders[] = { "segments", "payloads", "tmp" };
-    PFO_TRY(open_root(disk, 1, err));
-    int error = pfo_file_open(&disk->lock_file, disk->root.descriptor, "lock", O_RDWR | O_CREAT);
+    int error = pfo_file_open(&disk->lock_file, root->descriptor, "lock", O_RDWR | O_CREAT);
     for (size_t i = 0; i < sizeof folders / sizeof folders[0] && error == 0; i++) {
-        error = pfo_file_make_directory(disk->root.descriptor, folders[i]);
+        error = pfo_file_make_directory(root->descriptor, folders[i]);
     }
     if (error == EACCES || error == EROFS || error == EPERM) {
         pfo_file_close(&disk->lock_file);
-        (void)pfo_file_open(&disk->lock_file, disk->root.descriptor, "lock", O_RDONLY);
+        (void)pfo_file_open(&disk->lock_file, root->descriptor, "lock", O_RDONLY);
         disk->read_only = 1;
-        return PFO_OK;
+        return 0;
     }
     if (error == 0 && disk->durability == PFO_DURABLE_POWER) {
         error = pfo_file_sync_all(
-            disk->root.descriptor); /* also what handles without this promise have made, and the folders above */
+            root->descriptor); /* also what handles without this promise have made, and the folders above */
+    }
+    return error;
+}
+
+/* pre: `lock` is held. Opens the directory, for the first time or because the one that was open is gone: readers may be using its
+ * descriptor, which comes to name the new one. On failure the old one stays, and is found to be gone again. */
+static pfo_status
+open_directory(pfo_disk *disk, pfo_error *err)
+{
+    pfo_file root;
+    PFO_TRY(open_root(disk, &root, err));
+    int error = furnish(disk, &root);
+    if (error == 0 && disk->root.descriptor >= 0) {
+        error = pfo_file_exchange(&disk->root, &root);
+    } else if (error == 0) {
+        disk->root = root;
+        atomic_store(&disk->root_descriptor, root.descriptor);
+    } else {
+        pfo_file_close(&root);
     }
     if (error != 0) {
         pfo_file_close(&disk->lock_file);
-        pfo_file_close(&disk->root);
         return pfo_disk_io_error(err, error, "make", disk->directory);
     }
     return PFO_OK;
@@ -368,22 +376,62 @@ pfo_disk_publish_index(pfo_disk *disk, pfo_index *index, const char *name, pfo_e
     return PFO_OK;
 }
 
+void
+pfo_disk_drop_index(pfo_disk *disk)
+{
+    pfo_index *old = atomic_load(&disk->index);
+    disk->must_rebuild = 1;
+    (void)pfo_file_remove(disk->root.descriptor, "index");
+    if (old != NULL && old->writable) {
+        pfo_index_retire(old);
+    }
+    if (close_replaced(disk)) {
+        atomic_store(&disk->index, NULL);
+        atomic_store(&disk->place, 1 - atomic_load(&disk->place)); /* where there is none */
+        (void)close_replaced(disk);
+    }
+}
+
+/* An index of so many slots with everything in it. OVERFLOW: it does not fit. */
+static pfo_status
+change_size(pfo_disk *disk, uint32_t slots, pfo_error *err)
+{
+    char name[PFO_DISK_NAME];
+    pfo_index *index;
+    const pfo_index *old = atomic_load(&disk->index);
+    pfo_disk_temporary_name(disk, pfo_index_bytes(slots), name);
+    PFO_TRY(pfo_index_create(&index, disk->root.descriptor, name, slots, old->salt, disk->boot, err));
+    const pfo_status copied = pfo_index_copy(old, index);
+    if (copied == PFO_OK) {
+        return pfo_disk_publish_index(disk, index, name, err);
+    }
+    pfo_index_close(index);
+    (void)pfo_file_remove(disk->root.descriptor, name);
+    if (copied != PFO_OVERFLOW) {
+        disk->must_rebuild = 1;
+        return pfo_fail(err, PFO_IO, "the index of %s is damaged; it will be rebuilt", disk->directory);
+    }
+    return PFO_OVERFLOW;
+}
+
 pfo_status
 pfo_disk_grow(pfo_disk *disk, pfo_error *err)
 {
-    const pfo_index *old = atomic_load(&disk->index);
-    for (uint32_t slots = old->slot_count * 2; slots > old->slot_count; slots *= 2) {
-        char name[PFO_DISK_NAME];
-        pfo_index *index;
-        pfo_disk_temporary_name(disk, pfo_index_bytes(slots), name);
-        PFO_TRY(pfo_index_create(&index, disk->root.descriptor, name, slots, old->salt, disk->boot, err));
-        if (pfo_index_copy(old, index)) {
-            return pfo_disk_publish_index(disk, index, name, err);
+    const uint32_t now = atomic_load(&disk->index)->slot_count;
+    for (uint32_t slots = now * 2; slots > now; slots *= 2) {
+        const pfo_status status = change_size(disk, slots, err);
+        if (status != PFO_OVERFLOW) {
+            return status;
         }
-        pfo_index_close(index);
-        (void)pfo_file_remove(disk->root.descriptor, name);
     }
     return pfo_fail(err, PFO_OVERFLOW, "the index of %s cannot grow further", disk->directory);
+}
+
+pfo_status
+pfo_disk_shrink(pfo_disk *disk, pfo_error *err)
+{
+    const uint32_t now = atomic_load(&disk->index)->slot_count;
+    return now <= PFO_DISK_FIRST_SLOTS ? PFO_OVERFLOW : change_size(disk, now / 2, err);
 }
 
 static pfo_status
@@ -461,7 +509,9 @@ lock_directory(pfo_disk *disk, pfo_error *err)
             disk->root.descriptor = -1;
         }
         if (disk->root.descriptor < 0 || facts.st_nlink == 0) {
-            close_directory(disk);
+            pfo_segments_close(disk);
+            pfo_payloads_close(disk);
+            pfo_file_close(&disk->lock_file);
             PFO_TRY(open_directory(disk, err));
             if (disk->read_only) {
                 break;
@@ -471,8 +521,7 @@ lock_directory(pfo_disk *disk, pfo_error *err)
             pfo_file_close(&disk->lock_file);
             const int error = pfo_file_open(&disk->lock_file, disk->root.descriptor, "lock", O_RDWR | O_CREAT);
             if (error == ENOENT) {
-                pfo_file_close(&disk->root);
-                continue;
+                continue; /* the directory was deleted just now */
             }
             if (error != 0) {
                 return pfo_disk_io_error(err, error, "open", "lock");
@@ -489,9 +538,9 @@ lock_directory(pfo_disk *disk, pfo_error *err)
     return pfo_fail(err, PFO_IO, "the disk cache cannot lock %s: it is deleted again and again", disk->directory);
 }
 
-/* After the lock: a salt, the folders, and a whole index. */
+/* After the lock: a salt, the folders, and a whole index, unless may_lack. */
 static pfo_status
-begin_change(pfo_disk *disk, pfo_error *err)
+begin_change(pfo_disk *disk, int may_lack, pfo_error *err)
 {
     pfo_index *index = atomic_load(&disk->index);
     if (!pfo_index_is_current(index)) {
@@ -522,16 +571,17 @@ begin_change(pfo_disk *disk, pfo_error *err)
         memcmp(index->header->boot, disk->boot, sizeof disk->boot) == 0 && pfo_index_begin(index)) {
         return PFO_OK;
     }
-    return pfo_disk_rebuild(disk, err);
+    disk->must_rebuild = 1;
+    return may_lack ? PFO_OK : pfo_disk_rebuild(disk, err);
 }
 
-pfo_status
-pfo_disk_lock(pfo_disk *disk, pfo_error *err)
+static pfo_status
+lock(pfo_disk *disk, int may_lack, pfo_error *err)
 {
     pfo_mutex_lock(&disk->lock);
     pfo_status status = disk->read_only ? PFO_UNAVAILABLE : lock_directory(disk, err);
     if (status == PFO_OK) {
-        status = begin_change(disk, err);
+        status = begin_change(disk, may_lack, err);
         if (status != PFO_OK) {
             (void)pfo_file_lock(disk->lock_file.descriptor, F_UNLCK, 0);
         }
@@ -544,6 +594,18 @@ pfo_disk_lock(pfo_disk *disk, pfo_error *err)
         }
     }
     return status;
+}
+
+pfo_status
+pfo_disk_lock(pfo_disk *disk, pfo_error *err)
+{
+    return lock(disk, 0, err);
+}
+
+pfo_status
+pfo_disk_lock_to_clear(pfo_disk *disk, pfo_error *err)
+{
+    return lock(disk, 1, err);
 }
 
 void
@@ -609,6 +671,19 @@ pfo_disk_unlock_shared(pfo_disk *disk)
 
 /* ---- opening and closing ---- */
 
+/* Closes all but the maps, and only then is the handle none that a fork must care for. */
+static void
+leave_directory(pfo_disk *disk)
+{
+    pfo_mutex_lock(&disk->lock);
+    pfo_segments_close(disk);
+    pfo_payloads_close(disk);
+    pfo_file_close(&disk->lock_file);
+    pfo_file_close(&disk->root);
+    pfo_mutex_unlock(&disk->lock);
+    delist(disk);
+}
+
 static uint64_t
 wall_clock_ns(void)
 {
@@ -639,14 +714,15 @@ open_for_reading(pfo_disk *disk, pfo_error *err)
 }
 
 static pfo_status
-check_exists(pfo_disk *disk, pfo_error *err)
+check_exists(const pfo_disk *disk, pfo_error *err)
 {
+    pfo_file root;
     pfo_file file;
-    if (pfo_file_open(&disk->root, AT_FDCWD, disk->directory, O_RDONLY | O_DIRECTORY) != 0) {
+    if (pfo_file_open(&root, AT_FDCWD, disk->directory, O_RDONLY | O_DIRECTORY) != 0) {
         return pfo_fail(err, PFO_UNAVAILABLE, "there is no directory %s", disk->directory);
     }
-    const int error = pfo_file_open(&file, disk->root.descriptor, "format", O_RDONLY);
-    pfo_file_close(&disk->root);
+    const int error = pfo_file_open(&file, root.descriptor, "format", O_RDONLY);
+    pfo_file_close(&root);
     if (error != 0) {
         return pfo_fail(err, PFO_UNAVAILABLE, "%s holds no cache", disk->directory);
     }
@@ -660,13 +736,17 @@ open_all(pfo_disk *disk, const pfo_disk_options *options, pfo_error *err)
     if (options->must_exist) {
         PFO_TRY(check_exists(disk, err));
     }
-    PFO_TRY(open_directory(disk, err));
+    pfo_mutex_lock(&disk->lock);
+    pfo_status status = open_directory(disk, err);
+    pfo_mutex_unlock(&disk->lock);
+    PFO_TRY(status);
     if (disk->read_only) {
         return open_for_reading(disk, err);
     }
-    const pfo_status status = pfo_disk_lock(disk, err);
+    status = pfo_disk_lock(disk, err);
     if (status == PFO_OK) {
         pfo_disk_sweep_temporary(disk, NULL, NULL);
+        pfo_disk_keep_bound(disk);
         pfo_disk_unlock(disk);
     }
     return status;
@@ -690,7 +770,7 @@ pfo_disk_open(pfo_disk **out, const pfo_disk_options *options, pfo_error *err)
     }
     const size_t length = strlen(options->directory) + 1;
     disk->directory = pfo_alloc(length);
-    disk->root.descriptor = disk->lock_file.descriptor = -1;
+    disk->root.descriptor = disk->lock_file.descriptor = disk->root_descriptor = -1;
     pfo_status status = disk->directory == NULL ? pfo_fail(err, PFO_NO_MEMORY, "out of memory opening a disk cache")
                                                 : pfo_disk_policy_by_name(options->policy, &disk->policy, err);
     if (status == PFO_OK) {
@@ -702,17 +782,19 @@ pfo_disk_open(pfo_disk **out, const pfo_disk_options *options, pfo_error *err)
         disk->now_ns = options->now_ns != NULL ? options->now_ns : wall_clock_ns;
         disk->lock = disk->segments_lock = disk->payloads_lock = (pfo_mutex)PFO_MUTEX_INIT;
         read_boot(disk->boot);
+        enlist(disk); /* before it locks: a child that is forked meanwhile must not share the lock */
         status = open_all(disk, options, err);
+        if (status != PFO_OK) {
+            leave_directory(disk);
+        }
     }
     if (status != PFO_OK) {
-        close_directory(disk);
         close_indexes(disk);
         pfo_free(disk->victims);
         pfo_free(disk->directory);
         pfo_free(disk);
         return status;
     }
-    enlist(disk);
     *out = disk;
     return PFO_OK;
 }
@@ -723,8 +805,7 @@ pfo_disk_close(pfo_disk *disk)
     if (disk == NULL) {
         return;
     }
-    delist(disk);
-    close_directory(disk);
+    leave_directory(disk);
     close_indexes(disk);
     pfo_mutex_destroy(&disk->payloads_lock);
     pfo_mutex_destroy(&disk->segments_lock);

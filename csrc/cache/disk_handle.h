@@ -78,13 +78,14 @@ struct pfo_disk {
     pfo_durability durability;
     pfo_compression compression;
     uint64_t (*now_ns)(void);
-    int read_only;
+    _Atomic int read_only;
     unsigned char boot[16];
 
     struct pfo_disk *previous; /* the handles of this process, for fork */
     struct pfo_disk *next;
     pfo_mutex lock;
-    pfo_file root;
+    pfo_file root;               /* for those who hold `lock` */
+    _Atomic int root_descriptor; /* root's, for others; while the cache is open it is exchanged, not closed */
     pfo_file lock_file;
     _Atomic uint64_t salt;
     _Atomic(pfo_index *) index; /* for those who hold `lock`; others ask pfo_disk_enter() */
@@ -109,6 +110,8 @@ struct pfo_disk {
 /* ---- disk_handle.c ---- */
 
 pfo_status pfo_disk_lock(pfo_disk *disk, pfo_error *err);
+/* The same for who empties the directory: an index that would have to be rebuilt stays as it is, or missing, and must_rebuild is set. */
+pfo_status pfo_disk_lock_to_clear(pfo_disk *disk, pfo_error *err);
 void pfo_disk_unlock(pfo_disk *disk);
 /* The index to read from, mapped anew if another took its place; it stays mapped until pfo_disk_leave(). NULL (and nothing to leave):
  * there is none that can be used; the directory is gone, or the file was damaged and no writer has come by since. */
@@ -123,6 +126,10 @@ void pfo_disk_unlock_shared(pfo_disk *disk);
 pfo_status pfo_disk_publish_index(pfo_disk *disk, pfo_index *index, const char *name, pfo_error *err);
 /* pre: locked. An index of twice the slots, with everything in it. */
 pfo_status pfo_disk_grow(pfo_disk *disk, pfo_error *err);
+/* pre: locked. Unlinks the index, which frees its room on the disk as soon as no reader is in it; the next who locks makes one. */
+void pfo_disk_drop_index(pfo_disk *disk);
+/* pre: locked. The same with half the slots. OVERFLOW: they are too few. */
+pfo_status pfo_disk_shrink(pfo_disk *disk, pfo_error *err);
 /* A name in tmp/ that nobody else uses; it ends with the bytes the file is meant to have. */
 void pfo_disk_temporary_name(pfo_disk *disk, uint64_t bytes, char name[PFO_DISK_NAME]);
 /* fsync of the folder `name` where the handle promises to survive a power cut. */
@@ -154,6 +161,8 @@ pfo_status pfo_disk_walk(const pfo_disk *disk, const char *folder, pfo_disk_each
 pfo_status pfo_disk_remove_entry(pfo_disk *disk, uint32_t position, const pfo_slot *slot, pfo_error *err);
 /* Evicts and compacts until `need` more bytes fit the bound. UNAVAILABLE when they cannot. */
 pfo_status pfo_disk_make_room(pfo_disk *disk, uint64_t need, pfo_error *err);
+/* Brings what was written under a larger bound below this one, the index too. What fails is left to the next put. */
+void pfo_disk_keep_bound(pfo_disk *disk);
 /* A place for the key, growing the index or giving up a neighbour. The index may be another afterwards. */
 pfo_status pfo_disk_find_place(pfo_disk *disk, const pfo_digest *key, uint32_t *position, pfo_error *err);
 

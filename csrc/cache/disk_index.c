@@ -82,7 +82,8 @@ uint64_t
 pfo_index_bytes(uint32_t slot_count)
 {
     const uint64_t bytes = PFO_DISK_PAGE + (uint64_t)slot_count * sizeof(pfo_slot) +
-                           (uint64_t)rows_for(slot_count) * sizeof(pfo_segment_row);
+                           (uint64_t)rows_for(slot_count) * sizeof(pfo_segment_row) +
+                           (uint64_t)slot_count / PFO_DISK_BUCKET * sizeof(uint64_t);
     return (bytes + PFO_DISK_PAGE - 1) / PFO_DISK_PAGE * PFO_DISK_PAGE;
 }
 
@@ -96,6 +97,22 @@ lay_out(pfo_index *index, unsigned char *base, uint32_t slot_count)
     index->rows = (pfo_segment_row *)(void *)(base + PFO_DISK_PAGE + (size_t)slot_count * sizeof(pfo_slot));
     index->slot_count = slot_count;
     index->row_count = rows_for(slot_count);
+    index->sums = (_Atomic uint64_t *)(void *)(index->rows + index->row_count);
+}
+
+static uint64_t
+mixed(uint64_t word)
+{
+    word ^= word >> 32;
+    word *= 0x9e3779b97f4a7c15ULL;
+    return word ^ (word >> 29);
+}
+
+/* The sum of an empty bucket: not zero, so that lost pages of slots and of sums do not agree. */
+static uint64_t
+empty_sum(const pfo_index *index, uint32_t bucket)
+{
+    return mixed(index->salt ^ (0x9e3779b97f4a7c15ULL * (bucket + 1ULL))) | 1;
 }
 
 static pfo_status
@@ -149,6 +166,9 @@ pfo_index_create(pfo_index **out, int directory, const char *name, uint32_t slot
     index->header->salt = salt;
     memcpy(index->header->boot, boot, sizeof index->header->boot);
     index->header->check = header_check(index->header);
+    for (uint32_t bucket = 0; bucket < slot_count / PFO_DISK_BUCKET; bucket++) {
+        atomic_store_explicit(&index->sums[bucket], empty_sum(index, bucket), memory_order_relaxed);
+    }
     pfo_index_end(index);
     *out = index;
     return PFO_OK;
@@ -194,6 +214,10 @@ pfo_index_open(pfo_index **out, int directory, const char *name, int writable, u
         return pfo_fail(err, PFO_NO_MEMORY, "out of memory mapping the index");
     }
     lay_out(index, base, slot_count);
+    if (pfo_file_populate(&index->file, base, index->bytes) != 0) {
+        pfo_index_close(index); /* to touch what the disk cannot read would be a signal */
+        return PFO_OK;
+    }
     index->salt = salt;
     index->writable = writable;
     *out = index;
@@ -242,14 +266,6 @@ pfo_index_close(pfo_index *index)
 }
 
 /* ---- places ---- */
-
-static uint64_t
-mixed(uint64_t word)
-{
-    word ^= word >> 32;
-    word *= 0x9e3779b97f4a7c15ULL;
-    return word ^ (word >> 29);
-}
 
 /* First slot of the key's bucket number `choice`, and the place within it where the search begins. */
 static uint32_t
@@ -331,6 +347,25 @@ pfo_index_find(const pfo_index *index, const pfo_digest *key, pfo_slot *slot, ui
     return PFO_ABSENT;
 }
 
+int
+pfo_index_bucket_is_whole(const pfo_index *index, uint32_t position)
+{
+    const uint32_t bucket = position / PFO_DISK_BUCKET;
+    uint64_t sum = empty_sum(index, bucket);
+    for (uint32_t step = 0; step < PFO_DISK_BUCKET; step++) {
+        sum += atomic_load_explicit(words_of(index, bucket * PFO_DISK_BUCKET + step), memory_order_relaxed);
+    }
+    return sum == atomic_load_explicit(&index->sums[bucket], memory_order_relaxed);
+}
+
+int
+pfo_index_is_whole(const pfo_index *index, const pfo_digest *key)
+{
+    uint32_t begin;
+    return pfo_index_bucket_is_whole(index, bucket_of(index, key, 0, &begin)) &&
+           pfo_index_bucket_is_whole(index, bucket_of(index, key, 1, &begin));
+}
+
 void
 pfo_index_note(pfo_index *index, uint32_t position, uint64_t sequence)
 {
@@ -394,6 +429,15 @@ pfo_index_neighbours(const pfo_index *index, const pfo_digest *key, uint32_t *po
     }
 }
 
+/* Brings the bucket's sum from the slot's present check to another. One that was wrong before stays wrong. */
+static void
+move_sum(pfo_index *index, uint32_t position, uint64_t check)
+{
+    _Atomic uint64_t *sum = &index->sums[position / PFO_DISK_BUCKET];
+    const uint64_t before = atomic_load_explicit(words_of(index, position), memory_order_relaxed);
+    atomic_store_explicit(sum, atomic_load_explicit(sum, memory_order_relaxed) - before + check, memory_order_relaxed);
+}
+
 void
 pfo_index_set(pfo_index *index, uint32_t position, const pfo_slot *slot)
 {
@@ -401,6 +445,7 @@ pfo_index_set(pfo_index *index, uint32_t position, const pfo_slot *slot)
     pfo_slot whole = *slot;
     whole.check = slot_check(index, slot, position);
     memcpy(copy, &whole, sizeof copy);
+    move_sum(index, position, whole.check);
     for (int i = 0; i < PFO_SLOT_WORDS; i++) {
         atomic_store_explicit(&words_of(index, position)[i], copy[i], memory_order_relaxed);
     }
@@ -409,6 +454,7 @@ pfo_index_set(pfo_index *index, uint32_t position, const pfo_slot *slot)
 void
 pfo_index_clear(pfo_index *index, uint32_t position)
 {
+    move_sum(index, position, 0);
     for (int i = 0; i < PFO_SLOT_WORDS; i++) {
         atomic_store_explicit(&words_of(index, position)[i], 0, memory_order_relaxed);
     }
@@ -427,17 +473,21 @@ pfo_index_set_used(pfo_index *index, uint32_t position, const pfo_slot *slot, ui
                                                   memory_order_relaxed, memory_order_relaxed);
 }
 
-int
+pfo_status
 pfo_index_copy(const pfo_index *from, pfo_index *to)
 {
     for (uint32_t at = 0; at < from->slot_count; at++) {
         pfo_slot slot;
         uint32_t position;
-        if (pfo_index_at(from, at, &slot) != PFO_FOUND) {
+        const pfo_found found = pfo_index_at(from, at, &slot);
+        if (found == PFO_DAMAGED || (at % PFO_DISK_BUCKET == 0 && !pfo_index_bucket_is_whole(from, at))) {
+            return PFO_STATE;
+        }
+        if (found == PFO_ABSENT) {
             continue;
         }
         if (!pfo_index_place(to, &slot.key, &position)) {
-            return 0;
+            return PFO_OVERFLOW;
         }
         pfo_index_set(to, position, &slot);
     }
@@ -448,7 +498,7 @@ pfo_index_copy(const pfo_index *from, pfo_index *to)
             continue;
         }
         if (pfo_index_row(to, row.number, &taken) != PFO_ABSENT) {
-            return 0;
+            return PFO_OVERFLOW;
         }
         pfo_index_set_row(to, row.number, &row);
     }
@@ -456,7 +506,7 @@ pfo_index_copy(const pfo_index *from, pfo_index *to)
         pfo_index_set_count(to, (pfo_counter)i, pfo_index_count(from, (pfo_counter)i));
     }
     atomic_store(&to->header->clock, atomic_load(&from->header->clock));
-    return 1;
+    return PFO_OK;
 }
 
 /* ---- segments ---- */

@@ -3,7 +3,9 @@
  * Contract: a key has two buckets of eight slots; an entry never moves within a map, so a reader needs one probe. A reader copies a slot
  * and checks it; a copy torn by a writer fails its check and is taken again. Positions, sizes and counts are bounded by what was checked
  * when the map was made, never by what the map says later, so that damage cannot lead outside of it.
- * The index is derived from the segments; nothing here needs to reach the disk.
+ * The index is derived from the segments; nothing here needs to reach the disk. But what reached it may be lost again without a word (a page
+ * that was not written back and is read anew), and an empty slot has no checksum: so each bucket has a sum over its slots in another
+ * page, and a writer believes neither what a bucket holds nor what it lacks before the sum agrees.
  * Threads and processes: pfo_index_find(), _at(), _note() and _count() from anywhere; everything else under the writers' lock.
  * Memory: an index owns its map and its descriptor; disk_handle.h says when a replaced one is closed.
  */
@@ -19,6 +21,7 @@ typedef struct pfo_index {
     pfo_index_header *header;
     _Atomic uint64_t *slots;
     pfo_segment_row *rows;
+    _Atomic uint64_t *sums; /* of each bucket; see pfo_index_is_whole() */
     uint32_t slot_count;
     uint32_t row_count;
     uint64_t salt;
@@ -51,6 +54,9 @@ typedef enum pfo_found { PFO_ABSENT, PFO_FOUND, PFO_DAMAGED } pfo_found;
 
 /* ABSENT only when every slot in the key's buckets is whole. */
 pfo_found pfo_index_find(const pfo_index *index, const pfo_digest *key, pfo_slot *slot, uint32_t *position);
+/* Whether both of the key's buckets are as they were left, empty slots and replaced ones included. Beside a writer it may say no. */
+int pfo_index_is_whole(const pfo_index *index, const pfo_digest *key);
+int pfo_index_bucket_is_whole(const pfo_index *index, uint32_t position); /* the one of that slot; pre: locked */
 /* ABSENT: empty. pre: position < slot_count. */
 pfo_found pfo_index_at(const pfo_index *index, uint32_t position, pfo_slot *slot);
 /* Notes a read of the entry for the policies. Losing a note is harmless, so it never waits. */
@@ -64,8 +70,8 @@ void pfo_index_set(pfo_index *index, uint32_t position, const pfo_slot *slot); /
 void pfo_index_clear(pfo_index *index, uint32_t position);
 /* New `used` bits for an entry, by the policies. */
 void pfo_index_set_used(pfo_index *index, uint32_t position, const pfo_slot *slot, uint8_t used);
-/* Every entry and row of from into an empty `to`; 0 when they do not fit. */
-int pfo_index_copy(const pfo_index *from, pfo_index *to);
+/* Every entry and row of from into an empty `to`. OVERFLOW: they do not fit; STATE: `from` is damaged. */
+pfo_status pfo_index_copy(const pfo_index *from, pfo_index *to);
 
 /* FOUND: *row is segment `number`'s. ABSENT: its row is free. DAMAGED: the row is another's, or broken. */
 pfo_found pfo_index_row(const pfo_index *index, uint32_t number, pfo_segment_row *row);

@@ -2,6 +2,7 @@
 #include "cache/disk_payload.h"
 
 #include "base/alloc.h"
+#include "base/pool.h"
 #include "cache/codec.h"
 
 #include <errno.h>
@@ -10,7 +11,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { FOLDER_LENGTH = 11 }; /* of "payloads/xx" */
+enum {
+    FOLDER_LENGTH = 11, /* of "payloads/xx" */
+    /* Of one write(): the page cache takes so much into one huge page, which is mapped as one. */
+    WRITE_UNIT = 8 * PFO_FINGERPRINT_CHUNK,
+    WRITE_PARALLEL = 4 * WRITE_UNIT /* from here on a second thread hashes while the first one writes */
+};
 
 void
 pfo_payload_name(const pfo_digest *key, uint64_t sequence, const char *suffix, char name[PFO_DISK_NAME])
@@ -53,48 +59,120 @@ pfo_payload_reserve(pfo_disk *disk, uint64_t bytes, pfo_payload_draft *draft, pf
     return PFO_OK;
 }
 
-/* Chunk by chunk, each hashed while it is in the cache and then written: the digest of pfo_fingerprint_bytes(). */
-static pfo_status
-write_chunks(pfo_payload_draft *draft, pfo_parts_cursor *cursor, unsigned char *stage, void *stream, pfo_digest *digest,
-             pfo_error *err)
+/* What the threads at work on one payload share: the first to come writes it, unit by unit, the other one hashes; then both hash
+ * what is left. One alone hashes each unit after it has written it. Bytes that someone changes in between fail their check
+ * later, which is a miss. */
+typedef struct write_job {
+    const pfo_payload_draft *draft;
+    pfo_parts_cursor written; /* the writer's alone */
+    int alone;
+    atomic_int has_writer;
+    atomic_int error;    /* an errno value, which ends the job */
+    pfo_digest *digests; /* one a chunk of PFO_FINGERPRINT_CHUNK bytes */
+    pfo_mutex lock;      /* of what follows */
+    pfo_parts_cursor hashed;
+    uint64_t next; /* where the next unit to hash begins */
+} write_job;
+
+static size_t
+unit_at(const write_job *job, uint64_t begin)
 {
-    const pfo_xxh_ops *ops = pfo_xxh_ops_best();
-    ops->stream_start(stream);
-    for (uint64_t done = 0; done < draft->bytes;) {
-        const uint64_t left = draft->bytes - done;
-        const size_t chunk = left < PFO_FINGERPRINT_CHUNK ? (size_t)left : PFO_FINGERPRINT_CHUNK;
-        const unsigned char *bytes = pfo_parts_next(cursor, chunk, stage);
-        ops->digest(bytes, chunk, digest->bytes);
-        ops->stream_update(stream, digest->bytes, sizeof digest->bytes);
-        const int error = pfo_file_write(draft->file.descriptor, bytes, chunk, done);
-        if (error != 0) {
-            return pfo_disk_io_error(err, error, "write", draft->name);
+    const uint64_t left = job->draft->bytes - begin;
+    return left < WRITE_UNIT ? (size_t)left : WRITE_UNIT;
+}
+
+/* 0: none was left. */
+static int
+hash_next_unit(write_job *job, unsigned char *stage)
+{
+    pfo_mutex_lock(&job->lock);
+    const uint64_t begin = job->next;
+    const size_t length = unit_at(job, begin);
+    const unsigned char *bytes = pfo_parts_next(&job->hashed, length, stage);
+    job->next += length;
+    pfo_mutex_unlock(&job->lock);
+    pfo_digest *digest = job->digests + begin / PFO_FINGERPRINT_CHUNK;
+    for (size_t done = 0; done < length; done += PFO_FINGERPRINT_CHUNK) {
+        const size_t left = length - done;
+        const size_t chunk = left < PFO_FINGERPRINT_CHUNK ? left : PFO_FINGERPRINT_CHUNK;
+        pfo_xxh_ops_best()->digest(bytes + done, chunk, digest++->bytes);
+    }
+    return length != 0;
+}
+
+static void
+write_units(write_job *job, unsigned char *stage)
+{
+    int error = 0;
+    for (uint64_t begin = 0; begin < job->draft->bytes && error == 0; begin += WRITE_UNIT) {
+        const size_t length = unit_at(job, begin);
+        const unsigned char *bytes = pfo_parts_next(&job->written, length, stage);
+        error = pfo_file_write(job->draft->file.descriptor, bytes, length, begin);
+        if (error == 0 && job->alone) {
+            (void)hash_next_unit(job, stage);
         }
-        done += chunk;
     }
-    if (draft->bytes > PFO_FINGERPRINT_CHUNK) {
-        ops->stream_digest(stream, digest->bytes);
+    if (error != 0) {
+        atomic_store(&job->error, error);
     }
-    return PFO_OK;
+}
+
+static void
+work_on_payload(void *context, int64_t begin, int64_t end)
+{
+    write_job *job = context;
+    (void)begin;
+    (void)end;
+    unsigned char *stage = pfo_alloc(unit_at(job, 0));
+    if (stage == NULL) {
+        atomic_store(&job->error, ENOMEM);
+        return;
+    }
+    if (!atomic_exchange(&job->has_writer, 1)) {
+        write_units(job, stage);
+    }
+    while (atomic_load(&job->error) == 0 && hash_next_unit(job, stage)) {
+    }
+    pfo_free(stage);
+}
+
+/* All units and their digest: that of pfo_fingerprint_bytes(). 0 or an errno value. */
+static int
+write_all_units(write_job *job, pfo_digest *digest)
+{
+    const uint64_t bytes = job->draft->bytes;
+    const size_t chunks = (size_t)((bytes + PFO_FINGERPRINT_CHUNK - 1) / PFO_FINGERPRINT_CHUNK);
+    const int threads = bytes >= WRITE_PARALLEL && pfo_pool_default_threads() > 1 ? 2 : 1;
+    job->digests = pfo_alloc_array(chunks, sizeof *job->digests);
+    if (job->digests == NULL) {
+        return ENOMEM;
+    }
+    job->alone = threads == 1;
+    pfo_pool_run(threads, threads, 1, work_on_payload, job);
+    if (chunks > 1) {
+        pfo_xxh_ops_best()->digest(job->digests, chunks * sizeof *job->digests, digest->bytes);
+    } else {
+        *digest = job->digests[0];
+    }
+    pfo_free(job->digests);
+    return atomic_load(&job->error);
 }
 
 pfo_status
 pfo_payload_write(pfo_disk *disk, pfo_payload_draft *draft, const pfo_bytes *parts, size_t part_count,
                   pfo_digest *digest, pfo_error *err)
 {
-    pfo_parts_cursor cursor = { .parts = parts, .part_count = part_count };
-    unsigned char *stage = pfo_alloc(PFO_FINGERPRINT_CHUNK);
-    void *stream = pfo_alloc_aligned(PFO_XXH_STREAM_ALIGNMENT, pfo_xxh_ops_best()->stream_bytes);
-    pfo_status status = stage == NULL || stream == NULL
-                            ? pfo_fail(err, PFO_NO_MEMORY, "out of memory writing a payload")
-                            : write_chunks(draft, &cursor, stage, stream, digest, err);
-    pfo_free(stage);
-    pfo_free_aligned(stream);
-    if (status == PFO_OK && disk->durability == PFO_DURABLE_POWER) {
-        const int error = pfo_file_sync(draft->file.descriptor);
-        status = error == 0 ? PFO_OK : pfo_disk_io_error(err, error, "sync", draft->name);
+    const pfo_parts_cursor cursor = { .parts = parts, .part_count = part_count };
+    write_job job = { .draft = draft, .written = cursor, .hashed = cursor, .lock = PFO_MUTEX_INIT };
+    int error = pfo_file_reserve(draft->file.descriptor, draft->bytes);
+    if (error == 0) {
+        error = write_all_units(&job, digest);
     }
-    return status;
+    if (error == 0 && disk->durability == PFO_DURABLE_POWER) {
+        error = pfo_file_sync(draft->file.descriptor);
+    }
+    pfo_mutex_destroy(&job.lock);
+    return error == 0 ? PFO_OK : pfo_disk_io_error(err, error, "write", draft->name);
 }
 
 pfo_status
@@ -121,7 +199,7 @@ pfo_payload_drop(pfo_disk *disk, pfo_payload_draft *draft, int published)
 {
     int gone = 1;
     if (!published && draft->file.descriptor >= 0) {
-        gone = pfo_file_remove(disk->root.descriptor, draft->name) == 0;
+        gone = pfo_file_remove(atomic_load(&disk->root_descriptor), draft->name) == 0;
     }
     pfo_file_close(&draft->file);
     return gone;
@@ -277,7 +355,7 @@ check_file(pfo_disk *disk, const pfo_slot *slot, pfo_checked_payload *checked, p
                                       .flags = header.flags };
     memcpy(checked->kind, header.kind, sizeof checked->kind);
     pfo_payload_name(&slot->key, extension.file_sequence, extension.suffix, name);
-    const int error = pfo_file_open(&checked->file, disk->root.descriptor, name, O_RDONLY | O_NOFOLLOW);
+    const int error = pfo_file_open(&checked->file, atomic_load(&disk->root_descriptor), name, O_RDONLY | O_NOFOLLOW);
     if (error != 0) {
         const int is_refused = error == EMFILE || error == ENFILE || error == ENOMEM;
         return error == ENOENT ? PFO_RECORD_STALE : is_refused ? PFO_RECORD_UNREADABLE : PFO_RECORD_BROKEN;
@@ -293,6 +371,11 @@ check_file(pfo_disk *disk, const pfo_slot *slot, pfo_checked_payload *checked, p
         pfo_file_close(&checked->file);
         *status = pfo_fail(err, PFO_NO_MEMORY, "out of memory mapping %s", name);
         return PFO_RECORD_STALE;
+    }
+    if (pfo_file_populate(&checked->file, checked->map->base, checked->map->length) != 0) {
+        pfo_payload_map_release(checked->map);
+        pfo_file_close(&checked->file);
+        return PFO_RECORD_BROKEN;
     }
     *status = pfo_fingerprint_bytes(NULL, checked->map->base, checked->map->length, 0, &digest);
     if (*status == PFO_OK && memcmp(&digest, &extension.digest, sizeof digest) == 0) {

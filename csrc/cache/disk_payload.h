@@ -22,7 +22,8 @@ void pfo_payload_name(const pfo_digest *key, uint64_t sequence, const char *suff
 
 /* Makes room and an empty, locked file. */
 pfo_status pfo_payload_reserve(pfo_disk *disk, uint64_t bytes, pfo_payload_draft *draft, pfo_error *err);
-/* Writes the parts and gives their digest, in one pass. Call without the lock. */
+/* Writes the parts and gives their digest; a second thread of the pool hashes large ones meanwhile. Written in units of a huge page, the
+ * file is mapped in huge pages where the file system keeps such folios (ext4 since Linux 6.16, XFS). Call without the lock. */
 pfo_status pfo_payload_write(pfo_disk *disk, pfo_payload_draft *draft, const pfo_bytes *parts, size_t part_count,
                              pfo_digest *digest, pfo_error *err);
 /* Moves the draft to its name. */

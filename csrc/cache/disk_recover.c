@@ -14,6 +14,7 @@
 #include <stdio.h> /* sscanf(), snprintf() */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 enum { SEQUENCE_GAP = 65536 }; /* over sequences that may have been given to records that are lost */
 
@@ -242,6 +243,8 @@ typedef struct rebuild {
     uint32_t segment;         /* being scanned */
     uint64_t sequence;
     uint64_t damaged;
+    int has_written; /* to segments: marks and cuts */
+    int begin_again; /* a segment is gone that slots name */
     pfo_error *err;
 } rebuild;
 
@@ -254,8 +257,21 @@ begin_index(rebuild *run, uint32_t slot_count)
         return pfo_index_create(&run->index, -1, NULL, slot_count, salt, run->disk->boot, run->err);
     }
     pfo_disk_temporary_name(run->disk, pfo_index_bytes(slot_count), run->name);
-    return pfo_index_create(&run->index, run->disk->root.descriptor, run->name, slot_count, salt, run->disk->boot,
-                            run->err);
+    pfo_error failure = PFO_ERROR_INIT;
+    pfo_status status = pfo_index_create(&run->index, run->disk->root.descriptor, run->name, slot_count, salt,
+                                         run->disk->boot, &failure);
+    const pfo_index *old = atomic_load(&run->disk->index);
+    const int is_read =
+        pfo_index_is_current(old) && memcmp(old->header->boot, run->disk->boot, sizeof run->disk->boot) == 0;
+    if (status == PFO_IO &&
+        !is_read) { /* the disk may be full: the old index, which is of no use, has room for a new one */
+        pfo_disk_drop_index(run->disk);
+        status = pfo_index_create(&run->index, run->disk->root.descriptor, run->name, slot_count, salt, run->disk->boot,
+                                  run->err);
+    } else if (status != PFO_OK) {
+        (void)pfo_fail(run->err, status, "%s", failure.text);
+    }
+    return status;
 }
 
 static void
@@ -274,7 +290,7 @@ enlarge(rebuild *run)
     rebuild larger = *run;
     for (uint32_t slots = run->index->slot_count * 2; slots > run->index->slot_count; slots *= 2) {
         PFO_TRY(begin_index(&larger, slots));
-        if (pfo_index_copy(run->index, larger.index)) {
+        if (pfo_index_copy(run->index, larger.index) == PFO_OK) {
             drop_index(run);
             *run = larger;
             return PFO_OK;
@@ -317,8 +333,9 @@ describe(const rebuild *run, const pfo_record_header *header, uint32_t offset, p
 }
 
 static pfo_status
-mark_dead(const rebuild *run, uint32_t segment, uint32_t offset)
+mark_dead(rebuild *run, uint32_t segment, uint32_t offset)
 {
+    run->has_written = 1;
     const int error = run->disk->read_only ? 0 : pfo_segment_mark(run->disk, segment, offset, PFO_DISK_DEAD);
     return error == 0 ? PFO_OK : pfo_disk_io_error(run->err, error, "write", "a segment");
 }
@@ -368,8 +385,9 @@ remove_segment(const rebuild *run, const char *path)
 
 /* Cuts off a torn tail. */
 static pfo_status
-cut_segment(const rebuild *run, const char *path, uint64_t end)
+cut_segment(rebuild *run, const char *path, uint64_t end)
 {
+    run->has_written = 1;
     pfo_segment_use use;
     int error = pfo_segment_use_linked(run->disk, run->segment, &use);
     if (error == 0) {
@@ -379,6 +397,20 @@ cut_segment(const rebuild *run, const char *path, uint64_t end)
     return error == 0 ? PFO_OK : pfo_disk_io_error(run->err, error, "cut", path);
 }
 
+/* What could not be read shall not be there again some day, when newer records of its keys have come and gone. A segment that can be neither
+ * read nor written in a place is given up. */
+static pfo_status
+heal_segment(rebuild *run, const char *path)
+{
+    run->has_written = 1;
+    if (pfo_segment_heal(run->disk, run->segment) == 0) {
+        return PFO_OK;
+    }
+    PFO_TRY(remove_segment(run, path));
+    run->begin_again = 1;
+    return PFO_OK;
+}
+
 static pfo_status
 take_segment(void *context, const char *folder, const char *name)
 {
@@ -386,7 +418,7 @@ take_segment(void *context, const char *folder, const char *name)
     char path[PFO_DISK_NAME];
     char right[PFO_DISK_NAME];
     unsigned number = 0;
-    uint64_t end;
+    pfo_segment_scan_report report;
     struct stat facts;
     pfo_segment_row row;
     join(path, folder, name);
@@ -404,7 +436,9 @@ take_segment(void *context, const char *folder, const char *name)
         pfo_index_set_count(run->index, PFO_COUNT_LAST_SEGMENT, number);
     }
     run->segment = number;
-    PFO_TRY(pfo_segment_scan(run->disk, number, run->index->salt, take_record, run, &end, &run->damaged, run->err));
+    PFO_TRY(pfo_segment_scan(run->disk, number, run->index->salt, take_record, run, &report, run->err));
+    const uint64_t end = report.valid_end;
+    run->damaged += report.damaged;
     if (end == 0) { /* nothing in it can be read, so it needs no row */
         return run->disk->read_only ? PFO_OK : remove_segment(run, path);
     }
@@ -413,7 +447,11 @@ take_segment(void *context, const char *folder, const char *name)
     }
     row = (pfo_segment_row){ .number = number, .size = (uint32_t)end };
     pfo_index_set_row(run->index, number, &row);
-    return run->disk->read_only || (uint64_t)facts.st_size == end ? PFO_OK : cut_segment(run, path, end);
+    if (run->disk->read_only) {
+        return PFO_OK;
+    }
+    PFO_TRY((uint64_t)facts.st_size == end ? PFO_OK : cut_segment(run, path, end));
+    return report.unreadable == 0 ? PFO_OK : heal_segment(run, path);
 }
 
 /* Counts what the slots name. */
@@ -461,13 +499,21 @@ pfo_disk_rebuild(pfo_disk *disk, pfo_error *err)
 {
     rebuild run = { .disk = disk, .err = err };
     disk->must_rebuild = 1; /* until all of this is done */
-    PFO_TRY(begin_index(&run, PFO_DISK_FIRST_SLOTS));
-    pfo_status status = pfo_disk_walk(disk, "segments", take_segment, &run, err);
-    if (status != PFO_OK) {
-        drop_index(&run);
-        return status;
-    }
+    pfo_status status;
+    do {
+        run.begin_again = 0;
+        PFO_TRY(begin_index(&run, PFO_DISK_FIRST_SLOTS));
+        status = pfo_disk_walk(disk, "segments", take_segment, &run, err);
+        if (status != PFO_OK || run.begin_again) {
+            drop_index(&run);
+        }
+    } while (status == PFO_OK && run.begin_again);
+    PFO_TRY(status);
     account(run.index);
+    if (run.sequence == 0 && getrandom(&run.sequence, sizeof run.sequence, 0) == (ssize_t)sizeof run.sequence) {
+        run.sequence >>=
+            16; /* a reader may have a segment open yet that was cleared: no record is taken for one in there */
+    }
     pfo_index_set_count(run.index, PFO_COUNT_SEQUENCE, run.sequence + SEQUENCE_GAP);
     atomic_store(&run.index->header->clock, run.sequence + SEQUENCE_GAP);
     atomic_fetch_add(&disk->corrupt, run.damaged);
@@ -479,6 +525,13 @@ pfo_disk_rebuild(pfo_disk *disk, pfo_error *err)
     if (status != PFO_OK) {
         drop_index(&run);
         return status;
+    }
+    if (run.has_written && disk->durability == PFO_DURABLE_POWER) {
+        const int error = pfo_file_sync_all(disk->root.descriptor); /* a record that lost must not win after a cut */
+        if (error != 0) {
+            drop_index(&run);
+            return pfo_disk_io_error(err, error, "sync", disk->directory);
+        }
     }
     PFO_TRY(pfo_disk_publish_index(disk, run.index, run.name, err));
     disk->must_rebuild = 0;

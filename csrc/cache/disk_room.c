@@ -30,9 +30,9 @@ pfo_disk_remove_entry(pfo_disk *disk, uint32_t position, const pfo_slot *slot, p
     return PFO_OK;
 }
 
-/* Takes back what is not worth its room. *done: something was. */
+/* Takes back what is not worth its room, without going over so many bytes meanwhile. *done: something was. */
 static pfo_status
-collect_garbage(pfo_disk *disk, pfo_index *index, int *done, pfo_error *err)
+collect_garbage(pfo_disk *disk, pfo_index *index, uint64_t most, int *done, pfo_error *err)
 {
     pfo_segment_row row;
     *done = 0;
@@ -44,7 +44,7 @@ collect_garbage(pfo_disk *disk, pfo_index *index, int *done, pfo_error *err)
     }
     const uint32_t worst = pfo_segment_worst(index, &row);
     if (worst == 0 || (uint64_t)row.live_bytes * 4 >= (uint64_t)row.size * 3 ||
-        pfo_disk_bytes(disk, index) + row.live_bytes > disk->max_bytes) {
+        pfo_disk_bytes(disk, index) + row.live_bytes > most) {
         return PFO_OK;
     }
     *done = 1;
@@ -70,7 +70,7 @@ pfo_disk_make_room(pfo_disk *disk, uint64_t need, pfo_error *err)
             swept = 1;
             continue;
         }
-        PFO_TRY(collect_garbage(disk, index, &done, err));
+        PFO_TRY(collect_garbage(disk, index, disk->max_bytes, &done, err));
         if (disk->must_rebuild) {
             return pfo_fail(err, PFO_IO, "the index of %s is damaged; it will be rebuilt", disk->directory);
         }
@@ -86,6 +86,58 @@ pfo_disk_make_room(pfo_disk *disk, uint64_t need, pfo_error *err)
         }
         PFO_TRY(pfo_disk_remove_entry(disk, position, &slot, err));
         atomic_fetch_add_explicit(&disk->evictions, 1, memory_order_relaxed);
+    }
+}
+
+/* The active segment of a larger bound may be most of what there is: sealed, it can be copied away. */
+static void
+seal_oversized(const pfo_disk *disk, pfo_index *index)
+{
+    pfo_segment_row row;
+    const uint32_t active = (uint32_t)pfo_index_count(index, PFO_COUNT_ACTIVE);
+    if (active != 0 && pfo_index_row(index, active, &row) == PFO_FOUND && row.size > disk->segment_bytes) {
+        pfo_index_set_count(index, PFO_COUNT_ACTIVE, 0);
+    }
+}
+
+/* Whether the index could be halved. What is in its way, two segments with one row or a full bucket, goes with segments and entries. */
+static int
+shrinks(pfo_disk *disk)
+{
+    const pfo_index *index = atomic_load(&disk->index);
+    return pfo_index_count(index, PFO_COUNT_ENTRIES) < index->slot_count / 4 && pfo_disk_shrink(disk, NULL) == PFO_OK;
+}
+
+void
+pfo_disk_keep_bound(pfo_disk *disk)
+{
+    int may_shrink = 1; /* it was not tried since something went */
+    while (!disk->must_rebuild) {
+        pfo_index *index = atomic_load(&disk->index);
+        pfo_slot slot;
+        uint32_t position;
+        int done;
+        if (pfo_disk_bytes(disk, index) <= disk->max_bytes) {
+            return;
+        }
+        if (may_shrink && shrinks(disk)) {
+            continue;
+        }
+        seal_oversized(disk, index);
+        /* It is over the bound already, so a copy may be, too. */
+        if (collect_garbage(disk, index, UINT64_MAX, &done, NULL) != PFO_OK) {
+            return;
+        }
+        may_shrink = done;
+        if (done) {
+            continue;
+        }
+        if (pfo_disk_next_victim(disk, index, &position, &slot, &done, NULL) != PFO_OK || !done ||
+            pfo_disk_remove_entry(disk, position, &slot, NULL) != PFO_OK) {
+            return;
+        }
+        atomic_fetch_add_explicit(&disk->evictions, 1, memory_order_relaxed);
+        may_shrink = pfo_index_count(index, PFO_COUNT_ENTRIES) % 16 == 0;
     }
 }
 

@@ -53,7 +53,10 @@ open_segment(const pfo_disk *disk, uint32_t number, pfo_file *file)
 {
     char name[PFO_DISK_NAME];
     pfo_segment_name(number, name);
-    return pfo_file_open(file, disk->root.descriptor, name, (disk->read_only ? O_RDONLY : O_RDWR) | O_NOFOLLOW);
+    const int flags = (disk->read_only ? O_RDONLY : O_RDWR) | O_NOFOLLOW;
+    const int root = atomic_load(&disk->root_descriptor);
+    const int error = pfo_file_open(file, root, name, flags | O_NOATIME);   /* a read writes nothing */
+    return error == EPERM ? pfo_file_open(file, root, name, flags) : error; /* another user's file */
 }
 
 /* Under segments_lock: puts the segment into its place if no reader is in there. 1 when a use was counted. */
@@ -205,15 +208,32 @@ is_whole_record(const unsigned char *record, size_t held, uint64_t salt, uint32_
             pfo_disk_check(record + sizeof header, header.length) == header.body_check);
 }
 
+/* Reads `wanted` bytes; a page that the disk cannot read at the second try, or that is not there any more, is zeros. */
+static void
+fill_block(const pfo_file *file, unsigned char *block, size_t wanted, uint64_t begin, pfo_segment_scan_report *report)
+{
+    size_t held = pfo_file_read(file->descriptor, block, wanted, begin);
+    while (held < wanted) {
+        const size_t to_end = PFO_DISK_PAGE - (size_t)((begin + held) % PFO_DISK_PAGE);
+        const size_t length = to_end < wanted - held ? to_end : wanted - held;
+        if (pfo_file_read(file->descriptor, block + held, length, begin + held) != length) {
+            memset(block + held, 0, length);
+            report->unreadable++;
+        }
+        held += length;
+        held += held < wanted ? pfo_file_read(file->descriptor, block + held, wanted - held, begin + held) : 0;
+    }
+}
+
 pfo_status
 pfo_segment_scan(pfo_disk *disk, uint32_t number, uint64_t salt, pfo_record_each each, void *context,
-                 uint64_t *valid_end, uint64_t *damaged, pfo_error *err)
+                 pfo_segment_scan_report *report, pfo_error *err)
 {
     char name[PFO_DISK_NAME];
     pfo_file file;
     struct stat facts;
     pfo_segment_name(number, name);
-    *valid_end = 0;
+    *report = (pfo_segment_scan_report){ 0 };
     const int error = pfo_file_open(&file, disk->root.descriptor, name, O_RDONLY | O_NOFOLLOW);
     if (error != 0) {
         return pfo_disk_io_error(err, error, "open", name);
@@ -235,11 +255,8 @@ pfo_segment_scan(pfo_disk *disk, uint32_t number, uint64_t salt, pfo_record_each
         const size_t wanted = size - offset < PFO_RECORD_MOST ? (size_t)(size - offset) : PFO_RECORD_MOST;
         if (offset < begin || offset + wanted > begin + held) {
             begin = offset;
-            held = pfo_file_read(file.descriptor, block, SCAN_BLOCK, begin);
-            if (held < wanted) {
-                status = pfo_disk_io_error(err, EIO, "read", name);
-                break;
-            }
+            held = size - begin < SCAN_BLOCK ? (size_t)(size - begin) : SCAN_BLOCK;
+            fill_block(&file, block, held, begin, report);
         }
         const unsigned char *record = block + (offset - begin);
         if (!is_whole_record(record, wanted, salt, number, (uint32_t)offset)) {
@@ -249,15 +266,45 @@ pfo_segment_scan(pfo_disk *disk, uint32_t number, uint64_t salt, pfo_record_each
         }
         pfo_record_header header;
         memcpy(&header, record, sizeof header);
-        *damaged += (uint64_t)in_damage;
+        report->damaged += (uint64_t)in_damage;
         in_damage = 0;
         status = each(context, &header, (uint32_t)offset);
         offset += pfo_record_bytes(&header);
-        *valid_end = offset;
+        report->valid_end = offset;
     }
+    report->damaged += (uint64_t)(in_damage && report->unreadable != 0);
     pfo_free(block);
     pfo_file_close(&file);
     return status;
+}
+
+int
+pfo_segment_heal(pfo_disk *disk, uint32_t number)
+{
+    pfo_segment_use use;
+    struct stat facts;
+    unsigned char page[PFO_DISK_PAGE];
+    int error = pfo_segment_use_linked(disk, number, &use);
+    if (error != 0) {
+        return error;
+    }
+    if (!pfo_file_is_ours(use.file, &facts)) {
+        error = EBADF;
+    }
+    const uint64_t size = error == 0 ? (uint64_t)facts.st_size : 0;
+    for (uint64_t offset = 0; offset < size && error == 0; offset += sizeof page) {
+        const size_t length = size - offset < sizeof page ? (size_t)(size - offset) : sizeof page;
+        if (pfo_file_read_whole(use.file->descriptor, page, length, offset) != EIO) {
+            continue;
+        }
+        memset(page, 0, sizeof page); /* a page that is written in part would have to be read */
+        error = pfo_file_write(use.file->descriptor, page, sizeof page, offset);
+        if (error == 0 && length < sizeof page) {
+            error = pfo_file_truncate(use.file->descriptor, size);
+        }
+    }
+    pfo_segment_release(&use);
+    return error;
 }
 
 /* ---- writing ---- */
@@ -381,20 +428,14 @@ pfo_segment_mark(pfo_disk *disk, uint32_t segment, uint32_t offset, uint32_t sta
     return error;
 }
 
-pfo_status
-pfo_segment_kill(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t offset, uint32_t bytes, pfo_error *err)
+/* Takes a record that is dead out of the accounts. */
+static void
+account_death(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t bytes)
 {
     pfo_segment_row row;
-    const int error = pfo_segment_mark(disk, segment, offset, PFO_DISK_DEAD);
-    const pfo_status status =
-        error == 0 ? pfo_segment_sync(disk, segment, err) : pfo_disk_io_error(err, error, "write", "a segment");
-    if (status != PFO_OK) {
-        (void)pfo_segment_mark(disk, segment, offset, PFO_DISK_LIVE); /* it may be half written; the entry stays */
-        return status;
-    }
     if (pfo_index_row(index, segment, &row) != PFO_FOUND || row.live_bytes < bytes || row.live_records == 0) {
         disk->must_rebuild = 1;
-        return PFO_OK;
+        return;
     }
     row.live_bytes -= bytes;
     row.live_records--;
@@ -403,7 +444,37 @@ pfo_segment_kill(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t of
     if (row.live_records == 0 && segment != pfo_index_count(index, PFO_COUNT_ACTIVE)) {
         pfo_segment_drop(disk, index, segment);
     }
+}
+
+pfo_status
+pfo_segment_kill(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t offset, uint32_t bytes, pfo_error *err)
+{
+    const int error = pfo_segment_mark(disk, segment, offset, PFO_DISK_DEAD);
+    const pfo_status status =
+        error == 0 ? pfo_segment_sync(disk, segment, err) : pfo_disk_io_error(err, error, "write", "a segment");
+    if (status != PFO_OK) {
+        (void)pfo_segment_mark(disk, segment, offset, PFO_DISK_LIVE); /* it may be half written; the entry stays */
+        disk->must_rebuild |= error == EIO; /* the page cannot be read, perhaps: a rebuild sees to that */
+        return status;
+    }
+    account_death(disk, index, segment, bytes);
     return PFO_OK;
+}
+
+void
+pfo_segment_take_back(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t offset, uint32_t bytes)
+{
+    pfo_segment_use use;
+    if (pfo_segment_mark(disk, segment, offset, PFO_DISK_DEAD) == 0) {
+        (void)pfo_segment_sync(disk, segment, NULL); /* the sync before has failed: nobody can promise more */
+        account_death(disk, index, segment, bytes);
+        return;
+    }
+    disk->must_rebuild = 1;
+    if (pfo_segment_use_linked(disk, segment, &use) == 0) {
+        (void)pfo_file_truncate(use.file->descriptor, offset);
+        pfo_segment_release(&use);
+    }
 }
 
 void
@@ -453,12 +524,14 @@ typedef struct compaction {
     pfo_error *err;
     unsigned char *record;
     uint32_t number;
+    uint32_t moved;
+    uint32_t target; /* the segment that the last copy is in; 0: none yet */
 } compaction;
 
+/* Copies the record, and lets the slot name the copy: the index need not survive a power cut, so that can come before the sync. */
 static pfo_status
-move_record(void *context, const pfo_record_header *header, uint32_t offset)
+copy_record(compaction *run, const pfo_record_header *header, uint32_t offset)
 {
-    compaction *run = context;
     pfo_index *index = atomic_load(&run->disk->index);
     pfo_slot slot;
     uint32_t position;
@@ -475,40 +548,82 @@ move_record(void *context, const pfo_record_header *header, uint32_t offset)
         atomic_fetch_add(&run->disk->corrupt, 1);
         return pfo_disk_remove_entry(run->disk, position, &slot, run->err);
     }
-    const pfo_slot old = slot;
-    pfo_status status = pfo_segment_append(run->disk, index, run->record, bytes, &slot.segment, &slot.offset, run->err);
-    if (status == PFO_STATE) {
-        PFO_TRY(pfo_disk_grow(run->disk, run->err));
-        return move_record(context, header, offset);
-    }
-    PFO_TRY(status);
-    PFO_TRY(pfo_segment_sync(run->disk, slot.segment, run->err));
+    PFO_TRY(pfo_segment_append(run->disk, index, run->record, bytes, &slot.segment, &slot.offset, run->err));
     pfo_index_set(index, position, &slot);
-    status = pfo_segment_kill(run->disk, index, old.segment, old.offset, bytes, run->err);
-    if (status != PFO_OK) {
-        run->disk->must_rebuild = 1; /* two live copies are in the accounts */
+    run->moved++;
+    const uint32_t before = run->target;
+    run->target = slot.segment;
+    return before == 0 || before == slot.segment ? PFO_OK : pfo_segment_sync(run->disk, before, run->err);
+}
+
+static pfo_status
+move_record(void *context, const pfo_record_header *header, uint32_t offset)
+{
+    compaction *run = context;
+    pfo_status status = copy_record(run, header, offset);
+    if (status == PFO_STATE) { /* no row for another segment */
+        status = pfo_disk_grow(run->disk, run->err);
+        return status == PFO_OK ? copy_record(run, header, offset) : status;
     }
     return status;
+}
+
+/* Marks a record dead that has a copy elsewhere. */
+static pfo_status
+bury_moved(void *context, const pfo_record_header *header, uint32_t offset)
+{
+    compaction *run = context;
+    pfo_index *index = atomic_load(&run->disk->index);
+    pfo_slot slot;
+    uint32_t position;
+    if (header->state != PFO_DISK_LIVE || pfo_index_find(index, &header->key, &slot, &position) != PFO_FOUND ||
+        slot.sequence != header->sequence || (slot.segment == run->number && slot.offset == offset)) {
+        return PFO_OK;
+    }
+    const int error = pfo_segment_mark(run->disk, run->number, offset, PFO_DISK_DEAD);
+    if (error != 0) {
+        return pfo_disk_io_error(run->err, error, "write", "a segment");
+    }
+    account_death(run->disk, index, run->number, pfo_record_bytes(header));
+    return PFO_OK;
+}
+
+/* The copies are safe: what they were copied from goes, at once if all of it was. */
+static pfo_status
+leave_segment(compaction *run)
+{
+    pfo_segment_scan_report report;
+    pfo_segment_row row;
+    pfo_index *index = atomic_load(&run->disk->index);
+    if (pfo_index_row(index, run->number, &row) != PFO_FOUND) {
+        return PFO_OK; /* nothing in it was live */
+    }
+    if (row.live_records == run->moved) {
+        pfo_segment_drop(run->disk, index, run->number);
+        return pfo_disk_sync_folder(run->disk, "segments", run->err);
+    }
+    PFO_TRY(
+        pfo_segment_scan(run->disk, run->number, atomic_load(&run->disk->salt), bury_moved, run, &report, run->err));
+    return pfo_segment_sync(run->disk, run->number, run->err);
 }
 
 pfo_status
 pfo_segment_compact(pfo_disk *disk, uint32_t number, pfo_error *err)
 {
-    uint64_t end;
-    uint64_t damaged = 0;
+    pfo_segment_scan_report report;
     compaction run = { .disk = disk, .err = err, .record = pfo_alloc(PFO_RECORD_MOST), .number = number };
     if (run.record == NULL) {
         return pfo_fail(err, PFO_NO_MEMORY, "out of memory compacting a segment");
     }
-    const pfo_status status =
-        pfo_segment_scan(disk, number, atomic_load(&disk->salt), move_record, &run, &end, &damaged, err);
+    const pfo_status copied = pfo_segment_scan(disk, number, atomic_load(&disk->salt), move_record, &run, &report, err);
     pfo_free(run.record);
+    pfo_status status = run.target == 0 ? PFO_OK : pfo_segment_sync(disk, run.target, err);
     if (status == PFO_OK) {
-        pfo_segment_row
-            row; /* the last kill has dropped it, unless the scan missed a damaged record that a slot names */
-        if (pfo_index_row(atomic_load(&disk->index), number, &row) == PFO_FOUND) {
-            disk->must_rebuild = 1;
-        }
+        status = leave_segment(&run);
     }
-    return status;
+    pfo_segment_row row;
+    if (status != PFO_OK || (copied == PFO_OK && pfo_index_row(atomic_load(&disk->index), number, &row) == PFO_FOUND)) {
+        disk->must_rebuild = 1; /* records are live twice, or the scan missed a damaged one that a slot names */
+    }
+    return copied == PFO_OK ? status : copied;
 }

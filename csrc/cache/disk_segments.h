@@ -52,6 +52,8 @@ pfo_status pfo_segment_append(pfo_disk *disk, pfo_index *index, void *record, ui
 /* Marks a record dead and takes it out of the accounts; a sealed segment without live records is unlinked. */
 pfo_status pfo_segment_kill(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t offset, uint32_t bytes,
                             pfo_error *err);
+/* Takes back a record that was appended last and whose sync failed; it does not come back unless the system refuses to write and to cut. */
+void pfo_segment_take_back(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t offset, uint32_t bytes);
 /* fsync where the handle promises to survive a power cut. */
 pfo_status pfo_segment_sync(pfo_disk *disk, uint32_t segment, pfo_error *err);
 /* Writes a record's state. 0 (also where the segment is gone) or an errno value. */
@@ -61,12 +63,21 @@ int pfo_segment_mark(pfo_disk *disk, uint32_t segment, uint32_t offset, uint32_t
 void pfo_segment_drop(pfo_disk *disk, pfo_index *index, uint32_t number);
 /* The sealed segment with the least live share. 0: none. */
 uint32_t pfo_segment_worst(const pfo_index *index, pfo_segment_row *row);
-/* Copies what is live in a segment to the active one, and unlinks it. */
+/* Copies what is live in a segment to the active one, and unlinks it. Where that fails half-way the copies count and the rest stays. */
 pfo_status pfo_segment_compact(pfo_disk *disk, uint32_t number, pfo_error *err);
 
-/* Calls each() for every whole record; stops when it does not return OK. *valid_end: the end of the last one. */
+/* What a scan has found. */
+typedef struct pfo_segment_scan_report {
+    uint64_t valid_end;  /* of the last whole record */
+    uint64_t damaged;    /* stretches that are no whole records, but for a torn tail */
+    uint64_t unreadable; /* pages that the disk cannot read: they count as zeros */
+} pfo_segment_scan_report;
+
+/* Calls each() for every whole record; stops when it does not return OK. */
 typedef pfo_status (*pfo_record_each)(void *context, const pfo_record_header *header, uint32_t offset);
 pfo_status pfo_segment_scan(pfo_disk *disk, uint32_t number, uint64_t salt, pfo_record_each each, void *context,
-                            uint64_t *valid_end, uint64_t *damaged, pfo_error *err);
+                            pfo_segment_scan_report *report, pfo_error *err);
+/* Writes zeros over every page that the disk cannot read: it takes another place for it then. 0 or an errno value. */
+int pfo_segment_heal(pfo_disk *disk, uint32_t number);
 
 #endif

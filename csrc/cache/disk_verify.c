@@ -98,7 +98,10 @@ check_at(pfo_disk *disk, uint32_t position, int repair, pfo_record_header *recor
     report->damaged++;
     atomic_fetch_add(&disk->corrupt, 1);
     if (repair && found == PFO_FOUND) {
-        PFO_TRY(pfo_disk_remove_entry(disk, position, &slot, err));
+        status = pfo_disk_remove_entry(disk, position, &slot, err);
+        if (status != PFO_OK && !disk->must_rebuild) {
+            return status;
+        } /* else who locks next rebuilds the index, without this entry */
         report->repaired++;
     }
     return PFO_OK;
@@ -115,7 +118,9 @@ check_all(pfo_disk *disk, int repair, pfo_record_header *record, pfo_disk_report
         const int at_end = position >= index->slot_count;
         pfo_slot slot;
         if (!at_end) {
-            damaged_slots |= pfo_index_at(index, position, &slot) == PFO_DAMAGED;
+            const int is_lost = position % PFO_DISK_BUCKET == 0 && !pfo_index_bucket_is_whole(index, position);
+            report->damaged += (uint64_t)is_lost; /* slots that say nothing of themselves any more */
+            damaged_slots |= is_lost || pfo_index_at(index, position, &slot) == PFO_DAMAGED;
             status = check_at(disk, position, repair, record, report, err);
         }
         unlock_either(disk);

@@ -24,7 +24,7 @@ enum {
 };
 
 #define PFO_DISK_FORMAT_MAGIC 0x31656863616f6670ULL /* "pfoache1" where the low byte comes first */
-#define PFO_DISK_INDEX_MAGIC 0x317865646e696670ULL
+#define PFO_DISK_INDEX_MAGIC 0x327865646e696670ULL  /* "pfindex2" */
 /* Far apart, so that no damage of three bytes or fewer turns one into the other. */
 #define PFO_DISK_LIVE 0x4556494cU /* "LIVE" */
 #define PFO_DISK_DEAD 0x9ca9b6b3U /* ... with every bit turned */
@@ -113,7 +113,7 @@ typedef enum pfo_counter {
     PFO_COUNTERS
 } pfo_counter;
 
-/* The first page of the index; slots follow, then rows. */
+/* The first page of the index; slots follow, then rows, then for each bucket the sum of its slots' checks (and of a constant of its own). */
 typedef struct pfo_index_header {
     uint64_t magic;
     uint32_t version;

@@ -1,6 +1,8 @@
 /* policy_lru.c: least recently used: a doubly linked list through the entries, youngest first.
  *
  * Invariants: fresh == head; walking `next` from head visits every live entry once and ends at tail; `previous` is its mirror image.
+ * It keeps its list in the pfo_policy itself and not in a pfo_queue: that would be one more allocation and one more pointer to follow on the
+ * path of a hit, and would count entries and bytes of which this policy needs neither.
  * Complexity: O(1) each.
  */
 #include "cache/policy.h"

@@ -2,9 +2,10 @@
 #include "cache/xxh_ops.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 static pthread_once_t chosen_once = PTHREAD_ONCE_INIT;
-static const pfo_xxh_ops *chosen;
+static _Atomic(const pfo_xxh_ops *) chosen;
 
 const pfo_xxh_ops *
 pfo_xxh_ops_for(pfo_cpu_level level)
@@ -29,12 +30,16 @@ choose(void)
     pfo_cpu_level level;
     (void)pfo_cpu_select(&level,
                          NULL); /* an unusable PERFOPT_CPU is reported by cpu_info(); here it means the baseline */
-    chosen = pfo_xxh_ops_for(level);
+    atomic_store_explicit(&chosen, pfo_xxh_ops_for(level), memory_order_release);
 }
 
 const pfo_xxh_ops *
 pfo_xxh_ops_best(void)
 {
-    (void)pthread_once(&chosen_once, choose);
-    return chosen;
+    const pfo_xxh_ops *ops = atomic_load_explicit(&chosen, memory_order_acquire);
+    if (ops == NULL) {
+        (void)pthread_once(&chosen_once, choose);
+        ops = atomic_load_explicit(&chosen, memory_order_acquire);
+    }
+    return ops;
 }

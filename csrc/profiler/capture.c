@@ -350,6 +350,6 @@ pfo_capture_open_spans(const pfo_capture *capture, pfo_span_source *source, pfo_
         return pfo_fail(err, PFO_NO_MEMORY, "no memory to read spans");
     }
     reader->store = (const capture_store *)(const void *)capture;
-    *source = (pfo_span_source){ parts_read, parts_rewind, parts_close, reader };
+    *source = (pfo_span_source){ .read = parts_read, .rewind = parts_rewind, .context = reader, .close = parts_close };
     return PFO_OK;
 }

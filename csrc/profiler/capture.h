@@ -110,8 +110,8 @@ void pfo_capture_destroy(pfo_capture *capture); /* NULL is allowed */
 typedef struct pfo_span_source {
     int64_t (*read)(void *context, pfo_span *spans, int64_t room, pfo_error *err);
     pfo_status (*rewind)(void *context, pfo_error *err);
-    void (*close)(void *context);
     void *context;
+    void (*close)(void *context); /* NULL where there is nothing to close */
 } pfo_span_source;
 
 /* A source over the capture's spans, independent of any other; empty if it has none. It keeps what it reads from (the

@@ -288,7 +288,7 @@ file_open(pfo_span_store *base, pfo_span_source *source, pfo_error *err)
     }
     reader->store = (file_store *)(void *)pfo_span_store_share(base);
     (void)file_rewind(reader, err);
-    *source = (pfo_span_source){ file_read, file_rewind, file_close, reader };
+    *source = (pfo_span_source){ .read = file_read, .rewind = file_rewind, .context = reader, .close = file_close };
     return PFO_OK;
 }
 

@@ -254,7 +254,7 @@ ring_open(pfo_span_store *base, pfo_span_source *source, pfo_error *err)
     }
     reader->store = (ring_store *)(void *)pfo_span_store_share(base);
     reader->at = reader->store->first;
-    *source = (pfo_span_source){ ring_read, ring_rewind, ring_close, reader };
+    *source = (pfo_span_source){ .read = ring_read, .rewind = ring_rewind, .context = reader, .close = ring_close };
     return PFO_OK;
 }
 

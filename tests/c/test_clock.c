@@ -55,6 +55,32 @@ tick_of_now_is_the_time_of_now(void)
 }
 
 static void
+an_anchor_is_one_moment_on_all_clocks(void)
+{
+    const pfo_clock_anchor first = pfo_clock_now();
+    struct timespec wall;
+    REQUIRE(clock_gettime(CLOCK_REALTIME, &wall) == 0);
+    const pfo_clock_anchor second = pfo_clock_now();
+    const int64_t between = (int64_t)wall.tv_sec * 1000000000 + (int64_t)wall.tv_nsec;
+    CHECK(first.epoch_ns <= between && first.epoch_ns < second.epoch_ns && first.tick < second.tick);
+    CHECK(second.epoch_ns > between - 1000000);
+    const int64_t passed = second.monotonic_ns - first.monotonic_ns;
+    CHECK(fabs((double)(second.tick - first.tick) * second.ns_per_tick - (double)passed) <
+          0.02 * (double)passed + 5000);
+}
+
+static void
+a_fake_clock_stands_where_it_is_put(void)
+{
+    atomic_store(&pfo_clock_fake, 12345);
+    const pfo_clock_anchor now = pfo_clock_now();
+    CHECK(pfo_ticks() == 12345 && now.tick == 12345 && now.epoch_ns == 12345 && now.ns_per_tick > 0.999999);
+    CHECK(fabs(pfo_clock_ns_per_tick() - 1.0) < 1e-12);
+    atomic_store(&pfo_clock_fake, PFO_CLOCK_REAL);
+    CHECK(pfo_ticks() != 12345);
+}
+
+static void
 description_is_complete(void)
 {
     const pfo_clock_info info = pfo_clock_describe();
@@ -82,6 +108,8 @@ main(void)
     RUN(ticks_never_go_back);
     RUN(ticks_agree_with_the_monotonic_clock);
     RUN(tick_of_now_is_the_time_of_now);
+    RUN(an_anchor_is_one_moment_on_all_clocks);
+    RUN(a_fake_clock_stands_where_it_is_put);
     RUN(description_is_complete);
     RUN(the_fallback_is_the_monotonic_clock);
     return FINISH();

@@ -115,6 +115,7 @@ promises_run_out_and_can_be_renewed(void)
     CHECK(get_version(disk, 0, 100) == 1 && get_version(disk, 1, 50000) == 1);
     pfo_disk_value value;
     CHECK(pfo_disk_get(disk, &key[0], 0, &value, &err) == PFO_OK && value.expires_ns == clock_ns + 20 * second);
+    CHECK(value.stored_ns == (clock_ns - 10 * second) / second * second); /* touched then */
     pfo_disk_release(&value);
     clock_ns -= 3600 * second; /* the clock is set back: never fresh for longer than promised */
     CHECK(get_version(disk, 0, 100) == -1 && get_version(disk, 1, 50000) == 1 && get_version(disk, 9, 100) == 1);
@@ -394,6 +395,31 @@ the_golden_directory_is_read(void)
     fixture_delete(&tree);
 }
 
+static void
+a_smaller_bound_holds_from_the_opening_on(void)
+{
+    static const char *const policies[] = { "lru", "fifo", "sieve", "s3fifo", "wtinylfu" };
+    for (size_t p = 0; p < sizeof policies / sizeof policies[0]; p++) {
+        fixture tree = fixture_new();
+        pfo_disk *disk = open_disk(&tree, ROOMY, policies[p]);
+        for (unsigned i = 0; i < 3000; i++) {
+            CHECK(put_ok(disk, i, 1, i % 500 == 7 ? 40000 : 300));
+        }
+        pfo_disk_close(disk);
+        for (uint64_t bound = 1 << 20; bound >= 64 << 10; bound /= 4) {
+            disk = open_disk(&tree, bound, policies[p]);
+            CHECK(stats_of(disk).bytes <= bound && directory_bytes(&tree) <= (long long)bound);
+            CHECK(stats_of(disk).bytes > bound / 4 && stats_of(disk).evictions > 0);
+            CHECK(p > 1 || get_version(disk, 2999, 300) == 1); /* the youngest */
+            CHECK(get_version(disk, 0, 300) == -1 || p > 1);
+            pfo_disk_report report;
+            CHECK(pfo_disk_verify(disk, 0, &report, NULL) == PFO_OK && report.damaged == 0 && report.orphans == 0);
+            pfo_disk_close(disk);
+        }
+        fixture_delete(&tree);
+    }
+}
+
 int
 main(void)
 {
@@ -408,5 +434,6 @@ main(void)
     RUN(compressed_values_come_back);
     RUN(bad_options_are_refused);
     RUN(the_golden_directory_is_read);
+    RUN(a_smaller_bound_holds_from_the_opening_on);
     return FINISH();
 }

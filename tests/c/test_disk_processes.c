@@ -1,6 +1,7 @@
 /* test_disk_processes.c: fork before and after opening, many processes under a bound, and kill -9 of a writer at random moments. */
 #include "disk_fixture.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -226,6 +227,60 @@ killed_writers_lose_nothing(void)
     fixture_delete(&tree);
 }
 
+static atomic_int stop_opening;
+
+static void *
+open_again_and_again(void *argument)
+{
+    const fixture *tree = argument;
+    while (!atomic_load(&stop_opening)) {
+        pfo_disk *disk = NULL;
+        const pfo_disk_options options = { .directory = tree->root, .max_bytes = ROOMY, .policy = "lru" };
+        if (pfo_disk_open(&disk, &options, NULL) == PFO_OK) {
+            pfo_disk_close(disk);
+        }
+    }
+    return NULL;
+}
+
+/* Descriptors of this process that name a lock file. */
+static int
+count_locks(void)
+{
+    int count = 0;
+    for (int descriptor = 0; descriptor < 64; descriptor++) {
+        char link[64];
+        char target[256];
+        (void)snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
+        const ssize_t length = readlink(link, target, sizeof target - 1);
+        count += length > 5 && memcmp(target + length - 5, "/lock", 5) == 0;
+    }
+    return count;
+}
+
+/* A child that kept the lock file of a handle which another thread was opening would keep the lock, too, should its parent die. */
+static void
+a_child_keeps_no_lock_of_a_handle_that_is_being_opened(void)
+{
+    fixture tree = fixture_new();
+    pthread_t thread;
+    int kept = 0;
+    pfo_disk_close(open_disk(&tree, ROOMY, "lru"));
+    atomic_store(&stop_opening, 0);
+    REQUIRE(pthread_create(&thread, NULL, open_again_and_again, &tree) == 0);
+    for (int i = 0; i < 200; i++) {
+        const pid_t child = fork();
+        if (child == 0) {
+            _exit(count_locks());
+        }
+        kept += exit_code_of(child);
+    }
+    atomic_store(&stop_opening, 1);
+    REQUIRE(pthread_join(thread, NULL) == 0);
+    CHECK(kept == 0);
+    fixture_delete(&tree);
+}
+
 int
 main(void)
 {
@@ -233,5 +288,6 @@ main(void)
     RUN(many_processes_keep_the_bound);
     RUN(a_reader_beside_a_writer_misses_nothing);
     RUN(killed_writers_lose_nothing);
+    RUN(a_child_keeps_no_lock_of_a_handle_that_is_being_opened);
     return FINISH();
 }

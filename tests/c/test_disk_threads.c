@@ -186,6 +186,80 @@ clears_beside_readers_harm_nothing(void)
     fixture_delete(&tree);
 }
 
+static atomic_int stop_deleting;
+
+static int
+remove_if_possible(const char *path, const struct stat *facts, int kind, struct FTW *place)
+{
+    (void)facts;
+    (void)kind;
+    (void)place;
+    (void)remove(path);
+    return 0;
+}
+
+static void *
+work_until_stopped(void *argument)
+{
+    const unsigned who = *(const unsigned *)argument;
+    unsigned long long state = who + 7;
+    while (!atomic_load(&stop_deleting)) {
+        const unsigned number = (unsigned)(check_random(&state) % 50) * 10;
+        const pfo_digest key = key_of(number);
+        int existed;
+        if (check_random(&state) % 4 == 0) {
+            (void)put_value(handles[0], number, who, length_of(number), 0, NULL);
+        } else if (check_random(&state) % 8 == 0) {
+            (void)pfo_disk_delete(handles[0], &key, &existed, NULL);
+        } else {
+            atomic_fetch_add(&wrong, get_version(handles[0], number, length_of(number)) < -1);
+            (void)stats_of(handles[0]);
+        }
+    }
+    return NULL;
+}
+
+/* Readers go on with the descriptor of a directory that another thread finds to be gone and opens anew. */
+static void
+a_directory_deleted_under_threads_harms_nothing(void)
+{
+    fixture tree = fixture_new();
+    pthread_t threads[THREADS];
+    unsigned who[THREADS];
+    handles[0] = open_disk(&tree, ROOMY, "lru");
+    atomic_store(&wrong, 0);
+    atomic_store(&stop_deleting, 0);
+    for (unsigned i = 0; i < THREADS; i++) {
+        who[i] = i;
+        REQUIRE(pthread_create(&threads[i], NULL, work_until_stopped, &who[i]) == 0);
+    }
+    char away[160];
+    int deleted = 0;
+    (void)snprintf(away, sizeof away, "%s.away", tree.root);
+    for (int tries = 0; tries < 100000 && deleted < 40; tries++) {
+        if (rename(tree.root, away) != 0) {
+            (void)usleep(100); /* until one of them has made it again */
+            continue;
+        }
+        while (access(away, F_OK) == 0) { /* they write to it until it is gone */
+            (void)nftw(away, remove_if_possible, 16, FTW_DEPTH | FTW_PHYS);
+        }
+        deleted++;
+    }
+    CHECK(deleted == 40);
+    atomic_store(&stop_deleting, 1);
+    for (unsigned i = 0; i < THREADS; i++) {
+        REQUIRE(pthread_join(threads[i], NULL) == 0);
+    }
+    CHECK(atomic_load(&wrong) == 0);
+    CHECK(put_ok(handles[0], 1, 2, 100) && get_version(handles[0], 1, 100) == 2);
+    pfo_disk_close(handles[0]);
+    handles[0] = open_disk(&tree, ROOMY, "lru");
+    CHECK(get_version(handles[0], 1, 100) == 2);
+    pfo_disk_close(handles[0]);
+    fixture_delete(&tree);
+}
+
 int
 main(void)
 {
@@ -193,5 +267,6 @@ main(void)
     RUN(two_handles);
     RUN(clears_beside_readers_harm_nothing);
     RUN(large_puts_at_once_keep_the_bound);
+    RUN(a_directory_deleted_under_threads_harms_nothing);
     return FINISH();
 }

@@ -209,6 +209,40 @@ test_a_cold_name_is_small(void)
 }
 
 static void
+test_storing_and_scaling(void)
+{
+    pfo_histogram *from = pfo_histogram_create();
+    pfo_histogram *stored = pfo_histogram_create();
+    pfo_histogram *scaled = pfo_histogram_create();
+    REQUIRE(from != NULL && stored != NULL && scaled != NULL);
+    for (int64_t value = 1; value < INT64_MAX / 9; value *= 3) {
+        REQUIRE(pfo_histogram_record(from, value) == PFO_OK);
+    }
+    const pfo_histogram_facts facts = pfo_histogram_get_facts(from);
+    pfo_histogram_restore(stored, &facts);
+    for (int bucket = 0; bucket < PFO_HISTOGRAM_BUCKETS; bucket++) {
+        const uint64_t count = pfo_histogram_bucket_count(from, bucket);
+        REQUIRE(count == 0 || pfo_histogram_set_bucket(stored, bucket, count) == PFO_OK);
+    }
+    check_same(from, stored);
+    REQUIRE(pfo_histogram_add_scaled(scaled, from, 0.5) == PFO_OK);
+    const double most = (double)facts.largest;
+    const double half = 0.5;
+    CHECK(pfo_histogram_count(scaled) == facts.count);
+    CHECK((double)pfo_histogram_max(scaled) > 0.499999 * most && (double)pfo_histogram_max(scaled) < 0.500001 * most);
+    double medians[2];
+    pfo_histogram_quantiles(from, &half, 1, &medians[0]);
+    pfo_histogram_quantiles(scaled, &half, 1, &medians[1]);
+    CHECK(medians[1] > 0.49 * medians[0] && medians[1] < 0.51 * medians[0]);
+    pfo_histogram_clear(scaled);
+    REQUIRE(pfo_histogram_add_scaled(scaled, from, 1e6) == PFO_OK); /* beyond what a histogram takes */
+    CHECK(pfo_histogram_max(scaled) == INT64_MAX && pfo_histogram_count(scaled) == facts.count);
+    pfo_histogram_destroy(from);
+    pfo_histogram_destroy(stored);
+    pfo_histogram_destroy(scaled);
+}
+
+static void
 test_every_failing_allocation(void)
 {
     for (long n = 1;; n++) {
@@ -250,6 +284,7 @@ main(void)
     RUN(test_merging_equals_recording_both);
     RUN(test_empty_and_negative);
     RUN(test_a_cold_name_is_small);
+    RUN(test_storing_and_scaling);
     RUN(test_every_failing_allocation);
     return FINISH();
 }

@@ -6,6 +6,8 @@
 #include "base/procfile.h"
 #include "fixture.h"
 
+#include <unistd.h>
+#include <string.h>
 #include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -257,6 +259,22 @@ processor_time_of_a_thread_grows(void)
     REQUIRE(pthread_join(thread, NULL) == 0);
 }
 
+static void
+threads_and_the_process_can_be_told(void)
+{
+    CHECK(pfo_thread_id() == (int64_t)getpid()); /* the first thread's number is the process's */
+    char text[4096];
+    pfo_thread_name(text, sizeof text);
+    CHECK(strcmp(text, "test_platform_l") == 0); /* the kernel keeps 15 bytes */
+    pfo_thread_name(text, 5);
+    CHECK(strcmp(text, "test") == 0);
+    pfo_process_command(text, sizeof text);
+    CHECK(strstr(text, "test_platform_linux") != NULL);
+    pfo_process_command(text, 4);
+    CHECK(strlen(text) == 3);
+    CHECK(pfo_pid_namespace() > 0);
+}
+
 int
 main(void)
 {
@@ -269,5 +287,6 @@ main(void)
     RUN(retained_heap_is_reused_without_faults);
     RUN(usable_processors_are_within_the_machine);
     RUN(processor_time_of_a_thread_grows);
+    RUN(threads_and_the_process_can_be_told);
     return FINISH();
 }

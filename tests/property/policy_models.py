@@ -529,10 +529,7 @@ class Cache:
 
     def make_room(self, entries: int, size: int) -> list[int]:
         evicted = []
-        while self.sizes and not self.has_room(entries, size):
-            victim = self.policy.victim()
-            assert victim is not None
-            assert self.policy.victim() == victim
+        while not self.has_room(entries, size) and (victim := self.policy.victim()) is not None:
             self.policy.remove(victim, True)
             del self.sizes[victim]
             evicted.append(victim)

@@ -8,7 +8,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["HELD_OUT", "STREAMS", "Keys", "corda", "loop", "mixed", "recency", "scans", "trace", "zipf"]
+__all__ = [
+    "HELD_OUT",
+    "HELD_OUT_AGAIN",
+    "STREAMS",
+    "Keys",
+    "corda",
+    "loop",
+    "mixed",
+    "recency",
+    "scans",
+    "trace",
+    "zipf",
+]
 
 Keys = npt.NDArray[np.int64]
 
@@ -126,6 +138,87 @@ HELD_OUT: dict[str, Callable[..., Keys]] = {
         lambda part: loop(part, size, ratio=4),
         lambda part: scans(part, size, seed=21),
         lambda part: zipf(part, size, exponent=1.1, seed=22),
+    ),
+}
+
+
+def shifting_zipf(requests: int, size: int, *, every: int = 10, seed: int) -> Keys:
+    """Zipf over 10 keys a place whose ranks move on by one key in ``every`` requests: what is popular ages away."""
+    return zipf(requests, size, keys=10 * size, exponent=1.0, seed=seed) + np.arange(requests, dtype=np.int64) // every
+
+
+def bursts(requests: int, size: int, *, mean: int = 4, seed: int) -> Keys:
+    """Keys that come about ``mean`` times within some cache sizes, some of them late, and never again; every third skewed."""
+    generator = np.random.default_rng(seed)
+    keys = np.arange(-(-requests // mean), dtype=np.int64)
+    times = generator.geometric(1 / mean, len(keys))
+    born = np.repeat(keys * mean, times) + generator.exponential(size, times.sum())
+    stream = (1 << 50) + np.repeat(keys, times)[np.argsort(born, kind="stable")]
+    stream = np.resize(stream, requests)
+    stream[::3] = zipf(len(stream[::3]), size, keys=20 * size, exponent=0.9, seed=seed + 1)
+    return stream
+
+
+def epochs(requests: int, size: int, *, ratio: float = 3, seed: int) -> Keys:
+    """A training set of ``ratio`` times the entries in a new order each epoch, with a skewed vocabulary every fourth request."""
+    generator = np.random.default_rng(seed)
+    samples = int(size * ratio)
+    turns = [generator.permutation(samples) for _ in range(requests // samples + 1)]
+    stream = np.concatenate(turns).astype(np.int64)[:requests] + (1 << 50)
+    stream[::4] = zipf(len(stream[::4]), size, keys=5 * size, exponent=1.0, seed=seed + 1)
+    return stream
+
+
+def working_sets(requests: int, size: int, *, share: float = 0.8, turns: int = 20, seed: int) -> Keys:
+    """Uniform over ``share`` of the entries, another set every ``turns`` cache sizes of requests; one in ten never again."""
+    generator = np.random.default_rng(seed)
+    position = np.arange(requests, dtype=np.int64)
+    width = int(size * share)
+    stream = generator.integers(0, width, requests) + position // (turns * size) * width
+    once = generator.random(requests) < 0.1
+    stream[once] = (1 << 50) + position[once]
+    return stream
+
+
+def noisy_loop(requests: int, size: int, *, ratio: float, seed: int) -> Keys:
+    """A loop in which one request in ten is for a key that never comes again."""
+    once = np.random.default_rng(seed).random(requests) < 0.1
+    stream = loop(requests, size, ratio=ratio)
+    stream[once] = (1 << 50) + np.flatnonzero(once)
+    return stream
+
+
+# As HELD_OUT, made when the misses on those were looked into, so that there are again streams nothing was chosen by.
+HELD_OUT_AGAIN: dict[str, Callable[..., Keys]] = {
+    **{f"loop over {ratio} times the entries": loop_of(ratio) for ratio in (1.02, 1.15, 3.3)},
+    "noisy loop over 1.1 times the entries": lambda requests, size: noisy_loop(requests, size, ratio=1.1, seed=31),
+    "noisy loop over 2 times the entries": lambda requests, size: noisy_loop(requests, size, ratio=2, seed=32),
+    "zipf 0.9": lambda requests, size: zipf(requests, size, keys=70 * size, exponent=0.9, seed=33),
+    "zipf 1.05, 1000 keys a place": lambda requests, size: zipf(
+        requests, size, keys=1000 * size, exponent=1.05, seed=34
+    ),
+    "scans": lambda requests, size: scans(requests, size, seed=35),
+    "shifting zipf, fast": lambda requests, size: shifting_zipf(requests, size, every=3, seed=36),
+    "shifting zipf, slow": lambda requests, size: shifting_zipf(requests, size, every=40, seed=37),
+    "bursts": lambda requests, size: bursts(requests, size, seed=38),
+    "epochs of 1.4 times the entries": lambda requests, size: epochs(requests, size, ratio=1.4, seed=40),
+    "epochs of 5 times the entries": lambda requests, size: epochs(requests, size, ratio=5, seed=42),
+    "working sets": lambda requests, size: working_sets(requests, size, seed=44),
+    "recency": lambda requests, size: recency(requests, size, seed=45),
+    "corda": lambda requests, size: corda(requests, size, seed=46),
+    "phases: loop 1.2, shifting zipf, epochs of 2, recency": lambda requests, size: phases(
+        requests,
+        lambda part: loop(part, size, ratio=1.2),
+        lambda part: shifting_zipf(part, size, seed=47),
+        lambda part: epochs(part, size, ratio=2, seed=48),
+        lambda part: recency(part, size, seed=50),
+    ),
+    "phases: bursts, zipf 1.0, loop 3, working sets": lambda requests, size: phases(
+        requests,
+        lambda part: bursts(part, size, seed=51),
+        lambda part: zipf(part, size, exponent=1.0, seed=53),
+        lambda part: loop(part, size, ratio=3),
+        lambda part: working_sets(part, size, seed=54),
     ),
 }
 

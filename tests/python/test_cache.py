@@ -55,8 +55,11 @@ def test_bad_arguments(tmp_path: pathlib.Path) -> None:
             PerformanceCache(cache_dir=bad_dir)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cache_dir must not be empty"):
         PerformanceCache(cache_dir="")
-    with pytest.raises(ValueError, match="null"):
-        PerformanceCache(cache_dir="a\0b")
+    for bad_name in ("a\0b", "\ud800"):
+        with pytest.raises(ValueError, match="cache_dir must be a name that a directory can have, not") as caught:
+            PerformanceCache(cache_dir=bad_name)
+        assert type(caught.value) is ValueError
+        assert repr(bad_name) in str(caught.value)
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(ValueError, match="exists and is not a directory"):

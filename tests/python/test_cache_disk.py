@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import os
 import pathlib
 import subprocess
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from perfopt import _core
-from perfopt.cache import PerformanceCache
+from perfopt.cache import PerformanceCache, cache_result, fingerprint
 
 KEY = b"a secret of sixteen bytes or more"
 
@@ -119,6 +120,80 @@ def test_time_to_live_on_disk(tmp_path: pathlib.Path) -> None:
         assert cache.touch("c", 0.01) is True
         time.sleep(0.02)
         assert "c" not in cache
+
+
+def test_entries_stored_for_ever_in_a_cache_with_a_time_to_live(tmp_path: pathlib.Path) -> None:
+    """Who adds a ttl because results grow stale means those that are there already, too."""
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        for key in "ab":
+            cache.set(key, "old", persist=True)
+        cache.set("own", "own", persist=True, ttl=1000)
+    time.sleep(0.02)
+    with PerformanceCache(cache_dir=tmp_path, ttl=0.01) as cache:
+        assert (cache.get("a"), "a" in cache) == (None, False)
+        assert cache.get("own") == "own", "an end of its own stays"
+        assert cache.get_or_compute("a", lambda: "new", persist=True, ttl=1000) == "new"
+    with PerformanceCache(0, tmp_path, ttl=0.01) as cache:
+        assert cache.get("b") is None
+    with PerformanceCache(cache_dir=tmp_path, ttl=3) as cache:
+        assert [cache.get(key) for key in ("a", "b", "own")] == ["new", "old", "own"]
+        assert "b" in cache
+        time.sleep(3.1)
+        assert [cache.get(key) for key in ("a", "b", "own")] == ["new", None, "own"], "counted from when it was stored"
+        assert "b" not in cache
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        assert cache.get("b") == "old", "a cache without a time to live still finds it"
+
+
+LONE = "\ud800 lone \udc80"
+
+
+class Named(enum.Enum):
+    LONE = LONE
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        LONE,
+        (LONE, 1),
+        [LONE, {LONE: [LONE]}],
+        {LONE},
+        pathlib.PurePosixPath("\udc80"),
+        np.array([LONE]),
+        np.array([LONE, None], dtype=object),
+        np.zeros(2, dtype=[("\udc80", "i4")]),
+        Named.LONE,
+    ],
+    ids=lambda item: type(item).__name__,
+)
+def test_text_with_lone_surrogates_on_disk(tmp_path: pathlib.Path, item: Any) -> None:
+    """Text that is no UTF-8, as of file names: as a key and as a value, in both faces."""
+    calls: list[Any] = []
+    for _ in range(2):
+        with PerformanceCache(10, tmp_path, allow_pickle=KEY) as cache:
+            function = cache_result(LONE, cache=cache, persist=True, version=LONE)(lambda x: calls.append(x) or x)
+            for value in (cache.get_or_compute(item, lambda: item, persist=True), function(item)):
+                assert type(value) is type(item)
+                assert fingerprint(value) == fingerprint(item)
+    assert len(calls) == 1
+    with PerformanceCache(10, tmp_path, allow_pickle=KEY) as cache:
+        stored = cache.get_stats()["disk_entries"]
+        assert item in cache
+        assert cache.delete(item)
+        assert cache.get_stats()["disk_entries"] == stored - 1
+
+
+def test_clearing_functions_whose_names_are_no_utf8(tmp_path: pathlib.Path) -> None:
+    names = ["\ud800", "\\ud800", "\ud801", "\ud800" * 100]
+    with PerformanceCache(10, tmp_path) as cache:
+        functions = [cache_result(name, cache=cache, persist=True, version=1)(lambda x: x) for name in names]
+        for left, function in enumerate(functions):
+            for other in functions:
+                other(1)
+            assert cache.get_stats()["disk_entries"] == len(names), left
+            function.cache_clear()
+            assert cache.get_stats()["disk_entries"] == len(names) - 1
 
 
 def test_values_and_keys_without_a_safe_format(tmp_path: pathlib.Path) -> None:

@@ -437,3 +437,69 @@ def test_results_on_disk_do_not_leak(tmp_path: pathlib.Path) -> None:
         function.invalidate(3)  # type: ignore[attr-defined]
 
     steady(operation, 100)
+
+
+def test_deleting_beside_async_flights_does_not_leak() -> None:
+    cache = PerformanceCache()
+
+    async def compute() -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    async def one() -> None:
+        task = asyncio.ensure_future(cache.aget_or_compute(("a", 1), compute))
+        await asyncio.sleep(0)
+        cache.delete(("a", 1))
+        cache.clear()
+        await task
+        with contextlib.suppress(ValueError):
+            await cache.aget_or_compute("a", compute, ttl=-1)
+
+    loop = asyncio.new_event_loop()
+    steady(lambda: loop.run_until_complete(one()), rounds=300)
+    loop.close()
+
+
+def test_threads_inside_tasks_do_not_leak() -> None:
+    cache = PerformanceCache()
+    done = threading.Event()
+
+    def compute() -> int:
+        done.wait(10)
+        return 1
+
+    def fail() -> int:
+        raise KeyError(1)
+
+    async def outer() -> None:
+        for _ in range(20):
+            done.clear()
+            both = [asyncio.to_thread(cache.get_or_compute, "inner", compute) for _ in range(2)]
+            tasks = [asyncio.ensure_future(one) for one in both]
+            await asyncio.sleep(0)
+            done.set()
+            await asyncio.gather(*tasks)
+            cache.get_or_compute("k", lambda: cache.get_or_compute("k", lambda: 2))
+            with contextlib.suppress(KeyError):
+                cache.get_or_compute("fails", fail)
+            cache.clear()
+
+    async def main() -> None:
+        await cache.aget_or_compute("outer", outer)
+        cache.clear()
+
+    loop = asyncio.new_event_loop()
+    steady(lambda: loop.run_until_complete(main()), rounds=10)
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+def test_a_cycle_through_the_async_flights_is_collected() -> None:
+    cache = PerformanceCache()
+    flights = Plain()
+    flights.cache = cache  # type: ignore[attr-defined]
+    cache._flights = flights  # type: ignore[assignment]
+    gone = weakref.ref(cache)
+    del cache, flights
+    gc.collect()
+    assert gone() is None

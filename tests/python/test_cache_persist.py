@@ -336,6 +336,16 @@ def test_time_to_live_on_disk(tmp_path: pathlib.Path) -> None:
     assert calls == [(1,)]
 
 
+def test_a_time_to_live_that_is_added_later(tmp_path: pathlib.Path) -> None:
+    again(lambda x: x, name="forever", cache_dir=tmp_path)[0](1)
+    time.sleep(0.02)
+    shared = PerformanceCache(cache_dir=tmp_path)
+    for options, expected in (({"ttl": 1000}, 0), ({"ttl": 0.01}, 1)):
+        function, calls = again(lambda x: x, name="forever", cache=shared, **options)
+        function(1)
+        assert len(calls) == expected, options
+
+
 def test_no_memory_but_disk(tmp_path: pathlib.Path) -> None:
     function, calls = again(lambda x: [x], name="disk only", cache_dir=tmp_path, max_size=0)
     assert [function(1), function(1), function(1)] == [[1]] * 3
@@ -393,6 +403,30 @@ def method_of(cls: type, directory: pathlib.Path, calls: list[Any]) -> type:
     return type(
         cls.__name__, (cls,), {"scaled": cache_result("scaled", persist=True, cache_dir=directory, version=1)(scaled)}
     )
+
+
+class Stubborn:
+    """Raises what it is told to when it is pickled."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError(), KeyboardInterrupt(), MemoryError()], ids=repr)
+def test_what_pickling_a_value_raises_comes_out(tmp_path: pathlib.Path, error: BaseException) -> None:
+    key = b"a secret of sixteen bytes or more"
+    function, calls = again(lambda x: Stubborn(error), name="f", cache_dir=tmp_path, allow_pickle=key)
+    for expected in (1, 2):
+        with pytest.raises(type(error)):
+            function(1)
+        assert len(calls) == expected, "nothing was kept"
+    with PerformanceCache(cache_dir=tmp_path, allow_pickle=key) as cache:
+        with pytest.raises(type(error)):
+            cache.set("a", Stubborn(error), persist=True)
+        assert "a" not in cache
 
 
 def test_instances_count_by_content(tmp_path: pathlib.Path) -> None:
@@ -650,3 +684,38 @@ def test_the_same_in_another_process(tmp_path: pathlib.Path) -> None:
         command = [sys.executable, str(tmp_path / name), str(tmp_path / "cache")]
         outputs.append(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
     assert outputs == ["computed\n", ""]
+
+
+def test_functions_of_one_name_in_two_programs(tmp_path: pathlib.Path) -> None:
+    """With version= the code does not count: what tells them apart is the program, also in the processes that it starts."""
+    text = """
+        import multiprocessing, sys
+        from perfopt.cache import cache_result
+        @cache_result(persist=True, cache_dir=sys.argv[1], version=1)
+        def function(x):
+            return "{answer}"
+        @cache_result("given", persist=True, cache_dir=sys.argv[1], version=1)
+        def named(x):
+            return "{answer}"
+        if __name__ == "__main__":
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                print(function(1), named(1), pool.apply(function, (2,)), function(2), function.cache_info().misses)
+    """
+    (tmp_path / "again").mkdir()
+    for name in ("one.py", "two.py", "again/one.py"):
+        (tmp_path / name).write_text(textwrap.dedent(text).format(answer=name))
+
+    def run(*command: str) -> str:
+        arguments = [sys.executable, *command, str(tmp_path / "cache")]
+        done = subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+        return done.stdout.strip()
+
+    assert run("one.py") == "one.py one.py one.py one.py 1", (
+        "the second result is the one that the other process stored"
+    )
+    assert run("two.py") == "two.py one.py two.py two.py 1"
+    assert run("again/one.py") == "again/one.py one.py again/one.py again/one.py 1"
+    assert run(str(tmp_path / "again" / ".." / "one.py")) == "one.py one.py one.py one.py 0"
+    assert run("-m", "one") == "one.py one.py one.py one.py 1", "the name of a module that is run"
+    assert run("-m", "one") == "one.py one.py one.py one.py 0"
+    assert run("-m", "again.one") == "again/one.py one.py again/one.py again/one.py 1"

@@ -7,6 +7,8 @@ import gc
 import os
 import random
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -528,3 +530,94 @@ def test_captures_beside_recording_and_reset(profiler: PerformanceProfiler) -> N
         stop.set()
         for thread in threads:
             thread.join()
+
+
+# ---- ends of things ----
+
+
+def test_the_interpreter_may_end_while_ranges_are_open(tmp_path: Path) -> None:
+    script = """
+import threading, time
+from perfopt.profiler import PerformanceProfiler, default_profiler
+
+profiler = PerformanceProfiler(trace=True)
+
+@profiler.profile_operation
+def numbers():
+    try:
+        while True:
+            yield 1
+    finally:
+        with profiler.profile("clean-up"):
+            pass
+
+class Late:
+    def __del__(self):
+        with default_profiler().profile("late"):
+            pass
+
+def record():
+    while True:
+        with profiler.profile("daemon"):
+            time.sleep(0.0001)
+
+late, steps, entered = Late(), numbers(), profiler.profile("never left")
+next(steps)
+entered.__enter__()
+for _ in range(3):
+    threading.Thread(target=record, daemon=True).start()
+time.sleep(0.05)
+assert profiler.capture().rows()
+"""
+    result = subprocess.run([sys.executable, "-X", "dev", "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+
+
+def test_a_range_that_is_dropped_open_leaves_the_stack(profiler: PerformanceProfiler) -> None:
+    dropped = profiler.profile("dropped")
+    dropped.__enter__()
+    with profiler.profile("inside"):
+        pass
+    del dropped
+    with profiler.profile("after"):
+        pass
+    assert paths(profiler.capture()) == {"dropped": 0, "dropped/inside": 1, "after": 1}
+
+
+def test_deep_recursion_is_bounded(profiler: PerformanceProfiler) -> None:
+    @profiler.profile_operation("deep")
+    def deep(n: int) -> None:
+        if n:
+            deep(n - 1)
+
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)
+    try:
+        deep(3000)
+    finally:
+        sys.setrecursionlimit(limit)
+    capture = profiler.capture()
+    assert row(capture, "deep")["count"] == 3001 == sum(node["count"] for node in capture.nodes())
+    assert len(capture.nodes()) == 1024 + 1
+    assert [node["count"] for node in capture.nodes() if node["name"] is None] == [3001 - 1024]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_fork_while_a_range_and_a_generator_are_open(profiler: PerformanceProfiler) -> None:
+    @profiler.profile_operation("numbers")
+    def numbers() -> Iterator[int]:
+        yield from range(3)
+
+    steps = numbers()
+    next(steps)
+    with profiler.profile("around"):
+        child = os.fork()
+        assert list(steps) == [1, 2]
+    capture = profiler.capture()
+    right = {r["name"]: r["count"] for r in capture.rows()} == {"numbers": 1, "around": 1}
+    if child == 0:
+        os._exit(0 if right and capture.processes[0]["pid"] == os.getpid() else 1)
+    assert right
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

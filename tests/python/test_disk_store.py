@@ -431,6 +431,7 @@ def test_a_store_may_be_closed_while_others_use_it(tmp_path: pathlib.Path) -> No
     assert len(ended) == 30
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork")
 def test_values_and_stores_live_on_in_a_forked_child(store: DiskStore) -> None:
     store.put(KEY, noise(100_000))

@@ -182,7 +182,10 @@ def library_cases() -> dict[str, Callable[[], tuple[Any, ...]]]:
 
         frame = {0: [1.5, np.nan], 1: pd.Categorical(["a", "b"], categories=np.array(["a", "b"], object))}
         times = np.array([1, "NaT"], "M8[ns]")
-        cases["frames"] = lambda: (pd.DataFrame(frame), pd.Series([1, 2], name="n", index=pd.Index([5, 6])))
+        series = pd.Series([1, 2], name="n", index=pd.Index([5, 6]))
+        if pd.__version__ >= "3" and importlib.util.find_spec("pyarrow") is not None:  # text is in Arrow's strings
+            cases["frames"] = lambda: (pd.DataFrame(frame), series)
+        cases["frames of numbers"] = lambda: (pd.DataFrame({0: [1.5, np.nan]}, columns=pd.RangeIndex(1)), series)
         cases["pandas arrays"] = lambda: (
             pd.array([1, None], dtype="Int64"),
             pd.Series(times).array,

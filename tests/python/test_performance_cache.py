@@ -287,3 +287,87 @@ def test_a_loop_that_ended_early_is_not_kept_alive() -> None:
     gc.collect()
     assert gone() is None
     assert cache.get("k") is None
+
+
+def test_what_every_cache_pays_for_is_written_in_c() -> None:
+    for name in ("get", "set", "get_or_compute", "delete", "clear", "touch"):
+        assert name not in vars(PerformanceCache), f"{name}() costs a Python frame"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"ttl": -1}, ValueError, "ttl"),
+        ({"ttl": "long"}, TypeError, "ttl"),
+        ({"size": -1}, ValueError, "size"),
+        ({"persist": True}, ValueError, "cache_dir"),
+        ({"fn": 3}, TypeError, "fn must be callable, not int"),
+        ({"key": object.__new__(type("Unhashable", (), {"__hash__": None}))}, TypeError, "key"),
+        ({"other": 3}, TypeError, r"aget_or_compute\(\).*other"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_computed(
+    arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    cache, calls = PerformanceCache(), []
+    given = {"key": "k", "fn": lambda: calls.append(1), **arguments}
+
+    async def main() -> None:
+        with pytest.raises(error, match=text):
+            await cache.aget_or_compute(**given)
+
+    run(main())
+    assert calls == []
+
+
+def test_deleting_and_clearing_after_async_methods_were_used() -> None:
+    cache = PerformanceCache()
+
+    async def main() -> None:
+        assert await cache.aget_or_compute("a", lambda: 1) == 1
+        assert await cache.aget_or_compute([2], lambda: 2) == 2
+
+    run(main())
+    assert [cache.delete("a"), cache.delete("a"), cache.delete([2]), cache.delete("none")] == [True, False, True, False]
+    cache.set("b", 1)
+    cache.clear()
+    assert len(cache) == 0
+    cache.close()
+    for method in (lambda: cache.delete("a"), cache.clear):
+        with pytest.raises(ValueError, match="the cache is closed"):
+            method()
+
+
+def test_an_error_of_the_hook_stops_delete_and_clear() -> None:
+    """Nobody may believe a key gone that is being computed and will be kept."""
+
+    class Broken:
+        def delist(self, key: Any) -> None:
+            raise RuntimeError(f"delist {type(key).__name__}")
+
+        def delist_all(self) -> None:
+            raise RuntimeError("delist_all")
+
+    cache = PerformanceCache()
+    cache.set("a", 1)
+    cache._flights = Broken()  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="delist ContentKey"):
+        cache.delete("a")
+    with pytest.raises(RuntimeError, match="delist_all"):
+        cache.clear()
+    assert cache.get("a") == 1
+    del cache._flights
+    assert cache.delete("a")
+
+
+def test_a_hook_that_closes_the_cache() -> None:
+    class Closing:
+        def delist(self, key: Any) -> None:
+            del cache._flights
+            cache.close()
+
+    cache = PerformanceCache()
+    cache.set("a", 1)
+    cache._flights = Closing()  # type: ignore[assignment]
+    assert cache.delete("a") is False
+    assert cache.closed

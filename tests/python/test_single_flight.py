@@ -19,6 +19,8 @@ import pytest
 
 from perfopt.cache import cache_result
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # on purpose
+
 
 def together(functions: list[Callable[[], Any]]) -> list[Any]:
     """What each function returned or raised, each in a thread of its own; fails if one hangs."""

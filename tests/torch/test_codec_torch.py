@@ -14,7 +14,7 @@ import pytest
 
 torch: Any = pytest.importorskip("torch")
 
-from perfopt import _codec  # noqa: E402
+from perfopt import _codec_codes  # noqa: E402
 from perfopt._codec import Unstorable, decode, encode  # noqa: E402
 from perfopt._core import DiskStore  # noqa: E402
 
@@ -205,7 +205,7 @@ def test_what_is_read_does_not_depend_on_the_modes_around(around: Any) -> None:
 
 
 def marked(*fields: Any) -> bytes:
-    return msgspec.msgpack.encode([msgspec.msgpack.Ext(_codec._TENSOR, b""), *fields])
+    return msgspec.msgpack.encode([msgspec.msgpack.Ext(_codec_codes.TENSOR, b""), *fields])
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ look_up(performance_cache *self, PyObject *object, PyObject **value)
     if (pfo_cache_check_open(self) < 0 || build_key(self, &builder, object) < 0) {
         return -1;
     }
-    const int found = pfo_tiers_get(&self->tiers, &builder, &disk_prefix, value);
+    const int found = pfo_tiers_get(&self->tiers, &builder, &disk_prefix, PFO_TTL_DEFAULT, value);
     pfo_key_drop(&builder);
     return found;
 }
@@ -241,16 +241,16 @@ uncount_miss(performance_cache *self)
     self->tiers.store.misses -= self->tiers.store.misses > 0;
 }
 
-/* Keeps what fn returned, unless the key was deleted meanwhile, and tells those who wait. flight: NULL when nobody does. */
+/* Keeps what fn returned, unless the key was deleted meanwhile, and tells those who wait. */
 static PyObject *
 compute(performance_cache *self, pfo_key_builder *builder, const computation *call, pfo_flight *flight)
 {
     PyObject *value = NULL;
     PyObject *guard = NULL;
     PyObject *computed = PyObject_CallNoArgs(call->fn);
-    if (computed != NULL && flight != NULL && pfo_flight_is_stale(flight)) {
+    if (computed != NULL && pfo_flight_is_stale(flight)) {
         value = pfo_value_prepare(self->tiers.state, computed, 0, &guard);
-    } else if (computed != NULL && keep(self, builder, call->key, computed, call->how, &value) == 0 && flight != NULL) {
+    } else if (computed != NULL && keep(self, builder, call->key, computed, call->how, &value) == 0) {
         const int is_stale =
             call->how->disk == PFO_KEEP_DISK_WRITE && pfo_flight_is_stale(flight); /* since the check */
         PyObject *kept = value; /* prepared already: this is for the guard */
@@ -260,9 +260,9 @@ compute(performance_cache *self, pfo_key_builder *builder, const computation *ca
         Py_DECREF(kept);
     }
     Py_XDECREF(computed);
-    if (flight != NULL && value != NULL) {
+    if (value != NULL) {
         pfo_flight_land(flight, value, guard);
-    } else if (flight != NULL) {
+    } else {
         pfo_flight_fail(flight);
     }
     Py_XDECREF(guard);
@@ -277,7 +277,7 @@ compute_in_flight(performance_cache *self, pfo_key_builder *builder, const compu
     if (pfo_tiers_version(&self->tiers, builder) != version) {
         PyObject *value = NULL;
         uncount_miss(self); /* this lookup counts in place of the first */
-        if (pfo_tiers_get(&self->tiers, builder, &disk_prefix, &value) != 0) {
+        if (pfo_tiers_get(&self->tiers, builder, &disk_prefix, PFO_TTL_DEFAULT, &value) != 0) {
             pfo_flight_give_up(flight);
             return value;
         }
@@ -304,7 +304,7 @@ find_or_compute(performance_cache *self, pfo_key_builder *builder, const computa
     for (;;) {
         PyObject *value = NULL;
         const uint64_t version = pfo_tiers_version(&self->tiers, builder); /* the disk lets other threads in */
-        if (pfo_tiers_get(&self->tiers, builder, &disk_prefix, &value) != 0) {
+        if (pfo_tiers_get(&self->tiers, builder, &disk_prefix, PFO_TTL_DEFAULT, &value) != 0) {
             return value;
         }
         pfo_boarded boarded;
@@ -312,7 +312,7 @@ find_or_compute(performance_cache *self, pfo_key_builder *builder, const computa
         case PFO_FLIGHT_MINE:
             return compute_in_flight(self, builder, call, boarded.flight, version);
         case PFO_FLIGHT_ALONE:
-            return compute(self, builder, call, NULL);
+            return compute(self, builder, call, boarded.flight);
         case PFO_FLIGHT_LANDED:
             value = take_landed(self, &boarded);
             if (value != NULL || PyErr_Occurred()) {
@@ -334,31 +334,49 @@ const char pfo_cache_get_or_compute_doc[] = PyDoc_STR(
     "set() would and\n"
     "returned as get() would. If meanwhile another call has stored a value, that one stays and is returned.\n\n"
     "Of all threads that miss one key at once, one calls its fn and the others wait for the outcome, also an "
-    "exception; "
-    "a fn that asks\n"
+    "exception; a fn that asks\n"
     "for its own key, over any number of keys and threads, computes it anew. If the key is deleted or the cache "
-    "cleared "
-    "meanwhile, the\n"
-    "value is returned and not stored. Raises what set() and fn raise; nothing is stored then.");
+    "cleared meanwhile, the\n"
+    "value is returned and not stored, also by the calls for the key that run inside one another at that moment; what "
+    "is begun after\n"
+    "it is stored. Raises what set() and fn raise; nothing is stored then.");
+
+/* The arguments of what stores a computed value: key, what is named `second`, persist, ttl, size; and how they say that it is kept. */
+static int
+parse_computed(const performance_cache *self, const char *function, const char *second, PyObject *const *args,
+               Py_ssize_t nargs, PyObject *kwnames, PyObject *found[5], pfo_keep *how)
+{
+    const char *const names[] = { "key", second, "persist", "ttl", "size" };
+    *how = (pfo_keep)PFO_KEEP_DEFAULT;
+    how->first_wins = 1;
+    return pfo_parse_arguments(function, names, 5, 3, 2, args, nargs, kwnames, found) < 0
+               ? -1
+               : parse_keep(self, found + 2, how);
+}
+
+/* What get_or_compute() and aget_or_compute() are called with, before anything is computed. 0 with a finished builder, or -1. */
+static int
+parse_computation(const performance_cache *self, const char *function, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames, PyObject *found[5], pfo_keep *how, pfo_key_builder *builder)
+{
+    if (parse_computed(self, function, "fn", args, nargs, kwnames, found, how) < 0) {
+        return -1;
+    }
+    if (!PyCallable_Check(found[1])) {
+        PyErr_Format(PyExc_TypeError, "fn must be callable, not %.200s", Py_TYPE(found[1])->tp_name);
+        return -1;
+    }
+    return pfo_cache_check_open(self) < 0 ? -1 : build_key_to_keep(self, builder, found[0]);
+}
 
 PyObject *
 pfo_cache_get_or_compute(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const char *const names[] = { "key", "fn", "persist", "ttl", "size" };
     performance_cache *self = (performance_cache *)op;
     PyObject *found[5];
-    pfo_keep how = PFO_KEEP_DEFAULT;
-    how.first_wins = 1;
-    if (pfo_parse_arguments("get_or_compute", names, 5, 3, 2, args, nargs, kwnames, found) < 0 ||
-        parse_keep(self, found + 2, &how) < 0) {
-        return NULL;
-    }
-    if (!PyCallable_Check(found[1])) {
-        PyErr_Format(PyExc_TypeError, "fn must be callable, not %.200s", Py_TYPE(found[1])->tp_name);
-        return NULL;
-    }
+    pfo_keep how;
     pfo_key_builder builder;
-    if (pfo_cache_check_open(self) < 0 || build_key_to_keep(self, &builder, found[0]) < 0) {
+    if (parse_computation(self, "get_or_compute", args, nargs, kwnames, found, &how, &builder) < 0) {
         return NULL;
     }
     const computation call = { .key = found[0], .fn = found[1], .how = &how };
@@ -369,34 +387,25 @@ pfo_cache_get_or_compute(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
     return value;
 }
 
-const char pfo_cache_keep_doc[] =
-    PyDoc_STR("_keep($self, /, key, value, persist=False, *, ttl=None, size=None)\n--\n\n"
-              "Stores a computed value as get_or_compute() does, and returns what it returns; also of a closed "
-              "cache. Internal: async\n"
-              "methods.");
-
-PyObject *
-pfo_cache_keep(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    static const char *const names[] = { "key", "value", "persist", "ttl", "size" };
-    performance_cache *self = (performance_cache *)op;
-    PyObject *found[5];
-    pfo_keep how = PFO_KEEP_DEFAULT;
-    how.first_wins = 1;
-    pfo_key_builder builder;
-    if (pfo_parse_arguments("_keep", names, 5, 3, 2, args, nargs, kwnames, found) < 0 ||
-        parse_keep(self, found + 2, &how) < 0 || build_key_to_keep(self, &builder, found[0]) < 0) {
-        return NULL;
-    }
-    PyObject *value = NULL;
-    (void)keep(self, &builder, found[0], found[1], &how, &value);
-    pfo_key_drop(&builder);
-    return value;
-}
-
 const char pfo_cache_delete_doc[] = PyDoc_STR(
     "delete($self, key, /)\n--\n\n"
     "Removes the entry of key: True if there was one. Raises TypeError for a key that can be neither hashed nor read.");
+
+/* What an async method computes for this key is handed to those who wait, but not kept. Runs Python code. */
+static int
+delist_async(performance_cache *self, const pfo_key_builder *builder)
+{
+    if (self->async_flights == NULL) {
+        return 0;
+    }
+    PyObject *flights = Py_NewRef(self->async_flights);
+    PyObject *token = pfo_content_key_of_builder(builder);
+    PyObject *answer = token == NULL ? NULL : PyObject_CallMethodOneArg(flights, self->tiers.state->name_delist, token);
+    Py_XDECREF(token);
+    Py_DECREF(flights);
+    Py_XDECREF(answer);
+    return answer == NULL ? -1 : 0;
+}
 
 PyObject *
 pfo_cache_delete(PyObject *op, PyObject *object)
@@ -406,8 +415,13 @@ pfo_cache_delete(PyObject *op, PyObject *object)
     if (pfo_cache_check_open(self) < 0 || build_key(self, &builder, object) < 0) {
         return NULL;
     }
-    const int existed =
-        pfo_flight_detach(&self->flights, &builder) < 0 ? -1 : pfo_tiers_delete(&self->tiers, &builder, &disk_prefix);
+    int existed = pfo_flight_detach(&self->flights, &builder);
+    if (existed == 0) {
+        existed = delist_async(self, &builder);
+    }
+    if (existed == 0) {
+        existed = pfo_tiers_delete(&self->tiers, &builder, &disk_prefix);
+    }
     pfo_key_drop(&builder);
     return existed < 0 ? NULL : PyBool_FromLong(existed);
 }
@@ -451,10 +465,25 @@ pfo_cache_contains(PyObject *op, PyObject *object)
     return found;
 }
 
-const char pfo_cache_peek_doc[] =
-    PyDoc_STR("_peek($self, key, /)\n--\n\n"
-              "(True, value) on a hit in memory, else (False, key as a ContentKey), which is then no lookup. "
-              "Internal: async methods.");
+/* ---- for the async methods (perfopt/_performance_cache.py) ------------------------------------ */
+
+/* (True, value) on a hit in memory, else (False, key as a ContentKey). */
+static PyObject *
+peek(performance_cache *self, const pfo_key_builder *builder)
+{
+    PyObject *value = NULL;
+    const uint32_t slot = pfo_tiers_find(&self->tiers, builder);
+    int answer = slot == PFO_SLOT_FAILED ? -1 : slot == PFO_SLOT_NONE ? 0 : pfo_tiers_take(&self->tiers, slot, &value);
+    if (answer == 0) {
+        value = pfo_content_key_of_builder(builder);
+        answer = value == NULL ? -1 : 0;
+    }
+    return answer < 0 ? NULL : Py_BuildValue("(NN)", PyBool_FromLong(answer), value);
+}
+
+const char pfo_cache_peek_doc[] = PyDoc_STR(
+    "_peek($self, key, /)\n--\n\n"
+    "(True, value) on a hit in memory, else (False, key as a ContentKey), which is then no lookup. Internal.");
 
 PyObject *
 pfo_cache_peek(PyObject *op, PyObject *object)
@@ -464,28 +493,65 @@ pfo_cache_peek(PyObject *op, PyObject *object)
     if (pfo_cache_check_open(self) < 0 || build_key_to_keep(self, &builder, object) < 0) {
         return NULL;
     }
-    PyObject *value = NULL;
-    const uint32_t slot = pfo_tiers_find(&self->tiers, &builder);
-    int answer = slot == PFO_SLOT_FAILED ? -1 : slot == PFO_SLOT_NONE ? 0 : pfo_tiers_take(&self->tiers, slot, &value);
-    if (answer == 0) {
-        value = pfo_content_key_of_builder(&builder);
-        answer = value == NULL ? -1 : 0;
-    }
+    PyObject *answer = peek(self, &builder);
     pfo_key_drop(&builder);
-    return answer < 0 ? NULL : Py_BuildValue("(NN)", PyBool_FromLong(answer), value);
+    return answer;
 }
 
-const char pfo_cache_token_doc[] =
-    PyDoc_STR("_token($self, key, /)\n--\n\nThe key as a ContentKey. Internal: async methods.");
+const char pfo_cache_begin_doc[] = PyDoc_STR(
+    "_begin($self, /, key, fn, persist=False, *, ttl=None, size=None)\n--\n\n"
+    "Checks what aget_or_compute() was given, as get_or_compute() does, and answers as _peek() does. Internal.");
 
 PyObject *
-pfo_cache_token(PyObject *op, PyObject *object)
+pfo_cache_begin(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    performance_cache *self = (performance_cache *)op;
+    PyObject *found[5];
+    pfo_keep how;
     pfo_key_builder builder;
-    if (build_key_to_keep((performance_cache *)op, &builder, object) < 0) {
+    if (parse_computation(self, "aget_or_compute", args, nargs, kwnames, found, &how, &builder) < 0) {
         return NULL;
     }
-    PyObject *token = pfo_content_key_of_builder(&builder);
+    PyObject *answer = peek(self, &builder);
     pfo_key_drop(&builder);
-    return token;
+    return answer;
+}
+
+const char pfo_cache_keep_doc[] =
+    PyDoc_STR("_keep($self, /, key, value, persist=False, *, ttl=None, size=None)\n--\n\n"
+              "Stores a computed value as get_or_compute() does, and returns what it returns; also of a closed cache. "
+              "Internal.");
+
+PyObject *
+pfo_cache_keep(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    performance_cache *self = (performance_cache *)op;
+    PyObject *found[5];
+    pfo_keep how;
+    pfo_key_builder builder;
+    if (parse_computed(self, "_keep", "value", args, nargs, kwnames, found, &how) < 0 ||
+        build_key_to_keep(self, &builder, found[0]) < 0) {
+        return NULL;
+    }
+    PyObject *value = NULL;
+    (void)keep(self, &builder, found[0], found[1], &how, &value);
+    pfo_key_drop(&builder);
+    return value;
+}
+
+const char pfo_cache_forget_doc[] =
+    PyDoc_STR("_forget($self, key, /)\n--\n\n"
+              "delete() of what is stored alone: what is being computed for the key stays as it is. Internal.");
+
+PyObject *
+pfo_cache_forget(PyObject *op, PyObject *object)
+{
+    performance_cache *self = (performance_cache *)op;
+    pfo_key_builder builder;
+    if (build_key(self, &builder, object) < 0) {
+        return NULL;
+    }
+    const int existed = pfo_tiers_delete(&self->tiers, &builder, &disk_prefix);
+    pfo_key_drop(&builder);
+    return existed < 0 ? NULL : PyBool_FromLong(existed);
 }

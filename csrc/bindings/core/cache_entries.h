@@ -21,20 +21,22 @@ pfo_cache_check_open(const pfo_performance_cache *self)
 PyObject *pfo_cache_set(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *pfo_cache_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *pfo_cache_get_or_compute(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *pfo_cache_begin(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *pfo_cache_keep(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *pfo_cache_delete(PyObject *op, PyObject *object);
 PyObject *pfo_cache_touch(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 int pfo_cache_contains(PyObject *op, PyObject *object);
 PyObject *pfo_cache_peek(PyObject *op, PyObject *object);
-PyObject *pfo_cache_token(PyObject *op, PyObject *object);
+PyObject *pfo_cache_forget(PyObject *op, PyObject *object);
 
 extern const char pfo_cache_set_doc[];
 extern const char pfo_cache_get_doc[];
 extern const char pfo_cache_get_or_compute_doc[];
+extern const char pfo_cache_begin_doc[];
 extern const char pfo_cache_keep_doc[];
 extern const char pfo_cache_delete_doc[];
 extern const char pfo_cache_touch_doc[];
 extern const char pfo_cache_peek_doc[];
-extern const char pfo_cache_token_doc[];
+extern const char pfo_cache_forget_doc[];
 
 #endif

@@ -154,7 +154,10 @@ pfo_parse_cache_dir(PyObject *object)
         return NULL;
     }
     PyObject *encoded = NULL;
-    if (!PyUnicode_FSConverter(path, &encoded)) { /* ValueError for an embedded null */
+    if (!PyUnicode_FSConverter(path, &encoded)) { /* a zero byte, or what the file system's encoding does not have */
+        if (PyErr_ExceptionMatches(PyExc_ValueError)) {
+            PyErr_Format(PyExc_ValueError, "cache_dir must be a name that a directory can have, not %R", path);
+        }
         Py_DECREF(path);
         return NULL;
     }

@@ -45,8 +45,9 @@ typedef struct pfo_tiers {
 typedef struct pfo_performance_cache {
     PyObject_HEAD
     pfo_tiers tiers;
-    pfo_flights flights; /* of get_or_compute() */
-    PyObject *cache_dir; /* str or NULL */
+    pfo_flights flights;     /* of get_or_compute() */
+    PyObject *async_flights; /* perfopt._flights.Flights, once an async method has computed; else NULL */
+    PyObject *cache_dir;     /* str or NULL */
     PyObject *weak_references;
 } pfo_performance_cache;
 
@@ -90,6 +91,8 @@ int pfo_tiers_set_simple(pfo_tiers *tiers, PyObject *object, PyObject *value);
 
 /* ---- finding and taking ---- */
 
+#define PFO_TTL_DEFAULT UINT64_MAX /* the cache's own */
+
 /* The slot in memory, PFO_SLOT_NONE, or PFO_SLOT_FAILED. What it names may be due: pfo_tiers_take() or pfo_tiers_is_good() tell. */
 uint32_t pfo_tiers_find(const pfo_tiers *tiers, const pfo_key_builder *builder);
 
@@ -106,13 +109,15 @@ pfo_tiers_is_good(const pfo_tiers *tiers, uint32_t slot)
 int pfo_tiers_take(pfo_tiers *tiers, uint32_t slot, PyObject **value);
 
 /* The whole way of a lookup: memory, then disk (what is found there moves up to memory). 1 and a new reference; 0; -1. Counts one hit
- * or one miss. */
-int pfo_tiers_get(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, PyObject **value);
+ * or one miss. ttl_ns (PFO_TTL_DEFAULT: the cache's own): how long after it was stored an entry on disk is good that has no end of its
+ * own; 0: for ever. */
+int pfo_tiers_get(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, uint64_t ttl_ns,
+                  PyObject **value);
 
 /* Moves with every change in memory, and of the key on disk by this cache: who finds it unmoved need not look again. Runs no code. */
 uint64_t pfo_tiers_version(const pfo_tiers *tiers, const pfo_key_builder *builder);
 
-/* Whether there is a good entry in memory or on disk; counts nothing. */
+/* Whether pfo_tiers_get() would find a good entry, with the cache's own time to live; counts nothing. */
 int pfo_tiers_contains(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix);
 
 /* ---- keeping ---- */
@@ -124,7 +129,6 @@ typedef enum pfo_keep_disk {
     PFO_KEEP_DISK_WRITE,
 } pfo_keep_disk;
 
-#define PFO_TTL_DEFAULT UINT64_MAX  /* the cache's own */
 #define PFO_SIZE_MEASURE UINT64_MAX /* measured if the cache is bounded by bytes, else 0 */
 
 typedef struct pfo_keep {

@@ -21,6 +21,20 @@ PyDoc_STRVAR(clear_doc,
              "clear($self, /)\n--\n\nForgets every entry, also those on disk, and sets the counters to 0.\n\n"
              "Raises OSError when the directory cannot be cleared.");
 
+/* What async methods compute is handed to those who wait, but not kept. Runs Python code. */
+static int
+delist_all_async(performance_cache *self)
+{
+    if (self->async_flights == NULL) {
+        return 0;
+    }
+    PyObject *flights = Py_NewRef(self->async_flights);
+    PyObject *answer = PyObject_CallMethodNoArgs(flights, self->tiers.state->name_delist_all);
+    Py_DECREF(flights);
+    Py_XDECREF(answer);
+    return answer == NULL ? -1 : 0;
+}
+
 static PyObject *
 cache_clear(PyObject *op, PyObject *unused)
 {
@@ -30,7 +44,7 @@ cache_clear(PyObject *op, PyObject *unused)
         return NULL;
     }
     pfo_flight_detach_all(&self->flights);
-    if (pfo_tiers_clear(&self->tiers) < 0) {
+    if (delist_all_async(self) < 0 || pfo_tiers_clear(&self->tiers) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -286,7 +300,10 @@ PyDoc_STRVAR(
     "ttl: seconds (above 0, also fractions) or a datetime.timedelta after which an entry is gone, on a monotonic "
     "clock; "
     "None: never.\n"
-    "    What is found on disk keeps the time it was stored with, also where that is none.\n"
+    "    What is found on disk keeps the end it was stored with; where that is none, it is good for ttl from when it "
+    "was "
+    "stored (in whole\n"
+    "    seconds, on the wall clock).\n"
     "policy: which entry leaves when room is needed, by name; an expired one always leaves first.\n"
     "compression: 'auto' (where a sample shows that it pays), 'zstd' (always) or 'none', on disk.\n"
     "durability: 'process': what set() wrote survives the death of the process, and after a power cut entries may be "
@@ -296,6 +313,7 @@ PyDoc_STRVAR(
     "key "
     "(bytes, at\n"
     "    least 16): such a value is pickled, and a pickle is only read when it carries a valid HMAC under this key.\n"
+    "    What the value's own __reduce__ or __getstate__ raises comes out of set().\n"
     "on_evict: called as on_evict(key, value, reason) after an entry has left; reason is 'evicted' (to make room), "
     "'expired', 'replaced'\n"
     "    (by set), 'deleted', 'cleared' (by clear or close) or 'invalid' (a tensor modified in place). It may use the "
@@ -384,12 +402,14 @@ static int
 performance_cache_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((performance_cache *)op)->async_flights);
     return pfo_tiers_traverse(&((performance_cache *)op)->tiers, visit, arg);
 }
 
 static int
 performance_cache_tp_clear(PyObject *op)
 {
+    Py_CLEAR(((performance_cache *)op)->async_flights);
     pfo_tiers_abandon(&((performance_cache *)op)->tiers);
     return 0;
 }
@@ -405,6 +425,7 @@ performance_cache_dealloc(PyObject *op)
     }
     pfo_tiers_free(&self->tiers);
     pfo_flights_free(&self->flights);
+    Py_CLEAR(self->async_flights);
     Py_CLEAR(self->cache_dir);
     type->tp_free(op);
     Py_DECREF(type);
@@ -480,14 +501,17 @@ static PyMethodDef performance_cache_methods[] = {
     { "close", cache_close, METH_NOARGS, close_doc },
     { "__enter__", cache_enter, METH_NOARGS, NULL },
     { "__exit__", FAST(cache_exit), METH_FASTCALL, NULL },
+    { "_begin", FAST(pfo_cache_begin), METH_FASTCALL | METH_KEYWORDS, pfo_cache_begin_doc },
     { "_keep", FAST(pfo_cache_keep), METH_FASTCALL | METH_KEYWORDS, pfo_cache_keep_doc },
     { "_peek", pfo_cache_peek, METH_O, pfo_cache_peek_doc },
-    { "_token", pfo_cache_token, METH_O, pfo_cache_token_doc },
+    { "_forget", pfo_cache_forget, METH_O, pfo_cache_forget_doc },
     { NULL, NULL, 0, NULL },
 };
 
 static PyMemberDef performance_cache_members[] = {
     { "__weaklistoffset__", T_PYSSIZET, offsetof(performance_cache, weak_references), READONLY, NULL },
+    { "_flights", T_OBJECT_EX, offsetof(performance_cache, async_flights), 0,
+      "What async methods compute: absent until the first of them does. Internal." },
     { NULL, 0, 0, 0, NULL },
 };
 

@@ -168,12 +168,12 @@ int
 pfo_cached_load(pfo_cached_function *self, pfo_key_builder *builder, PyObject **value)
 {
     const int64_t begun = pfo_ticks();
-    const int found = pfo_tiers_get(self->tiers, builder, pfo_cached_disk_prefix(self), value);
+    const int found = pfo_tiers_get(self->tiers, builder, pfo_cached_disk_prefix(self), self->ttl_ns, value);
     self->load_ticks += pfo_ticks() - begun;
     return found;
 }
 
-/* Calls the function and keeps what it returns. flight: NULL when nobody waits for it. absent_at: as in pfo_keep. */
+/* Calls the function and keeps what it returns. flight: NULL without single flight. absent_at: as in pfo_keep. */
 static PyObject *
 compute(pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *call, pfo_flight *flight,
         uint64_t absent_at)
@@ -263,7 +263,7 @@ compute_or_wait(pfo_cached_function *self, pfo_key_builder *builder, const pfo_c
     case PFO_FLIGHT_MINE:
         return compute_in_flight(self, builder, call, boarded.flight, absent_at);
     case PFO_FLIGHT_ALONE:
-        return compute(self, builder, call, NULL, absent_at);
+        return compute(self, builder, call, boarded.flight, absent_at);
     case PFO_FLIGHT_LANDED:
         return take_landed(self, &boarded);
     case PFO_FLIGHT_AGAIN:

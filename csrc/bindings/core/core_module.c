@@ -21,16 +21,22 @@ add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec, int is_public
 static int
 intern_names(pfo_core_state *state)
 {
-    state->name_numpy = PyUnicode_InternFromString("numpy");
-    state->name_torch = PyUnicode_InternFromString("torch");
-    state->name_torch_nn = PyUnicode_InternFromString("torch.nn");
-    state->name_numpy_random = PyUnicode_InternFromString("numpy.random");
-    state->name_random = PyUnicode_InternFromString("random");
-    state->name_version = PyUnicode_InternFromString("_version");
-    return state->name_numpy == NULL || state->name_torch == NULL || state->name_torch_nn == NULL ||
-                   state->name_numpy_random == NULL || state->name_random == NULL || state->name_version == NULL
-               ? -1
-               : 0;
+    const struct {
+        PyObject **name;
+        const char *text;
+    } names[] = {
+        { &state->name_numpy, "numpy" },           { &state->name_torch, "torch" },
+        { &state->name_torch_nn, "torch.nn" },     { &state->name_numpy_random, "numpy.random" },
+        { &state->name_random, "random" },         { &state->name_delist, "delist" },
+        { &state->name_delist_all, "delist_all" }, { &state->name_version, "_version" },
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        *names[i].name = PyUnicode_InternFromString(names[i].text);
+        if (*names[i].name == NULL) {
+            return -1;
+        }
+    }
+    return 0;
 }
 
 static int

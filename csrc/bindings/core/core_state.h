@@ -22,7 +22,7 @@
     X(range_type, 1)                                                                                                   \
     X(profiled_function_type, 1)                                                                                       \
     X(driven_type, 1)                                                                                                  \
-    X(capture_type, 1)                                                                                       \
+    X(capture_type, 1)                                                                                                 \
     X(memory_sampler_type, 1)
 
 /* X(field): Python objects kept for the module's life, NULL until something sets them: names looked up often, and types and
@@ -33,6 +33,8 @@
     X(name_torch_nn)                                                                                                   \
     X(name_numpy_random)                                                                                               \
     X(name_random)                                                                                                     \
+    X(name_delist)                                                                                                     \
+    X(name_delist_all)                                                                                                 \
     X(name_version)                                                                                                    \
     X(numpy_ndarray)                                                                                                   \
     X(numpy_memmap)                                                                                                    \
@@ -45,6 +47,11 @@
     X(numpy_random_state)                                                                                              \
     X(random_random)                                                                                                   \
     X(keys_reduce)                                                                                                     \
+    X(tasks_innermost)                                                                                                 \
+    X(tasks_enter)                                                                                                     \
+    X(tasks_leave)                                                                                                     \
+    X(tasks_begin_wait)                                                                                                \
+    X(tasks_end_wait)                                                                                                  \
     X(codec_encode)                                                                                                    \
     X(codec_decode)                                                                                                    \
     X(codec_unstorable)                                                                                                \
@@ -56,6 +63,7 @@
 #define PFO_CORE_FUNCTIONS(X)                                                                                          \
     X(info)                                                                                                            \
     X(fingerprint)                                                                                                     \
+    X(flight)                                                                                                          \
     X(simulate)                                                                                                        \
     X(memory)                                                                                                          \
     X(backend)

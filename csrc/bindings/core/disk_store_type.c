@@ -65,23 +65,24 @@ disk_store_get(PyObject *op, PyObject *const *args, Py_ssize_t count)
 {
     pfo_digest key;
     PyObject *value;
-    uint64_t expires_ns;
+    pfo_disk_times times;
     if (count < 1 || count > 2) {
         PyErr_Format(PyExc_TypeError, "get() takes a key and a default, not %zd arguments", count);
         return NULL;
     }
     pfo_disk_tier *tier = tier_of(op);
-    if (tier == NULL || parse_key(args[0], &key) < 0 || pfo_disk_tier_get(tier, &key, &value, &expires_ns) < 0) {
+    if (tier == NULL || parse_key(args[0], &key) < 0 || pfo_disk_tier_get(tier, &key, &value, &times) < 0) {
         return NULL;
     }
     return value != NULL ? value : Py_NewRef(count == 2 ? args[1] : Py_None);
 }
 
-PyDoc_STRVAR(put_doc,
-             "put($self, key, value, *, label=None, expires_ns=0)\n--\n\n"
-             "Store value under a 16-byte key until the wall clock shows expires_ns (ns since 1970; 0: for ever).\n"
-             "Returns whether it was stored: not when it alone exceeds the bound, or when the disk fails (warned of\n"
-             "once). Raises TypeError for a value that no safe format holds.");
+PyDoc_STRVAR(
+    put_doc,
+    "put($self, key, value, *, label=None, expires_ns=0)\n--\n\n"
+    "Store value under a 16-byte key until the wall clock shows expires_ns (ns since 1970; 0: for ever).\n"
+    "Returns whether it was stored: not when it alone exceeds the bound, or when the disk fails (warned of\n"
+    "once). Raises TypeError for a value that no safe format holds, and what the value's own pickling raises.");
 
 static PyObject *
 disk_store_put(PyObject *op, PyObject *args, PyObject *kwargs)

@@ -237,11 +237,13 @@ forgive(pfo_disk_tier *tier)
 }
 
 static int
-get(pfo_disk_tier *tier, const pfo_digest *key, PyObject **value, uint64_t *expires_ns)
+get(pfo_disk_tier *tier, const pfo_digest *key, PyObject **value, pfo_disk_times *times)
 {
     static const char tensors[PFO_DISK_KIND] = "tensors/1";
     pfo_disk_value found;
-    pfo_error err = PFO_ERROR_INIT;
+    pfo_error err;
+    err.code = PFO_OK; /* the whole of it would cost a hit too much */
+    err.text[0] = '\0';
     pfo_status status = engine_get(tier, key, 0, &found, &err);
     int writable = 0;
     if (status == PFO_OK && found.found && memcmp(found.kind, tensors, sizeof tensors) == 0 && found.owned == NULL) {
@@ -261,18 +263,18 @@ get(pfo_disk_tier *tier, const pfo_digest *key, PyObject **value, uint64_t *expi
         pfo_disk_release(&found);
         return -1;
     }
-    *expires_ns = found.expires_ns;
+    *times = (pfo_disk_times){ found.stored_ns, found.expires_ns };
     *value = decode(tier, key, &found, writable || found.owned != NULL);
     return *value == NULL ? forgive(tier) : 0;
 }
 
 int
-pfo_disk_tier_get(pfo_disk_tier *tier, const pfo_digest *key, PyObject **value, uint64_t *expires_ns)
+pfo_disk_tier_get(pfo_disk_tier *tier, const pfo_digest *key, PyObject **value, pfo_disk_times *times)
 {
     *value = NULL;
-    *expires_ns = 0;
+    *times = (pfo_disk_times){ 0 };
     tier->users++;
-    const int result = get(tier, key, value, expires_ns);
+    const int result = get(tier, key, value, times);
     leave(tier);
     return result;
 }

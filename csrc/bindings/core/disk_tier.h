@@ -32,9 +32,14 @@ enum { PFO_PICKLE_KEY_BYTES = 16 };
 int pfo_disk_tier_open(pfo_core_state *state, const pfo_disk_tier_options *options, pfo_disk_tier **tier);
 void pfo_disk_tier_close(pfo_disk_tier *tier); /* NULL is allowed */
 
-/* *value is a new reference, or NULL for a miss; *expires_ns its end (wall clock, 0: never). A payload that cannot be decoded is a miss and
+/* On the wall clock: when an entry was stored, in whole seconds, and its end, 0 for never. */
+typedef struct pfo_disk_times {
+    uint64_t stored_ns, expires_ns;
+} pfo_disk_times;
+
+/* *value is a new reference, or NULL for a miss. A payload that cannot be decoded is a miss and
  * is counted as corrupt; only MemoryError, KeyboardInterrupt and SystemExit (and the like) come out. */
-int pfo_disk_tier_get(pfo_disk_tier *tier, const pfo_digest *key, PyObject **value, uint64_t *expires_ns);
+int pfo_disk_tier_get(pfo_disk_tier *tier, const pfo_digest *key, PyObject **value, pfo_disk_times *times);
 
 /* 0; or 1, without an exception, when the value cannot be stored in a safe format: *culprit is then the type that cannot (a new
  * reference). label: str or NULL. expires_ns: wall clock, 0: never. *stored is 0 when the value exceeds the bound by itself, and when the

@@ -16,6 +16,7 @@
 #include "bindings/core/flight.h"
 
 #include "bindings/common/errors.h"
+#include "bindings/core/flight_tasks.h"
 
 #include <pthread.h>
 
@@ -29,8 +30,10 @@ struct pfo_flight {
     const pfo_key_builder *key; /* [borrowed key] */
     uint64_t hash;
     pfo_flight *outer;       /* the next flight that the same thread computes */
+    pfo_flight *beside;      /* ALONE: the listed flight of the key, a reference; else NULL */
     pfo_flight *awaits;      /* [cycles] */
     const void *thread;      /* whose it is */
+    PyObject *node;          /* flight_tasks.h, or NULL */
     PyThread_type_lock gate; /* NULL until somebody waits */
     PyObject *value;         /* LANDED */
     PyObject *guard;         /* LANDED, or NULL */
@@ -98,10 +101,15 @@ release(pfo_flight *flight)
     Py_XDECREF(flight->guard);
     Py_XDECREF(flight->error);
     Py_XDECREF(flight->traceback);
+    Py_XDECREF(flight->node);
+    pfo_flight *beside = flight->beside;
     if (flight->flights->spare == NULL) {
         flight->flights->spare = flight;
     } else {
         PyMem_Free(flight);
+    }
+    if (beside != NULL) {
+        release(beside);
     }
 }
 
@@ -195,9 +203,9 @@ find(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight **flight)
 
 /* ---- the one who computes -------------------------------------------------------------------- */
 
-/* A new flight of this thread, listed; NULL with an exception. Runs no code. pre: there is none of this key. */
-static pfo_flight *
-take_off(pfo_flights *flights, const pfo_key_builder *builder)
+/* A new flight in no list; NULL with an exception. Runs no code. */
+static inline pfo_flight *
+make_flight(pfo_flights *flights, const pfo_key_builder *builder)
 {
     pfo_flight *flight = flights->spare != NULL ? flights->spare : PyMem_Malloc(sizeof *flight);
     if (flight == NULL) {
@@ -209,9 +217,11 @@ take_off(pfo_flights *flights, const pfo_key_builder *builder)
     flight->key = builder;
     flight->hash = builder->hash;
     flight->interpreter = PyInterpreterState_Get();
-    flight->outer = innermost;
+    flight->outer = NULL;
+    flight->beside = NULL;
     flight->awaits = NULL;
     flight->thread = this_thread();
+    flight->node = NULL;
     flight->gate = NULL;
     flight->value = NULL;
     flight->guard = NULL;
@@ -220,6 +230,18 @@ take_off(pfo_flights *flights, const pfo_key_builder *builder)
     flight->references = 1;
     flight->generation = current_generation;
     flight->state = IN_FLIGHT;
+    flight->place = PFO_SLOT_NONE;
+    return flight;
+}
+
+/* A new flight of this thread, listed; NULL with an exception. Runs no code. pre: there is none of this key. */
+static pfo_flight *
+take_off(pfo_flights *flights, const pfo_key_builder *builder)
+{
+    pfo_flight *flight = make_flight(flights, builder);
+    if (flight == NULL) {
+        return NULL;
+    }
     if (flights->lone == NULL) {
         flights->lone = flight;
         flight->place = PLACE_LONE;
@@ -227,7 +249,20 @@ take_off(pfo_flights *flights, const pfo_key_builder *builder)
         flights->spare = flight;
         return NULL;
     }
+    flight->outer = innermost;
     innermost = flight;
+    return flight;
+}
+
+/* The same for one that nobody finds or waits for, beside the one that is listed. */
+static pfo_flight *
+take_off_alone(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight *listed)
+{
+    pfo_flight *flight = make_flight(flights, builder);
+    if (flight != NULL) {
+        flight->beside = listed;
+        listed->references++;
+    }
     return flight;
 }
 
@@ -253,13 +288,19 @@ end(pfo_flight *flight, flight_state state)
     if (flight->gate != NULL) {
         PyThread_release_lock(flight->gate);
     }
+    PyObject *node = flight->node;
+    flight->node = NULL;
+    pfo_core_state *core = flight->key->state; /* the owner still has it */
     release(flight);
+    if (node != NULL) {
+        pfo_tasks_leave(core, node); /* runs code, so last */
+    }
 }
 
 int
 pfo_flight_is_stale(const pfo_flight *flight)
 {
-    return flight->place == PFO_SLOT_NONE;
+    return (flight->beside == NULL ? flight : flight->beside)->place == PFO_SLOT_NONE;
 }
 
 void
@@ -379,6 +420,7 @@ outcome(const pfo_flight *flight, pfo_boarded *boarded)
     return PFO_FLIGHT_AGAIN;
 }
 
+/* pre: leads_back() has just said no, and nothing ran since. */
 static pfo_flight_answer
 wait_for(pfo_flight *flight, pfo_boarded *boarded)
 {
@@ -391,6 +433,41 @@ wait_for(pfo_flight *flight, pfo_boarded *boarded)
     (void)say_what_for(before);
     const pfo_flight_answer answer = interrupted ? PFO_FLIGHT_FAILED : outcome(flight, boarded);
     release(flight);
+    return answer;
+}
+
+/* Through which node a wait for this flight may lead to tasks: its own, or that of one it waits for; borrowed, or NULL. */
+static PyObject *
+nearest_node(const pfo_flight *flight)
+{
+    while (flight != NULL && flight->node == NULL && flight->generation == current_generation) {
+        flight = flight->awaits;
+    }
+    return flight == NULL ? NULL : flight->node;
+}
+
+static pfo_flight_answer
+compute_beside(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight *flight, pfo_boarded *boarded)
+{
+    boarded->flight = take_off_alone(flights, builder, flight);
+    return boarded->flight == NULL ? PFO_FLIGHT_FAILED : PFO_FLIGHT_ALONE;
+}
+
+/* Waits for a flight unless that would be waiting for oneself. [cycles] The caller has a reference to it. */
+static pfo_flight_answer
+wait_or_compute(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight *flight, pfo_boarded *boarded)
+{
+    PyObject *wait = NULL;
+    PyObject *node = leads_back(flight) ? NULL : Py_XNewRef(nearest_node(flight));
+    const int may_wait = node == NULL ? 1 : pfo_tasks_begin_wait(builder->state, node, &wait);
+    Py_XDECREF(node);
+    if (may_wait < 0) {
+        return PFO_FLIGHT_FAILED;
+    }
+    const int is_circle = !may_wait || leads_back(flight); /* asked last, because others may have gone on meanwhile */
+    const pfo_flight_answer answer =
+        is_circle ? compute_beside(flights, builder, flight, boarded) : wait_for(flight, boarded);
+    pfo_tasks_end_wait(builder->state, wait);
     return answer;
 }
 
@@ -414,10 +491,20 @@ pfo_flight_board(pfo_flights *flights, const pfo_key_builder *builder, pfo_board
         return PFO_FLIGHT_AGAIN;
     }
     if (found > 0) {
-        return leads_back(flight) ? PFO_FLIGHT_ALONE : wait_for(flight, boarded);
+        flight->references++;
+        const pfo_flight_answer answer = wait_or_compute(flights, builder, flight, boarded);
+        release(flight);
+        return answer;
     }
     boarded->flight = found < 0 ? NULL : take_off(flights, builder);
-    return boarded->flight == NULL ? PFO_FLIGHT_FAILED : PFO_FLIGHT_MINE;
+    if (boarded->flight == NULL) {
+        return PFO_FLIGHT_FAILED;
+    }
+    if (builder->state->tasks_innermost != NULL && pfo_tasks_enter(builder->state, &boarded->flight->node) < 0) {
+        pfo_flight_give_up(boarded->flight);
+        return PFO_FLIGHT_FAILED;
+    }
+    return PFO_FLIGHT_MINE;
 }
 
 /* ---- out of sight ---------------------------------------------------------------------------- */

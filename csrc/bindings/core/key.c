@@ -1,31 +1,13 @@
-/* key.c: see key.h.
- *
- * A kept call key counts its own references, because comparing with it may run user code that removes its entry. An instance part of a
- * kept key holds a weak reference whose callback is an instance note (instance_note_type.c); the note points back to owner and key
- * and is cut loose when the key goes.
+/* key.c: keys while they are built from objects, part by part, and the same key outside this process. See key.h; key_kept.c has those that
+ * are kept.
  */
-#include "bindings/core/key.h"
+#include "bindings/core/key_parts.h"
 
 #include "base/clock.h"
 
 #include "bindings/common/errors.h"
-#include "bindings/core/content_key.h"
-#include "bindings/core/instance_note.h"
 
 #include <string.h>
-
-typedef struct pfo_call_key {
-    Py_ssize_t references;
-    Py_ssize_t count;
-    PyObject *original; /* or NULL */
-    pfo_key_part parts[];
-} pfo_call_key;
-
-static pfo_call_key *
-call_key_of(const void *kept)
-{
-    return (pfo_call_key *)((uintptr_t)kept & ~(uintptr_t)1);
-}
 
 void
 pfo_key_start(pfo_key_builder *builder, pfo_core_state *state, int holds_weakly)
@@ -88,18 +70,22 @@ add_part(pfo_key_builder *builder, pfo_part_kind kind, uint32_t detail, uint64_t
 }
 
 int
+pfo_key_add_part(pfo_key_builder *builder, pfo_part_kind kind, uint32_t detail, uint64_t low, uint64_t high,
+                 PyObject *object)
+{
+    return add_part(builder, kind, detail, low, high, object);
+}
+
+int
 pfo_key_add_mark(pfo_key_builder *builder, char detail, uint64_t count)
 {
     return add_part(builder, PFO_PART_MARK, (uint32_t)(unsigned char)detail, 0, count, NULL);
 }
 
-/* Details of PFO_PART_SAME: a singleton that is content, a class that a digest beside it already names, or the owner. */
-enum { SAME_SINGLETON = 0, SAME_CLASS = 'C', SAME_OWNER = 'F' };
-
 int
 pfo_key_add_owner(pfo_key_builder *builder, PyObject *owner)
 {
-    return add_part(builder, PFO_PART_SAME, SAME_OWNER, (uint64_t)(uintptr_t)owner >> 4, 0, owner);
+    return add_part(builder, PFO_PART_SAME, PFO_SAME_OWNER, (uint64_t)(uintptr_t)owner >> 4, 0, owner);
 }
 
 static int
@@ -230,7 +216,7 @@ static int
 add_types(pfo_key_builder *builder, PyObject *types)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(types); i++) {
-        if (add_part(builder, PFO_PART_SAME, SAME_CLASS, 0, 0, PyList_GET_ITEM(types, i)) < 0) {
+        if (add_part(builder, PFO_PART_SAME, PFO_SAME_CLASS, 0, 0, PyList_GET_ITEM(types, i)) < 0) {
             return -1;
         }
     }
@@ -290,7 +276,7 @@ add(pfo_key_builder *builder, PyObject *object, int depth)
         return add_part(builder, PFO_PART_STR, 0, (uint64_t)PyUnicode_Type.tp_hash(object), 0, object);
     }
     if (object == Py_None || PyBool_Check(object) || object == Py_Ellipsis || object == Py_NotImplemented) {
-        return add_part(builder, PFO_PART_SAME, SAME_SINGLETON, (uint64_t)(uintptr_t)object >> 4, 0, object);
+        return add_part(builder, PFO_PART_SAME, PFO_SAME_SINGLETON, (uint64_t)(uintptr_t)object >> 4, 0, object);
     }
     if (PyFloat_CheckExact(object)) {
         return add_bits(builder, 'f', PyFloat_AS_DOUBLE(object), 0.0);
@@ -314,16 +300,10 @@ pfo_key_add(pfo_key_builder *builder, PyObject *object)
     return add(builder, object, 0);
 }
 
-static int
-is_simple(const pfo_key_builder *builder)
-{
-    return builder->count == 1 && (builder->parts[0].kind == PFO_PART_INT || builder->parts[0].kind == PFO_PART_STR);
-}
-
 void
 pfo_key_finish(pfo_key_builder *builder)
 {
-    if (is_simple(builder)) {
+    if (pfo_key_is_simple(builder)) {
         builder->hash = builder->parts[0].low; /* the object's own hash, as the fast path has it */
         return;
     }
@@ -335,104 +315,6 @@ pfo_key_finish(pfo_key_builder *builder)
         hash ^= hash >> 32;
     }
     builder->hash = hash;
-}
-
-static int
-same_figures(const pfo_key_part *left, const pfo_key_part *right)
-{
-    return left->kind == right->kind && left->detail == right->detail && left->low == right->low &&
-           left->high == right->high;
-}
-
-/* pre: same_figures(); the right one is of a kept key. */
-static int
-same_object(const pfo_key_part *sought, const pfo_key_part *kept)
-{
-    switch ((pfo_part_kind)sought->kind) {
-    case PFO_PART_SAME:
-        return sought->object == kept->object;
-    case PFO_PART_INT:
-        return sought->object == kept->object || pfo_same_int(sought->object, kept->object);
-    case PFO_PART_STR:
-        return sought->object == kept->object || pfo_same_text(sought->object, kept->object);
-    case PFO_PART_BYTES:
-        return PyBytes_GET_SIZE(sought->object) == PyBytes_GET_SIZE(kept->object) &&
-               memcmp(PyBytes_AS_STRING(sought->object), PyBytes_AS_STRING(kept->object),
-                      (size_t)PyBytes_GET_SIZE(sought->object)) == 0;
-    case PFO_PART_INSTANCE:
-        return pfo_instance_of(kept->object) == sought->object;
-    case PFO_PART_OBJECT:
-        if (sought->object == kept->object) {
-            return 1;
-        }
-        return Py_TYPE(sought->object) != Py_TYPE(kept->object)
-                   ? 0
-                   : PyObject_RichCompareBool(sought->object, kept->object, Py_EQ);
-    case PFO_PART_BITS:
-    case PFO_PART_DIGEST:
-    case PFO_PART_MARK:
-        break;
-    }
-    return 1;
-}
-
-static void
-release_call_key(pfo_call_key *key)
-{
-    if (--key->references > 0) {
-        return;
-    }
-    for (Py_ssize_t i = 0; i < key->count; i++) {
-        if (key->parts[i].kind == PFO_PART_INSTANCE) {
-            pfo_instance_forget(key->parts[i].object);
-        }
-    }
-    for (Py_ssize_t i = 0; i < key->count; i++) {
-        Py_XDECREF(key->parts[i].object);
-    }
-    Py_XDECREF(key->original);
-    PyMem_Free(key);
-}
-
-int
-pfo_key_equal(void *context, const void *sought, const void *kept)
-{
-    (void)context;
-    const pfo_key_builder *builder = sought;
-    if (!PFO_KEY_IS_CALL(kept)) {
-        return is_simple(builder) ? pfo_key_equal_simple(NULL, builder->parts[0].object, kept) : 0;
-    }
-    pfo_call_key *key = call_key_of(kept);
-    if (key->count != builder->count) {
-        return 0;
-    }
-    key->references++;
-    int same = 1;
-    for (Py_ssize_t i = 0; i < key->count && same == 1; i++) {
-        const pfo_key_part *left = &builder->parts[i];
-        const pfo_key_part *right = &key->parts[i];
-        same = same_figures(left, right) ? same_object(left, right) : 0;
-    }
-    release_call_key(key);
-    return same;
-}
-
-int
-pfo_key_same(const pfo_key_builder *left, const pfo_key_builder *right)
-{
-    int same = left->hash == right->hash && left->count == right->count;
-    for (Py_ssize_t i = 0; i < left->count && same == 1; i++) {
-        const pfo_key_part *one = &left->parts[i];
-        const pfo_key_part *other = &right->parts[i];
-        if (!same_figures(one, other)) {
-            same = 0;
-        } else if (one->kind == PFO_PART_INSTANCE) { /* both are held strongly here */
-            same = one->object == other->object;
-        } else {
-            same = same_object(one, other);
-        }
-    }
-    return same;
 }
 
 int
@@ -452,113 +334,6 @@ pfo_key_copy(pfo_key_builder *copy, const pfo_key_builder *builder)
     copy->count = builder->count;
     copy->hash = builder->hash;
     return 0;
-}
-
-void *
-pfo_key_keep(const pfo_key_builder *builder, PyObject *owner, pfo_key_orphaned orphaned)
-{
-    if (is_simple(builder)) {
-        return Py_NewRef(builder->parts[0].object);
-    }
-    pfo_call_key *key = PyMem_Malloc(sizeof *key + (size_t)builder->count * sizeof *key->parts);
-    if (key == NULL) {
-        PyErr_NoMemory();
-        return NULL;
-    }
-    key->references = 1;
-    key->count = 0;
-    key->original = Py_XNewRef(builder->original);
-    void *kept = (void *)((uintptr_t)key | 1u);
-    for (Py_ssize_t i = 0; i < builder->count; i++) {
-        pfo_key_part part = builder->parts[i];
-        if (part.kind == PFO_PART_INSTANCE) {
-            part.object = pfo_instance_remember(builder->state, part.object, owner, builder->hash, kept, orphaned);
-            if (part.object == NULL) {
-                release_call_key(key);
-                return NULL;
-            }
-        } else {
-            Py_XINCREF(part.object);
-        }
-        key->parts[key->count++] = part;
-    }
-    return kept;
-}
-
-void
-pfo_key_release(void *kept)
-{
-    if (kept == NULL) {
-        return;
-    }
-    if (PFO_KEY_IS_CALL(kept)) {
-        release_call_key(call_key_of(kept));
-    } else {
-        Py_DECREF((PyObject *)kept);
-    }
-}
-
-void *
-pfo_key_hold(void *kept)
-{
-    if (PFO_KEY_IS_CALL(kept)) {
-        call_key_of(kept)->references++;
-        return kept;
-    }
-    return Py_NewRef((PyObject *)kept);
-}
-
-int
-pfo_key_visit(const void *kept, visitproc visit, void *arg)
-{
-    if (kept == NULL || !PFO_KEY_IS_CALL(kept)) {
-        return 0; /* an exact int or str refers to nothing */
-    }
-    const pfo_call_key *key = call_key_of(kept);
-    for (Py_ssize_t i = 0; i < key->count; i++) {
-        Py_VISIT(key->parts[i].object);
-    }
-    Py_VISIT(key->original);
-    return 0;
-}
-
-void
-pfo_key_disown(void *kept)
-{
-    if (kept == NULL || !PFO_KEY_IS_CALL(kept)) {
-        return;
-    }
-    const pfo_call_key *key = call_key_of(kept);
-    for (Py_ssize_t i = 0; i < key->count; i++) {
-        if (key->parts[i].kind == PFO_PART_INSTANCE) {
-            pfo_instance_disown(key->parts[i].object);
-        }
-    }
-}
-
-/* ---- what the user sees of a key ------------------------------------------------------------- */
-
-PyObject *
-pfo_key_known(const void *kept)
-{
-    return PFO_KEY_IS_CALL(kept) ? call_key_of(kept)->original : (PyObject *)(uintptr_t)kept;
-}
-
-PyObject *
-pfo_key_owner(const void *kept)
-{
-    if (kept == NULL || !PFO_KEY_IS_CALL(kept)) {
-        return NULL;
-    }
-    const pfo_call_key *key = call_key_of(kept);
-    const int has_owner = key->count > 0 && key->parts[0].kind == PFO_PART_SAME && key->parts[0].detail == SAME_OWNER;
-    return has_owner ? key->parts[0].object : NULL;
-}
-
-int
-pfo_key_is_owned(const void *kept, const PyObject *owner)
-{
-    return owner != NULL && pfo_key_owner(kept) == owner;
 }
 
 int
@@ -587,61 +362,6 @@ pfo_key_keeps_original(pfo_core_state *state, PyObject *object, int depth)
     return by_content < 0 ? -1 : !by_content;
 }
 
-static PyObject *
-object_of_bits(const pfo_key_part *part)
-{
-    double numbers[2];
-    memcpy(&numbers[0], &part->low, sizeof numbers[0]);
-    memcpy(&numbers[1], &part->high, sizeof numbers[1]);
-    return part->detail == 'f' ? PyFloat_FromDouble(numbers[0]) : PyComplex_FromDoubles(numbers[0], numbers[1]);
-}
-
-PyObject *
-pfo_key_object(pfo_core_state *state, void *kept, uint64_t hash)
-{
-    if (!PFO_KEY_IS_CALL(kept)) {
-        return Py_NewRef((PyObject *)kept);
-    }
-    const pfo_call_key *key = call_key_of(kept);
-    if (key->original != NULL) {
-        return Py_NewRef(key->original);
-    }
-    if (key->count == 1) {
-        const pfo_key_part *part = &key->parts[0];
-        if (part->kind == PFO_PART_BITS) {
-            return object_of_bits(part);
-        }
-        if (part->kind == PFO_PART_SAME || part->kind == PFO_PART_BYTES || part->kind == PFO_PART_OBJECT) {
-            return Py_NewRef(part->object);
-        }
-    }
-    return pfo_content_key_of(state, kept, hash);
-}
-
-int
-pfo_key_add_kept(pfo_key_builder *builder, const void *kept)
-{
-    if (!PFO_KEY_IS_CALL(kept)) {
-        return add(builder, (PyObject *)(uintptr_t)kept, 0);
-    }
-    const pfo_call_key *key = call_key_of(kept);
-    for (Py_ssize_t i = 0; i < key->count; i++) {
-        const pfo_key_part *part = &key->parts[i];
-        PyObject *object = part->object;
-        if (part->kind == PFO_PART_INSTANCE) {
-            object = pfo_instance_of(part->object);
-            if (object == NULL) {
-                return 1;
-            }
-        }
-        if (add_part(builder, (pfo_part_kind)part->kind, part->detail, part->low, part->high, object) < 0) {
-            return -1;
-        }
-    }
-    builder->original = key->original;
-    return 0;
-}
-
 /* ---- the key outside this process ------------------------------------------------------------ */
 
 /* Marks and digests are written under the tag of a bytearray, which no part is: bytearrays come as digests. */
@@ -652,7 +372,7 @@ encode_part(pfo_content *content, pfo_encoder *encoder, const pfo_key_part *part
     double numbers[2];
     switch ((pfo_part_kind)part->kind) {
     case PFO_PART_SAME:
-        return part->detail == SAME_SINGLETON ? pfo_content_encode(content, encoder, part->object, 0) : 0;
+        return part->detail == PFO_SAME_SINGLETON ? pfo_content_encode(content, encoder, part->object, 0) : 0;
     case PFO_PART_BITS:
         memcpy(&numbers[0], &part->low, sizeof numbers[0]);
         memcpy(&numbers[1], &part->high, sizeof numbers[1]);
@@ -703,7 +423,9 @@ pfo_key_persistent(pfo_key_builder *builder, const pfo_digest *prefix, pfo_diges
             (void)cannot_key(builder, content.culprit);
         }
     } else {
-        pfo_error err = PFO_ERROR_INIT;
+        pfo_error err;
+        err.code = PFO_OK; /* the whole of it would cost a hit on disk too much */
+        err.text[0] = '\0';
         const pfo_status status = pfo_encoder_finish(&encoder, digest);
         if (status != PFO_OK) {
             (void)pfo_raise(status, &err);
