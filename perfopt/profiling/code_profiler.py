@@ -7,6 +7,7 @@ It joins the engines that do the work (the range profiler, the memory sampler, C
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import threading
 import time
@@ -41,6 +42,8 @@ _C = TypeVar("_C", bound=type)
 _SPECIAL = frozenset(
     {"__init__", "__call__", "__getitem__", "__iter__", "__next__", "__enter__", "__exit__", "__len__"}
 )
+
+_follow_numbers = itertools.count()
 
 RegressionCallback = Callable[[list[Row]], object]
 
@@ -99,6 +102,7 @@ class CodeProfiler:
         self._kinds: dict[str, str] = {}
         self._started_ns: int | None = None
         self._measured_ns = 0
+        self._followed = False
         self._watches: list[tuple[RegressionCallback, Sequence[Report], dict[str, Any]]] = []
 
     # ---- what is profiled ------------------------------------------------------------------------
@@ -185,6 +189,8 @@ class CodeProfiler:
         with self._lock:
             if self.running or not self.config.enabled:
                 return
+            if self.config.follow_children and not self._followed:
+                self._follow()
             self.memory_profiler.start()
             self.gpu_profiler.start()
             self.io_profiler.start()
@@ -212,9 +218,16 @@ class CodeProfiler:
             self.save_comprehensive_report()
         self._alert()
 
+    def _follow(self) -> None:
+        """Has children report; under a key of its own after each reset, so that older reports stay behind."""
+        self.performance_profiler.follow_children(f"code-profiler-{os.getpid()}-{next(_follow_numbers)}")
+        self._followed = True
+
     def reset(self) -> None:
         """Forgets what was recorded; if it runs, it goes on."""
         with self._lock:
+            if self._followed:
+                self._follow()
             self.performance_profiler.reset()
             self._figures.clear()
             self.memory_profiler.reset()
@@ -245,13 +258,14 @@ class CodeProfiler:
                 measured += time.perf_counter_ns() - self._started_ns
             detailed = self.config.detailed_reports
             report = report_of(
-                self.performance_profiler.capture(),
+                self.performance_profiler.capture(children=self._followed),
                 title=title,
                 duration=measured * 1e-9,
                 kinds=self._kinds | self.data_loading_profiler.kinds(),
                 memory=self.memory_profiler.record() if self.memory_profiler.enabled and detailed else None,
                 loaders=self.data_loading_profiler.loaders(),
                 notes=self._notes(),
+                missing_processes=len(self.performance_profiler.children()["missing"]) if self._followed else 0,
                 memory_bytes=self.performance_profiler.usage()["memory_bytes"],
                 detailed=detailed,
             )

@@ -59,6 +59,8 @@ class ProfilerConfig:
         enable_memory_profiler: take the rise of memory of every decorated call, and sample the process.
         enable_gpu_profiler: time decorated GPU operations by CUDA events; a no-op that says why on a machine without CUDA.
         enable_io_profiler: count bytes of files and network.
+        follow_children: child processes (DataLoader workers, ``multiprocessing``) report what they recorded; it is in the
+            report once they have ended.
         profile_data_loading: time data sets and loaders that were wrapped.
         profile_preprocessing: time functions decorated as preprocessing and augmentation.
         save_profiles: ``stop_profiling`` writes a report into ``output_dir``.
@@ -78,6 +80,7 @@ class ProfilerConfig:
     enable_memory_profiler: bool = True
     enable_gpu_profiler: bool = True
     enable_io_profiler: bool = False
+    follow_children: bool = True
     profile_data_loading: bool = True
     profile_preprocessing: bool = True
     save_profiles: bool = False
@@ -103,6 +106,7 @@ _BASIC = ProfilerConfig(
     profile_level="basic",
     enable_memory_profiler=False,
     enable_gpu_profiler=False,
+    follow_children=False,
     profile_data_loading=False,
     profile_preprocessing=False,
     detailed_reports=False,

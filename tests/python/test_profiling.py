@@ -536,3 +536,28 @@ def test_regressions_raise_an_alert() -> None:
 def test_nothing_heavy_is_imported() -> None:
     code = "import sys, perfopt.profiling; print(sorted({'torch', 'numpy', 'pandas', 'plotly'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def _in_child(profiler: CodeProfiler) -> None:
+    with profiler.profile("in the child"):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_children_report_and_a_reset_leaves_their_reports_behind(detailed: CodeProfiler) -> None:
+    import multiprocessing
+
+    context = multiprocessing.get_context("fork")
+    with detailed:
+        for expected in (1, 2):
+            child = context.Process(target=_in_child, args=(detailed,))
+            child.start()
+            child.join()
+            assert operations(detailed)["in the child"]["count"] == expected
+        detailed.reset()
+        assert "in the child" not in operations(detailed)
+        child = context.Process(target=_in_child, args=(detailed,))
+        child.start()
+        child.join()
+    assert operations(detailed)["in the child"]["count"] == 1
+    assert detailed.report().recording.missing_processes == 0
