@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from typing import Any
 
 import pytest
@@ -37,7 +38,9 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def run(text: str, *options: str) -> pytest.RunResult:
         pytester.makepyfile(text)
-        return pytester.runpytest_subprocess("-p", "perfopt.pytest_plugin", "-p", "no:randomly", *options)
+        installed = importlib.metadata.entry_points(group="pytest11", name="perfopt")
+        loaded = [] if installed else ["-p", "perfopt.pytest_plugin"]  # twice would be refused
+        return pytester.runpytest_subprocess(*loaded, "-p", "no:randomly", *options)
 
     return run
 
