@@ -6,6 +6,7 @@
 #include "base/alloc.h"
 #include "base/cgroup.h"
 #include "base/platform.h"
+#include "monitor/leak.h"
 #include "monitor/probes.h"
 #include "monitor/trend.h"
 
@@ -236,31 +237,124 @@ trend_of_arrays(const double *times, const double *values, Py_ssize_t count, dou
                          "windows", (long long)found.windows, "samples", count);
 }
 
+/* Two series of one length as arrays. 0, or -1 with an exception and nothing to free. */
+static int
+two_series(PyObject *time_items, PyObject *value_items, const char *const names[2], double **times, double **values,
+           Py_ssize_t *count)
+{
+    Py_ssize_t value_count = 0;
+    *times = doubles_of(time_items, names[0], count);
+    *values = *times == NULL ? NULL : doubles_of(value_items, names[1], &value_count);
+    if (*values != NULL && *count == value_count) {
+        return 0;
+    }
+    if (*values != NULL) {
+        PyErr_Format(PyExc_ValueError, "%s has %zd numbers and %s %zd; they must be as many", names[0], *count,
+                     names[1], value_count);
+    }
+    pfo_free(*times);
+    pfo_free(*values);
+    return -1;
+}
+
 static PyObject *
 trend(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     (void)module;
     static char *names[] = { "times", "values", "minimum_change", NULL };
+    static const char *const series[2] = { "times", "values" };
     PyObject *time_items;
     PyObject *value_items;
     double minimum_change = 0.0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|d:trend", names, &time_items, &value_items, &minimum_change)) {
         return NULL;
     }
-    Py_ssize_t time_count = 0;
-    Py_ssize_t value_count = 0;
-    PyObject *result = NULL;
-    double *times = doubles_of(time_items, "times", &time_count);
-    double *values = times == NULL ? NULL : doubles_of(value_items, "values", &value_count);
-    if (values != NULL && time_count != value_count) {
-        PyErr_Format(PyExc_ValueError, "times has %zd numbers and values %zd; they must be as many", time_count,
-                     value_count);
-    } else if (values != NULL) {
-        result = trend_of_arrays(times, values, time_count, minimum_change);
+    Py_ssize_t count = 0;
+    double *times;
+    double *values;
+    if (two_series(time_items, value_items, series, &times, &values, &count) < 0) {
+        return NULL;
     }
+    PyObject *result = trend_of_arrays(times, values, count, minimum_change);
     pfo_free(times);
     pfo_free(values);
     return result;
+}
+
+PyDoc_STRVAR(
+    leak_doc,
+    "leak($module, /, seconds, bytes)\n--\n\n"
+    "Whether a memory series grows without end; see leak.h for the method and perfopt.memory.leak_verdict.\n\n"
+    "seconds: not decreasing; bytes: as many finite numbers. Returns a dict: ``verdict``, ``model``,\n"
+    "``slope``, ``low`` and ``high`` (bytes per second), ``margin``, ``growth``, ``minimum``, ``level``,\n"
+    "``noise`` (bytes), ``correlation``, ``span``, ``warm_up`` (seconds), ``windows``, ``steps``,\n"
+    "``releases``, ``teeth``, ``samples``. Raises ValueError for lengths that differ, numbers that are not finite and\n"
+    "seconds that decrease.");
+
+static PyObject *
+leak_of_arrays(const double *seconds, const double *bytes, Py_ssize_t count)
+{
+    pfo_leak found;
+    pfo_error err = PFO_ERROR_INIT;
+    pfo_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = pfo_leak_judge(seconds, bytes, (int64_t)count, &found, &err);
+    Py_END_ALLOW_THREADS
+    if (status != PFO_OK) {
+        return pfo_raise(status, &err);
+    }
+    return Py_BuildValue("{s:s,s:s,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:L,s:i,s:i,s:i,s:n}", "verdict",
+                         pfo_leak_verdict_name(found.verdict), "model", pfo_leak_model_name(found.model), "slope",
+                         found.slope, "low", found.low, "high", found.high, "margin", found.margin, "growth",
+                         found.growth, "minimum", found.minimum, "level", found.level, "noise", found.noise,
+                         "correlation", found.correlation, "span", found.span, "warm_up", found.warm_up, "windows",
+                         (long long)found.windows, "steps", found.steps, "releases", found.releases, "teeth",
+                         found.teeth, "samples", count);
+}
+
+static PyObject *
+leak(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    (void)module;
+    static char *names[] = { "seconds", "bytes", NULL };
+    static const char *const series[2] = { "seconds", "bytes" };
+    PyObject *time_items;
+    PyObject *value_items;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:leak", names, &time_items, &value_items)) {
+        return NULL;
+    }
+    Py_ssize_t count = 0;
+    double *seconds;
+    double *bytes;
+    if (two_series(time_items, value_items, series, &seconds, &bytes, &count) < 0) {
+        return NULL;
+    }
+    PyObject *result = leak_of_arrays(seconds, bytes, count);
+    pfo_free(seconds);
+    pfo_free(bytes);
+    return result;
+}
+
+PyDoc_STRVAR(report_unraisable_doc,
+             "report_unraisable($module, error, where, /)\n--\n\n"
+             "Hand an exception that nobody can catch to sys.unraisablehook; where: the object it came from.\n"
+             "Raises TypeError unless error is an exception.");
+
+static PyObject *
+report_unraisable(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *error;
+    PyObject *where;
+    if (!PyArg_ParseTuple(args, "OO:report_unraisable", &error, &where)) {
+        return NULL;
+    }
+    if (!PyExceptionInstance_Check(error)) {
+        return PyErr_Format(PyExc_TypeError, "error must be an exception, not %.100s", Py_TYPE(error)->tp_name);
+    }
+    PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(error)), Py_NewRef(error), PyException_GetTraceback(error));
+    PyErr_WriteUnraisable(where);
+    Py_RETURN_NONE;
 }
 
 PyMethodDef pfo_memory_functions[] = {
@@ -269,5 +363,7 @@ PyMethodDef pfo_memory_functions[] = {
     { "trim", trim, METH_NOARGS, trim_doc },
     { "heap_retain", heap_retain, METH_O, heap_retain_doc },
     { "trend", (PyCFunction)(void (*)(void))trend, METH_VARARGS | METH_KEYWORDS, trend_doc },
+    { "leak", (PyCFunction)(void (*)(void))leak, METH_VARARGS | METH_KEYWORDS, leak_doc },
+    { "report_unraisable", report_unraisable, METH_VARARGS, report_unraisable_doc },
     { NULL, NULL, 0, NULL },
 };
