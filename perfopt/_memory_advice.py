@@ -86,6 +86,22 @@ def advise_on_faults(columns: dict[str, list[int | None]]) -> str | None:
     )
 
 
+def advise_on_events(columns: dict[str, list[int | None]]) -> str | None:
+    """What the kernel did to the container between the first sample held and the last."""
+    said = []
+    for name, text in (
+        ("oom_kills", "killed {} processes for want of memory"),
+        ("limit_hits", "met the limit {} times"),
+        ("throttled", "throttled it {} times at memory.high"),
+    ):
+        known = [value for value in columns[name] if value is not None]
+        if len(known) > 1 and known[-1] > known[0]:
+            said.append(text.format(known[-1] - known[0]))
+    if not said:
+        return None
+    return f"While memory was sampled the kernel {', '.join(said)}: raise the container's limit or use less."
+
+
 def advise_on_garbage() -> str | None:
     if not gc.garbage:
         return None

@@ -198,7 +198,7 @@ class MemoryOptimizer:
 
     threshold: the share of a limit, more than 0 and at most 1, from which :meth:`is_memory_pressure` is true.
     interval: seconds between samples of :meth:`start_monitoring` when it is not told otherwise (0.0001 to 86400).
-    capacity: samples kept, 64 bytes each; older ones are overwritten.
+    capacity: samples kept, 96 bytes each; older ones are overwritten.
 
     Every method can be called from any thread. After a fork the child's copy is not monitoring and has no samples.
     Raises TypeError or ValueError naming the argument, its value and what is accepted.
@@ -246,8 +246,10 @@ class MemoryOptimizer:
         devices, 0.0 without them), ``cpu_limit_gb`` (effective limit) and ``limit_source`` (machine, cgroup v1, cgroup
         v2, unknown), ``cpu_percent`` (fullest share of :meth:`pressure` without the GPU, times 100), ``gpu_percent``,
         ``cpu_peak_gb``, ``cpu_available_gb`` (of the machine), ``cgroup_memory_gb`` (usage with page cache),
-        ``cgroup_working_gb`` (without the inactive part of it), ``heap_in_use_gb``, ``heap_retained_gb``. None: this
-        system does not tell.
+        ``cgroup_working_gb`` (without the inactive part of it), ``heap_in_use_gb``, ``heap_retained_gb``,
+        ``cpu_unique_gb`` (USS: pages of this process alone), ``python_blocks`` (a count, not bytes: blocks that
+        Python's small-object allocator has handed out; 0 where it is switched off), ``cgroup_events`` (counts since the
+        container was made: ``throttled`` at memory.high, ``limit_hits``, ``oom_kills``). None: this system does not tell.
         """
         info = _core.memory_info()
         devices = self._note_gpu()
@@ -271,6 +273,13 @@ class MemoryOptimizer:
             "cgroup_working_gb": None if usage is None else max(0, usage - (inactive or 0)) / _GB,
             "heap_in_use_gb": _gb(info["heap_in_use"]),
             "heap_retained_gb": _gb(info["heap_retained"]),
+            "cpu_unique_gb": _gb(info["uss"]),
+            "python_blocks": sys.getallocatedblocks(),
+            "cgroup_events": {
+                "throttled": info["cgroup_throttled"],
+                "limit_hits": info["cgroup_limit_hits"],
+                "oom_kills": info["cgroup_oom_kills"],
+            },
         }
 
     # -- cleaning --
@@ -385,6 +394,7 @@ class MemoryOptimizer:
             advice.advise_on_retained_heap(info),
             advice.advise_on_cuda_cache(devices),
             advice.advise_on_faults(columns),
+            advice.advise_on_events(columns),
             advice.advise_on_garbage(),
         ]
         return [line for line in found if line is not None]

@@ -166,6 +166,8 @@ def test_usage_has_every_key_and_is_json_without_a_gpu() -> None:
     assert f"{usage['cpu_memory_gb']:.2f} {usage['gpu_memory_gb']['allocated']:.2f}"
     assert usage["limit_source"] in {"machine", "cgroup v1", "cgroup v2", "unknown"}
     assert 0.0 <= usage["cpu_percent"] <= 100.0
+    assert usage["python_blocks"] >= 0
+    assert usage["cgroup_events"].keys() == {"throttled", "limit_hits", "oom_kills"}
     assert json.loads(json.dumps(usage, allow_nan=False)) == usage
 
 
@@ -189,6 +191,7 @@ def test_resident_set_agrees_with_the_kernel_and_follows_growth(grow: Callable[[
 def test_figures_agree_with_psutil() -> None:
     psutil = pytest.importorskip("psutil")
     assert _core.resident_bytes() == pytest.approx(psutil.Process().memory_info().rss, abs=4 * MIB)
+    assert _core.memory_info()["uss"] == pytest.approx(psutil.Process().memory_full_info().uss, abs=4 * MIB)
     machine = psutil.virtual_memory()
     info = _core.memory_info()
     assert info["machine_total"] == pytest.approx(machine.total, rel=0.01)
@@ -226,6 +229,7 @@ def test_limit_of_a_v2_container_over_all_ancestors(tmp_path: Path) -> None:
             "sys/fs/cgroup/pod/memory.stat": f"inactive_file {GB // 2}\n",
             "sys/fs/cgroup/pod/box/memory.max": "max\n",
             "sys/fs/cgroup/pod/box/memory.current": "1000000\n",
+            "sys/fs/cgroup/pod/box/memory.events": "low 0\nhigh 1\nmax 2\noom 3\noom_kill 4\n",
             "sys/fs/cgroup/pod/box/memory.stat": "anon 5\ninactive_file 400000\n",
         },
     )
@@ -233,6 +237,7 @@ def test_limit_of_a_v2_container_over_all_ancestors(tmp_path: Path) -> None:
     assert (info["cgroup_version"], info["limit"], info["limit_source"]) == (2, 2 * GB, "cgroup v2")
     assert (info["cgroup_usage"], info["cgroup_inactive_file"]) == (1000000, 400000)
     assert info["cgroup_fullest"] == pytest.approx(0.25)
+    assert (info["cgroup_throttled"], info["cgroup_limit_hits"], info["cgroup_oom_kills"]) == (1, 2, 4)
     assert (info["machine_total"], info["machine_available"]) == (8 * GB, 6 * GB)
 
 
@@ -856,6 +861,16 @@ def test_recommendations_rest_on_figures(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "not a leak" in line
 
 
+def test_what_the_kernel_did_to_the_container_is_advised_on() -> None:
+    columns: dict[str, list[int | None]] = {"oom_kills": [1, 1], "limit_hits": [2, None, 7], "throttled": [None]}
+    line = advice.advise_on_events(columns)
+    assert line is not None
+    assert "met the limit 5 times" in line
+    assert "killed" not in line
+    columns["limit_hits"] = [7, 7]
+    assert advice.advise_on_events(columns) is None
+
+
 def leak_found(seconds_to_limit: float | None) -> dict[str, Any]:
     return {
         "verdict": "leak",
@@ -882,6 +897,9 @@ def test_growth_that_malloc_keeps_is_not_called_a_leak() -> None:
     assert advice.advise_on_growth({**leak_found(None), "verdict": "plateau"}, retained, None) is None
 
 
+NAMES = ("heap_retained", "minor_faults", "oom_kills", "limit_hits", "throttled")
+
+
 class PlantedSampler:
     """The samples of ten minutes in which the resident set grows by 6 MiB a minute."""
 
@@ -889,7 +907,7 @@ class PlantedSampler:
         times: list[int | None] = [i * 10**9 for i in range(600)]
         constant: list[int | None] = [0] * 600
         resident: list[int | None] = [GB + i * MIB // 10 for i in range(600)]
-        return {"time_ns": times, "rss": resident, "heap_retained": constant, "minor_faults": constant}
+        return {"time_ns": times, "rss": resident, **dict.fromkeys(NAMES, constant)}
 
     def sample(self) -> None: ...
 

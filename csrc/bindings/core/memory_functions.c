@@ -11,11 +11,12 @@
 #include "monitor/trend.h"
 
 typedef struct memory_facts {
-    int64_t rss, peak_rss, minor_faults, major_faults, limit;
+    int64_t rss, peak_rss, uss, minor_faults, major_faults, limit;
     pfo_heap_info heap;
     pfo_machine_memory machine;
     pfo_cgroup group;
     pfo_cgroup_memory cgroup;
+    pfo_cgroup_events events;
     pfo_limit_source source;
 } memory_facts;
 
@@ -29,6 +30,8 @@ read_facts(const char *root, memory_facts *facts, pfo_error *err)
     facts->heap = pfo_heap_read();
     facts->rss = pfo_process_rss();
     facts->peak_rss = pfo_process_peak_rss();
+    facts->uss = pfo_process_uss();
+    pfo_cgroup_events_read(&facts->group, &facts->events);
     pfo_process_faults(&facts->minor_faults, &facts->major_faults);
     return PFO_OK;
 }
@@ -42,6 +45,7 @@ fill_facts(PyObject *dict, const memory_facts *facts)
     } numbers[] = {
         { "rss", facts->rss },
         { "peak_rss", facts->peak_rss },
+        { "uss", facts->uss },
         { "heap_in_use", facts->heap.in_use },
         { "heap_retained", facts->heap.retained },
         { "minor_faults", facts->minor_faults },
@@ -53,6 +57,9 @@ fill_facts(PyObject *dict, const memory_facts *facts)
         { "cgroup_high", facts->cgroup.high },
         { "cgroup_usage", facts->cgroup.usage },
         { "cgroup_inactive_file", facts->cgroup.inactive_file },
+        { "cgroup_throttled", facts->events.high },
+        { "cgroup_limit_hits", facts->events.max },
+        { "cgroup_oom_kills", facts->events.oom_kill },
         { "limit", facts->limit },
     };
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
@@ -74,12 +81,14 @@ PyDoc_STRVAR(
     "memory_info($module, /, root='')\n--\n\n"
     "Memory facts as a dict; bytes unless said otherwise, None where this system does not tell.\n\n"
     "Process: ``rss`` (resident set, shared pages included), ``peak_rss`` (its largest value so far),\n"
-    "``heap_in_use`` (handed out by malloc), ``heap_retained`` (free but kept by malloc), ``minor_faults`` and\n"
+    "``uss`` (pages of this process alone), ``heap_in_use`` (handed out by malloc), ``heap_retained`` (free but kept "
+    "by malloc), ``minor_faults`` and\n"
     "``major_faults`` (counts), ``page_size``. Machine: ``machine_total``, ``machine_available``. Container:\n"
     "``cgroup_version`` (0 none, 1, 2), ``cgroup_limit`` and ``cgroup_high`` (smallest over all ancestors),\n"
     "``cgroup_usage`` (charged to the own group, page cache included), ``cgroup_inactive_file`` (page cache in it\n"
     "that can go at once), ``cgroup_fullest`` (share, 0 to 1: largest (usage - inactive file) / limit among the\n"
-    "groups that have a limit). ``limit``: smallest of machine_total, cgroup_limit and cgroup_high;\n"
+    "groups that have a limit), ``cgroup_throttled``, ``cgroup_limit_hits``, ``cgroup_oom_kills`` (counts since\n"
+    "the group was made). ``limit``: smallest of machine_total, cgroup_limit and cgroup_high;\n"
     "``limit_source``: machine, cgroup v1, cgroup v2 or unknown.\n\n"
     "root: prefix of the /proc and cgroup files that are read (tests); process figures do not use it.\n"
     "Raises OSError when those files exist but cannot be read, OverflowError for a path that is too long.");
