@@ -35,7 +35,7 @@ from perfopt import _memory_advice as advice
 from perfopt._memory_pressure import PressureWatch
 from perfopt._memory_verdict import leak_verdict
 
-__all__ = ["MemoryOptimizer", "PressureWatch", "leak_verdict", "optimize_memory", "retain_heap"]
+__all__ = ["MemoryOptimizer", "PressureWatch", "device_memory", "leak_verdict", "optimize_memory", "retain_heap"]
 
 _GB = float(2**30)
 _MIB = 2**20
@@ -98,6 +98,19 @@ def _cuda_bytes() -> list[tuple[int, int, int]]:
         )
         for device in range(cuda.device_count())
     ]
+
+
+def device_memory() -> list[dict[str, int]]:
+    """``total``, ``used`` and ``free`` bytes of each NVIDIA device as the driver counts them, by NVML; empty without one.
+
+    ``used`` is over all processes, with what CUDA contexts take, so it is more than torch's allocator reports. Torch is
+    not needed and CUDA is not initialised. The first call opens the driver's library and takes milliseconds.
+    """
+    try:
+        figures = _core.nvml_memory()
+    except NotImplementedError:
+        return []
+    return [{"total": total, "used": used, "free": free} for total, used, free in figures]
 
 
 def _release_cuda() -> int:

@@ -7,6 +7,7 @@
 #include "base/cgroup.h"
 #include "base/platform.h"
 #include "monitor/leak.h"
+#include "monitor/nvml.h"
 #include "monitor/probes.h"
 #include "monitor/trend.h"
 
@@ -344,6 +345,43 @@ leak(PyObject *module, PyObject *args, PyObject *kwargs)
     return result;
 }
 
+PyDoc_STRVAR(nvml_memory_doc,
+             "nvml_memory($module, /, library='libnvidia-ml.so.1')\n--\n\n"
+             "Memory of each NVIDIA device as the driver counts it, over all processes: a list of\n"
+             "``(total, used, free)`` in bytes. Raises NotImplementedError with the reason where there is none.");
+
+static PyObject *
+nvml_memory_function(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    (void)module;
+    static char *names[] = { "library", NULL };
+    const char *library = "libnvidia-ml.so.1";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|s:nvml_memory", names, &library)) {
+        return NULL;
+    }
+    pfo_nvml_memory devices[PFO_NVML_MAX_DEVICES];
+    int count;
+    pfo_error err = PFO_ERROR_INIT;
+    pfo_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = pfo_nvml_read(library, devices, &count, &err);
+    Py_END_ALLOW_THREADS
+    if (status != PFO_OK) {
+        return pfo_raise(status, &err);
+    }
+    PyObject *list = PyList_New(count);
+    for (int i = 0; list != NULL && i < count; i++) {
+        PyObject *figures =
+            Py_BuildValue("LLL", (long long)devices[i].total, (long long)devices[i].used, (long long)devices[i].free);
+        if (figures == NULL) {
+            Py_CLEAR(list);
+        } else {
+            PyList_SET_ITEM(list, i, figures);
+        }
+    }
+    return list;
+}
+
 PyDoc_STRVAR(report_unraisable_doc,
              "report_unraisable($module, error, where, /)\n--\n\n"
              "Hand an exception that nobody can catch to sys.unraisablehook; where: the object it came from.\n"
@@ -373,6 +411,7 @@ PyMethodDef pfo_memory_functions[] = {
     { "heap_retain", heap_retain, METH_O, heap_retain_doc },
     { "trend", (PyCFunction)(void (*)(void))trend, METH_VARARGS | METH_KEYWORDS, trend_doc },
     { "leak", (PyCFunction)(void (*)(void))leak, METH_VARARGS | METH_KEYWORDS, leak_doc },
+    { "nvml_memory", (PyCFunction)(void (*)(void))nvml_memory_function, METH_VARARGS | METH_KEYWORDS, nvml_memory_doc },
     { "report_unraisable", report_unraisable, METH_VARARGS, report_unraisable_doc },
     { NULL, NULL, 0, NULL },
 };
