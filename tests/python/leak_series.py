@@ -1,7 +1,8 @@
 """Made-up memory series with a known truth, for the verdicts of ``perfopt.memory.leak_verdict``.
 
 Two sets of generators. The thresholds in ``csrc/monitor/leak.c`` were chosen on ``TUNING``; ``HELD_OUT`` has the same kinds of
-truth made in other ways (other shapes, noise, sampling) and was only ever used to report. A generator is a function of a
+truth made in other ways (other shapes, noise, sampling) and is there to report, not to choose
+(docs/memory.md). A generator is a function of a
 seeded generator and gives seconds and bytes. What is not a leak has come to its end, or slowed down to a fraction of its
 rate, within the series: growth that is still linear when the series ends cannot be told from a leak by anybody.
 """
