@@ -31,8 +31,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar, overload
 
 from perfopt import _core, _wrapping
+from perfopt import _memory_advice as advice
+from perfopt._memory_pressure import PressureWatch
+from perfopt._memory_verdict import leak_verdict
 
-__all__ = ["MemoryOptimizer", "optimize_memory", "retain_heap"]
+__all__ = ["MemoryOptimizer", "PressureWatch", "device_memory", "leak_verdict", "optimize_memory", "retain_heap"]
 
 _GB = float(2**30)
 _MIB = 2**20
@@ -41,6 +44,7 @@ _GPU_HISTORY = 4096
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_Report = dict[str, Any] | None  # of a cleaning; None where there was no pressure
 
 # Of all optimizers together, and reentrant: a signal handler or a finalizer that stops the monitoring may run while this
 # very thread starts it.
@@ -96,6 +100,19 @@ def _cuda_bytes() -> list[tuple[int, int, int]]:
     ]
 
 
+def device_memory() -> list[dict[str, int]]:
+    """``total``, ``used`` and ``free`` bytes of each NVIDIA device as the driver counts them, by NVML; empty without one.
+
+    ``used`` is over all processes, with what CUDA contexts take, so it is more than torch's allocator reports. Torch is
+    not needed and CUDA is not initialised. The first call opens the driver's library and takes milliseconds.
+    """
+    try:
+        figures = _core.nvml_memory()
+    except NotImplementedError:
+        return []
+    return [{"total": total, "used": used, "free": free} for total, used, free in figures]
+
+
 def _release_cuda() -> int:
     """Bytes of CUDA memory that torch's allocator gave back to the driver."""
     cuda = _live_cuda()
@@ -139,10 +156,7 @@ def _clean() -> dict[str, Any]:
         released = _release_cuda()
     except RuntimeError as problem:  # a broken CUDA context must not hide the error that broke it
         error = str(problem)
-    try:
-        trimmed = _core.trim()
-    except NotImplementedError:
-        trimmed = 0
+    trimmed = _trim()
     report: dict[str, Any] = {
         "gc_collected": collected,
         "trimmed_bytes": trimmed,
@@ -170,7 +184,26 @@ def _trend(times: list[float], values: list[float]) -> dict[str, Any]:
         "seconds": found["span"],
         "samples": found["samples"],
         "verdict": verdict,
+        "leak": leak_verdict(times, values),
     }
+
+
+def _points(columns: dict[str, list[int | None]], name: str) -> tuple[list[float], list[float]]:
+    """Seconds and figures of the samples that have both."""
+    pairs = [(t, v) for t, v in zip(columns["time_ns"], columns[name], strict=True) if t is not None and v is not None]
+    return [t * 1e-9 for t, _ in pairs], [float(v) for _, v in pairs]
+
+
+def _fall(before: int | None, after: int | None) -> int:
+    return 0 if before is None or after is None else max(0, before - after)
+
+
+def _trim() -> int:
+    """Bytes by which the resident set fell when malloc gave free pages back; 0 where it cannot."""
+    try:
+        return _core.trim()
+    except NotImplementedError:
+        return 0
 
 
 class MemoryOptimizer:
@@ -178,7 +211,7 @@ class MemoryOptimizer:
 
     threshold: the share of a limit, more than 0 and at most 1, from which :meth:`is_memory_pressure` is true.
     interval: seconds between samples of :meth:`start_monitoring` when it is not told otherwise (0.0001 to 86400).
-    capacity: samples kept, 64 bytes each; older ones are overwritten.
+    capacity: samples kept, 96 bytes each; older ones are overwritten.
 
     Every method can be called from any thread. After a fork the child's copy is not monitoring and has no samples.
     Raises TypeError or ValueError naming the argument, its value and what is accepted.
@@ -226,8 +259,10 @@ class MemoryOptimizer:
         devices, 0.0 without them), ``cpu_limit_gb`` (effective limit) and ``limit_source`` (machine, cgroup v1, cgroup
         v2, unknown), ``cpu_percent`` (fullest share of :meth:`pressure` without the GPU, times 100), ``gpu_percent``,
         ``cpu_peak_gb``, ``cpu_available_gb`` (of the machine), ``cgroup_memory_gb`` (usage with page cache),
-        ``cgroup_working_gb`` (without the inactive part of it), ``heap_in_use_gb``, ``heap_retained_gb``. None: this
-        system does not tell.
+        ``cgroup_working_gb`` (without the inactive part of it), ``heap_in_use_gb``, ``heap_retained_gb``,
+        ``cpu_unique_gb`` (USS: pages of this process alone), ``python_blocks`` (a count, not bytes: blocks that
+        Python's small-object allocator has handed out; 0 where it is switched off), ``cgroup_events`` (counts since the
+        container was made: ``throttled`` at memory.high, ``limit_hits``, ``oom_kills``). None: this system does not tell.
         """
         info = _core.memory_info()
         devices = self._note_gpu()
@@ -251,6 +286,13 @@ class MemoryOptimizer:
             "cgroup_working_gb": None if usage is None else max(0, usage - (inactive or 0)) / _GB,
             "heap_in_use_gb": _gb(info["heap_in_use"]),
             "heap_retained_gb": _gb(info["heap_retained"]),
+            "cpu_unique_gb": _gb(info["uss"]),
+            "python_blocks": sys.getallocatedblocks(),
+            "cgroup_events": {
+                "throttled": info["cgroup_throttled"],
+                "limit_hits": info["cgroup_limit_hits"],
+                "oom_kills": info["cgroup_oom_kills"],
+            },
         }
 
     # -- cleaning --
@@ -334,24 +376,22 @@ class MemoryOptimizer:
 
         ``cpu_memory_trend`` and ``gpu_memory_trend`` each have ``trend`` (``increasing``, ``decreasing`` or ``stable``;
         stable also with fewer than 10 samples), ``slope_bytes_per_second`` with its 95 % ``interval`` (a list of two),
-        ``change_bytes`` over ``seconds``, ``samples``, and ``verdict`` (as trend, but ``insufficient`` where there are
-        too few).
+        ``change_bytes`` over ``seconds``, ``samples``, ``verdict`` (as trend, but ``insufficient`` where there are
+        too few), and ``leak``: the whole result of :func:`leak_verdict` on the same series.
 
         The slope is the median over pairs of window minima (Theil-Sen); a rise or fall counts when the whole interval
         is on one side of zero and the change is at least 1 MiB and 0.5 % of the usual value. CPU samples come from
         :meth:`start_monitoring` and from each call of this method; CUDA samples from each call of a method that looks
-        at usage. A lasting ``increasing`` is the sign of a leak; :meth:`recommendations` tells it from memory that
-        malloc keeps.
+        at usage. ``increasing`` says what the samples did; whether that is a leak is for ``leak`` to say, and
+        :meth:`recommendations` tells it from memory that malloc keeps.
         """
         self._sampler.sample()
         columns = self._sampler.samples()
-        points = [
-            (t, r) for t, r in zip(columns["time_ns"], columns["rss"], strict=True) if t is not None and r is not None
-        ]
+        times, resident = _points(columns, "rss")
         self._note_gpu()
         gpu = list(self._gpu_history)
         return {
-            "cpu_memory_trend": _trend([t * 1e-9 for t, _ in points], [float(r) for _, r in points]),
+            "cpu_memory_trend": _trend(times, resident),
             "gpu_memory_trend": _trend([t for t, _ in gpu], [float(b) for _, b in gpu]),
         }
 
@@ -359,16 +399,83 @@ class MemoryOptimizer:
         """Advice on memory, each line with the figures it rests on; empty when nothing calls for any."""
         info = _core.memory_info()
         devices = _cuda_bytes()
-        trend = self.get_memory_trends()["cpu_memory_trend"]
+        columns = self._sampler.samples()
+        verdict = self.leak_verdict()
         found = [
-            _advise_on_pressure(_shares(info, devices), self.threshold, info),
-            _advise_on_growth(trend, info, self._sampler.samples()),
-            _advise_on_retained_heap(info),
-            _advise_on_cuda_cache(devices),
-            _advise_on_faults(self._sampler.samples()),
-            _advise_on_garbage(),
+            advice.advise_on_pressure(_shares(info, devices), self.threshold, info),
+            advice.advise_on_growth(verdict, columns["heap_retained"], info["limit"]),
+            advice.advise_on_retained_heap(info),
+            advice.advise_on_cuda_cache(devices),
+            advice.advise_on_faults(columns),
+            advice.advise_on_events(columns),
+            advice.advise_on_garbage(),
         ]
         return [line for line in found if line is not None]
+
+    def leak_verdict(self) -> dict[str, Any]:
+        """:func:`perfopt.memory.leak_verdict` on the resident set of the samples held, against the effective limit."""
+        times, resident = _points(self._sampler.samples(), "rss")
+        return leak_verdict(times, resident, limit=_core.memory_info()["limit"])
+
+    def attribute_growth(self) -> dict[str, Any]:
+        """Where growth of the resident set went, found by collecting and trimming: three parts, in bytes.
+
+        ``freed_by_gc_bytes``: garbage in reference cycles, as the fall of the heap in use (or of the resident set, if
+        larger) during a collection. ``returned_by_trim_bytes``: freed before, but kept by malloc. ``growing_bytes``:
+        what is left above the resident set at the start of the samples held (their lowest tenth part in time), so what
+        the program still refers to, or has lost; None without samples. With ``gc_collected`` (objects), ``rss_before``,
+        ``rss_after``, ``baseline_rss`` and ``seconds``.
+
+        It collects and trims, so it takes milliseconds and costs page faults afterwards.
+        """
+        start = time.perf_counter()
+        _, resident = _points(self._sampler.samples(), "rss")
+        baseline = int(min(resident[: len(resident) // 10 + 1])) if resident else None
+        before = _core.memory_info()
+        collected = gc.collect()
+        after_gc = _core.memory_info()
+        trimmed = _trim()
+        after = _resident()
+        freed = max(_fall(before["rss"], after_gc["rss"]), _fall(before["heap_in_use"], after_gc["heap_in_use"]))
+        return {
+            "freed_by_gc_bytes": freed,
+            "returned_by_trim_bytes": trimmed,
+            "growing_bytes": None if baseline is None or after is None else max(0, after - baseline),
+            "gc_collected": collected,
+            "rss_before": before["rss"],
+            "rss_after": after,
+            "baseline_rss": baseline,
+            "seconds": time.perf_counter() - start,
+        }
+
+    # -- pressure as events --
+
+    def on_pressure(
+        self,
+        callback: Callable[[dict[str, Any]], object],
+        threshold: float | None = None,
+        *,
+        interval: float = 1.0,
+    ) -> PressureWatch:
+        """Call callback when memory pressure begins, on a Python thread made for it (never on the sampler's).
+
+        callback: gets a dict with ``reason`` (``threshold``, or ``stall`` when the kernel reports tasks that wait for
+        memory), ``what`` and ``share`` (the fullest of :meth:`pressure`) and ``shares`` (all of them). It is called
+        once when a share reaches the threshold and again after all were below it. An exception in it goes to
+        ``sys.unraisablehook`` and the watch goes on.
+        threshold: share in (0, 1]; None takes this optimizer's at the time of the call.
+        interval: seconds between looks, more than 0; the kernel's stall trigger, where there is one, wakes at once.
+
+        Returns the watch, to be closed with ``close()`` or as a context manager; a forked child's copy is closed.
+        """
+        if not callable(callback):
+            raise TypeError(f"callback must be callable, not {type(callback).__name__}")
+        if isinstance(interval, bool) or not isinstance(interval, numbers.Real):
+            raise TypeError(f"interval must be a number of seconds, not {type(interval).__name__}")
+        if not 0.001 <= interval <= 86400.0:
+            raise ValueError(f"interval is {interval!r} s; accepted: 0.001 to 86400 s")
+        share = self.threshold if threshold is None else _checked_threshold(threshold)
+        return PressureWatch(callback, share, float(interval), self.pressure)
 
     def _note_gpu(self) -> list[tuple[int, int, int]]:
         """CUDA figures of now, noted for the trend."""
@@ -380,95 +487,9 @@ class MemoryOptimizer:
         return devices
 
 
-# -- advice: each function looks at one thing and gives a line with its evidence, or None --
-
-
-def _advise_on_pressure(shares: dict[str, float], threshold: float, info: dict[str, Any]) -> str | None:
-    what, share = max(shares.items(), key=lambda item: item[1], default=("rss", 0.0))
-    if share < threshold:
-        return None
-    if what == "gpu":
-        return (
-            f"CUDA memory is {share:.0%} full (threshold {threshold:.0%}): use a smaller batch, gradient checkpointing "
-            "or a lower precision."
-        )
-    place = (
-        "the machine" if what == "machine" else f"the limit of {info['limit'] / _GB:.2f} GB ({info['limit_source']})"
-    )
-    return (
-        f"Memory is {share:.0%} of {place} (threshold {threshold:.0%}; resident set {(info['rss'] or 0) / _GB:.2f} GB):"
-        " use smaller batches, fewer loader workers or a smaller cache, or raise the limit."
-    )
-
-
-def _advise_on_growth(trend: dict[str, Any], info: dict[str, Any], columns: dict[str, list[int | None]]) -> str | None:
-    if trend["trend"] != "increasing":
-        return None
-    slope = trend["slope_bytes_per_second"]
-    low, high = (bound * 3600 / _MIB for bound in trend["interval"])
-    line = (
-        f"The resident set rises by {slope * 3600 / _MIB:.1f} MiB/h (95 % interval {low:.1f} to {high:.1f}; "
-        f"{trend['change_bytes'] / _MIB:.1f} MiB in {trend['seconds']:.1f} s)"
-    )
-    retained = [value for value in columns["heap_retained"] if value is not None]
-    if len(retained) > 1 and retained[-1] - retained[0] >= 0.5 * trend["change_bytes"]:
-        return (
-            f"{line}, and at least half of it is heap that malloc keeps after free(): optimize_memory() gives it back."
-        )
-    if info["limit"] and slope > 0:
-        hours = max(0.0, info["limit"] - info["rss"]) / slope / 3600
-        line += f", which reaches the limit in {hours:.1f} h if it goes on"
-    return f"{line}: look for a leak (lists that grow, tensors kept with their graph, caches without a bound)."
-
-
-def _advise_on_retained_heap(info: dict[str, Any]) -> str | None:
-    retained, rss = info["heap_retained"], info["rss"]
-    if retained is None or rss is None or retained < 64 * _MIB or retained < 0.2 * rss:
-        return None
-    return (
-        f"malloc keeps {retained / _MIB:.0f} MiB that the program has freed ({retained / rss:.0%} of the resident set "
-        f"of {rss / _MIB:.0f} MiB): optimize_memory() gives them back; this is not a leak."
-    )
-
-
-def _advise_on_cuda_cache(devices: list[tuple[int, int, int]]) -> str | None:
-    for index, (allocated, reserved, total) in enumerate(devices):
-        idle = reserved - allocated
-        if total > 0 and idle > 0.2 * total:
-            return (
-                f"cuda:{index} holds {idle / _GB:.2f} GB reserved but not allocated ({idle / total:.0%} of it): "
-                "PYTORCH_ALLOC_CONF=expandable_segments:True reduces such gaps; optimize_memory() gives it back."
-            )
-    return None
-
-
-def _advise_on_faults(columns: dict[str, list[int | None]]) -> str | None:
-    times, faults = columns["time_ns"], columns["minor_faults"]
-    if len(times) < 10:
-        return None
-    t0, t1, f0, f1 = times[0], times[-1], faults[0], faults[-1]
-    if t0 is None or t1 is None or f0 is None or f1 is None or t1 <= t0:
-        return None
-    rate = (f1 - f0) / (t1 - t0) * 1e9
-    if rate < 20000:
-        return None
-    return (
-        f"{rate:,.0f} page faults per second (about {rate * 4096 / _GB:.2f} GB/s of memory mapped anew): keep freed "
-        "pages with perfopt.memory.retain_heap() around the training loop."
-    )
-
-
-def _advise_on_garbage() -> str | None:
-    if not gc.garbage:
-        return None
-    return (
-        f"{len(gc.garbage)} objects in gc.garbage cannot be collected: look at their finalizers and reference cycles."
-    )
-
-
 # -- keeping pages --
 
-_retain_depth = 0
+_retain_depths: dict[int, int] = {}  # open blocks by the thread that opened them
 
 
 @contextlib.contextmanager
@@ -476,15 +497,16 @@ def retain_heap() -> Iterator[bool]:
     """Let malloc keep freed pages inside the block, so that tensors of each training step reuse those of the last one.
 
     Works on the whole process. Blocks may be nested and may overlap on several threads; when the last one ends free()
-    gives memory back again and the heap is trimmed. Yields False, and does nothing, where malloc has no such setting.
+    gives memory back again and the heap is trimmed. In a forked child only the blocks of the thread that forked are
+    still open: the others' ends will never come there. Yields False, and does nothing, where malloc has no such setting.
     """
-    global _retain_depth
+    owner = threading.get_ident()
     with _retain_lock:
         try:
-            if _retain_depth == 0:
+            if not _retain_depths:
                 _core.heap_retain(True)
             available = True
-            _retain_depth += 1
+            _retain_depths[owner] = _retain_depths.get(owner, 0) + 1
         except NotImplementedError:
             available = False
     try:
@@ -492,9 +514,33 @@ def retain_heap() -> Iterator[bool]:
     finally:
         if available:
             with _retain_lock:
-                _retain_depth -= 1
-                if _retain_depth == 0:
-                    _core.heap_retain(False)
+                _leave_retained(owner)
+
+
+def _leave_retained(owner: int) -> None:
+    """One block of owner has ended. A block of a thread that a fork left behind may end here after all: it counts no more."""
+    if owner not in _retain_depths:
+        return
+    _retain_depths[owner] -= 1
+    if _retain_depths[owner] == 0:
+        del _retain_depths[owner]
+        if not _retain_depths:
+            _core.heap_retain(False)
+
+
+def _forget_blocks_of_lost_threads() -> None:
+    """In a forked child: only the forking thread's blocks can still end."""
+    if not _retain_depths:
+        return
+    own = _retain_depths.get(threading.get_ident())
+    _retain_depths.clear()
+    if own is not None:
+        _retain_depths[threading.get_ident()] = own
+    else:
+        _core.heap_retain(False)
+
+
+os.register_at_fork(after_in_child=_forget_blocks_of_lost_threads)
 
 
 # -- the decorator --
@@ -513,10 +559,13 @@ def optimize_memory(function: Any = None, /, *, threshold: float | None = None) 
     generators and async generators (there around the whole iteration). Each cleaning takes milliseconds: decorate
     phases, not inner loops.
 
+    The function gets an attribute ``memory_reports``: a dict whose ``before`` and ``after`` are what the two cleanings of
+    the last call that ended gave back, as :meth:`MemoryOptimizer.optimize_memory` reports it (None: no pressure, so none).
+
     Raises TypeError for something that cannot be called and for a class, ValueError for a threshold outside (0, 1].
     """
     if threshold is None:
-        clean: Callable[[], object] = _clean
+        clean: Callable[[], _Report] = _clean
     else:
         clean = MemoryOptimizer(threshold, capacity=1).check
     if function is None:
@@ -525,20 +574,26 @@ def optimize_memory(function: Any = None, /, *, threshold: float | None = None) 
 
 
 class _Cleaned:
-    """A block with a cleaning before it and one after it, also when it raises."""
+    """A block with a cleaning before it and one after it, also when it raises; their reports go to the function."""
 
-    __slots__ = ("_clean",)
+    __slots__ = ("_before", "_clean", "_reports")
 
-    def __init__(self, clean: Callable[[], object]) -> None:
+    def __init__(self, clean: Callable[[], _Report], reports: dict[str, _Report]) -> None:
         self._clean = clean
+        self._reports = reports
 
     def __enter__(self) -> None:
-        self._clean()
+        self._before = self._clean()
 
     def __exit__(self, *_: object) -> None:
-        self._clean()
+        self._reports.update(before=self._before, after=self._clean())
 
 
-def _wrap(function: Any, clean: Callable[[], object]) -> Any:
-    wrap = functools.partial(_wrapping.around, enclose=functools.partial(_Cleaned, clean))
+def _wrap(function: Any, clean: Callable[[], _Report]) -> Any:
+    def wrap(plain: Any) -> Any:
+        reports: dict[str, _Report] = {"before": None, "after": None}
+        wrapped = _wrapping.around(plain, functools.partial(_Cleaned, clean, reports))
+        wrapped.memory_reports = reports
+        return wrapped
+
     return _wrapping.decorate("optimize_memory decorates functions and methods", function, wrap)

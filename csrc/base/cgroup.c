@@ -395,6 +395,26 @@ pfo_cgroup_memory_read(const pfo_cgroup *group, pfo_cgroup_memory *memory)
     } while (go_up(group, &length));
 }
 
+void
+pfo_cgroup_events_read(const pfo_cgroup *group, pfo_cgroup_events *events)
+{
+    char text[SMALL_FILE * 4];
+    *events = (pfo_cgroup_events){ -1, -1, -1 };
+    if (group->version == 0) {
+        return;
+    }
+    const size_t length = strlen(group->directory);
+    const char *const name = group->version == 1 ? "memory.oom_control" : "memory.events";
+    if (read_group_file(group, length, name, text, sizeof text) > 0) {
+        (void)pfo_procfile_field(text, "oom_kill", &events->oom_kill);
+        (void)pfo_procfile_field(text, "high", &events->high);
+        (void)pfo_procfile_field(text, "max", &events->max);
+    }
+    if (group->version == 1) {
+        events->max = read_group_number(group, length, "memory.failcnt");
+    }
+}
+
 int
 pfo_cgroup_usage_path(const pfo_cgroup *group, char *path, size_t size)
 {

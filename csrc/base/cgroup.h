@@ -39,6 +39,16 @@ pfo_status pfo_cgroup_find(const char *root, const char *controller, pfo_cgroup 
 /* Reads all of it anew (some file reads per ancestor). pre: group was found for "memory"; version 0 gives "none". */
 void pfo_cgroup_memory_read(const pfo_cgroup *group, pfo_cgroup_memory *memory);
 
+/* Counts since the group was made, of the group and all below it; -1 unknown. They are the kernel's own word for pressure. */
+typedef struct pfo_cgroup_events {
+    int64_t high;     /* v2: times it was throttled at memory.high */
+    int64_t max;      /* times an allocation met the hard limit (v2 memory.events max, v1 memory.failcnt) */
+    int64_t oom_kill; /* processes killed for want of memory */
+} pfo_cgroup_events;
+
+/* One file read (v2) or two (v1). pre: found for "memory"; version 0 gives -1. */
+void pfo_cgroup_events_read(const pfo_cgroup *group, pfo_cgroup_events *events);
+
 /* The file with the group's own usage, to keep open: memory.current or memory.usage_in_bytes. 0 if version is 0 or path is
  * too long. */
 int pfo_cgroup_usage_path(const pfo_cgroup *group, char *path, size_t size);

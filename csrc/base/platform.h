@@ -48,6 +48,10 @@ int64_t pfo_process_rss(void);
 /* Largest resident set of this program so far (not of the one before exec). -1 unknown. */
 int64_t pfo_process_peak_rss(void);
 
+/* Unique set: pages that belong to this process alone, so what its end would give back. -1 unknown. The kernel walks every map of
+ * the process: tens of microseconds for a small one, milliseconds for a large one. */
+int64_t pfo_process_uss(void);
+
 /* Page faults so far: minor ones were served from memory, major ones waited for a disk. */
 void pfo_process_faults(int64_t *minor, int64_t *major);
 

@@ -169,6 +169,25 @@ pfo_process_peak_rss(void)
     return kibibytes * 1024;
 }
 
+int64_t
+pfo_process_uss(void)
+{
+    static const char *const parts[3] = { "Private_Clean", "Private_Dirty", "Private_Hugetlb" };
+    char text[4096];
+    int64_t total = 0;
+    if (pfo_procfile_read("/proc/self/smaps_rollup", text, sizeof text) <= 0) {
+        return -1;
+    }
+    for (int i = 0; i < 3; i++) {
+        int64_t kibibytes = 0;
+        if (!pfo_procfile_field(text, parts[i], &kibibytes) && i < 2) {
+            return -1;
+        }
+        total += kibibytes;
+    }
+    return total * 1024;
+}
+
 void
 pfo_process_faults(int64_t *minor, int64_t *major)
 {

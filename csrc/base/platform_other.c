@@ -44,6 +44,12 @@ pfo_process_peak_rss(void)
     return -1;
 }
 
+int64_t
+pfo_process_uss(void)
+{
+    return -1;
+}
+
 void
 pfo_process_faults(int64_t *minor, int64_t *major)
 {

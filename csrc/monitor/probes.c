@@ -1,5 +1,5 @@
-/* probes.c: see probes.h. Two of the figures have a budget: limits change rarely and cost a file per ancestor, and malloc's
- * statistics cost a walk over all free blocks. */
+/* probes.c: see probes.h. A sample at a high rate is one read of a kept-open file: a system call costs more than anything else here,
+ * all the more when the caches went cold while the sampler slept. The other figures change slowly or cost a walk and have budgets. */
 #include "monitor/probes.h"
 
 #include "base/clock.h"
@@ -7,8 +7,9 @@
 
 #include <string.h>
 
-enum { HEAP_COST_SHARE = 1000 }; /* a heap walk that took t is not repeated before HEAP_COST_SHARE * t */
-static const int64_t limit_valid_ns = INT64_C(1000000000);
+enum { COST_SHARE = 1000 }; /* a walk that took t is not repeated before COST_SHARE * t */
+static const int64_t brisk_valid_ns = INT64_C(50000000);
+static const int64_t slow_valid_ns = INT64_C(1000000000);
 
 static const char *const source_names[PFO_LIMIT_SOURCE_COUNT] = {
 #define PFO_LIMIT_NAME(id, name) name,
@@ -53,9 +54,7 @@ pfo_probes_open(pfo_probes *probes, const char *root, pfo_error *err)
 {
     memset(probes, 0, sizeof *probes);
     probes->usage = (pfo_kept_file)PFO_KEPT_FILE_INIT;
-    probes->heap_in_use = -1;
-    probes->heap_retained = -1;
-    probes->limit = -1;
+    probes->last = (pfo_memory_sample){ .limit = -1, .uss = -1, .throttled = -1, .limit_hits = -1, .oom_kills = -1 };
     const size_t length = strlen(root);
     if (length >= sizeof probes->root) {
         return pfo_fail(err, PFO_OVERFLOW, "root is %zu bytes long; at most %zu are accepted", length,
@@ -81,42 +80,71 @@ read_usage(pfo_probes *probes)
 }
 
 static void
-read_limit(pfo_probes *probes)
+read_limit_and_events(pfo_probes *probes)
 {
     pfo_cgroup_memory memory;
+    pfo_cgroup_events events;
     pfo_limit_source source;
     pfo_cgroup_memory_read(&probes->group, &memory);
     const pfo_machine_memory machine = pfo_machine_memory_read(probes->root);
-    probes->limit = pfo_effective_limit(&memory, probes->group.version, machine.total, &source);
+    probes->last.limit = pfo_effective_limit(&memory, probes->group.version, machine.total, &source);
+    pfo_cgroup_events_read(&probes->group, &events);
+    probes->last.throttled = events.high;
+    probes->last.limit_hits = events.max;
+    probes->last.oom_kills = events.oom_kill;
+}
+
+/* When something that took from begin until now may be read again. */
+static int64_t
+due_after(int64_t begin, int64_t valid_ns)
+{
+    const int64_t end = pfo_monotonic_ns();
+    const int64_t pause = COST_SHARE * (end - begin);
+    return end + (pause > valid_ns ? pause : valid_ns);
 }
 
 void
 pfo_probes_read(pfo_probes *probes, pfo_memory_sample *sample)
 {
     const int64_t now = pfo_monotonic_ns();
-    sample->time_ns = now;
-    sample->rss = pfo_process_rss();
-    sample->cgroup_usage = read_usage(probes);
-    pfo_process_faults(&sample->minor_faults, &sample->major_faults);
+    pfo_memory_sample *last = &probes->last;
     if (now >= probes->limit_due_ns) {
         if (probes->usage.descriptor < 0) {
             open_usage(probes);
-            sample->cgroup_usage = read_usage(probes);
+            probes->brisk_due_ns = 0;
         }
-        read_limit(probes);
-        probes->limit_due_ns = now + limit_valid_ns;
+        read_limit_and_events(probes);
+        probes->limit_due_ns = now + slow_valid_ns;
+    }
+    if (now >= probes->brisk_due_ns) {
+        last->cgroup_usage = read_usage(probes);
+        pfo_process_faults(&last->minor_faults, &last->major_faults);
+        probes->brisk_due_ns = now + brisk_valid_ns;
     }
     if (now >= probes->heap_due_ns) {
         const int64_t begin = pfo_monotonic_ns();
         const pfo_heap_info heap = pfo_heap_read();
-        probes->heap_in_use = heap.in_use;
-        probes->heap_retained = heap.retained;
-        const int64_t end = pfo_monotonic_ns();
-        probes->heap_due_ns = end + HEAP_COST_SHARE * (end - begin);
+        last->heap_in_use = heap.in_use;
+        last->heap_retained = heap.retained;
+        probes->heap_due_ns = due_after(begin, brisk_valid_ns);
     }
-    sample->limit = probes->limit;
-    sample->heap_in_use = probes->heap_in_use;
-    sample->heap_retained = probes->heap_retained;
+    if (now >= probes->uss_due_ns) {
+        const int64_t begin = pfo_monotonic_ns();
+        last->uss = pfo_process_uss();
+        probes->uss_due_ns = due_after(begin, slow_valid_ns);
+    }
+    last->time_ns = now;
+    last->rss = pfo_process_rss();
+    *sample = *last;
+}
+
+void
+pfo_probes_forget(pfo_probes *probes)
+{
+    probes->brisk_due_ns = 0;
+    probes->heap_due_ns = 0;
+    probes->limit_due_ns = 0;
+    probes->uss_due_ns = 0;
 }
 
 void

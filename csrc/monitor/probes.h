@@ -22,7 +22,11 @@
     X(heap_in_use, "handed out by malloc")                                                                             \
     X(heap_retained, "free but kept by malloc")                                                                        \
     X(minor_faults, "page faults served from memory since the process began")                                          \
-    X(major_faults, "page faults that waited for a disk since the process began")
+    X(major_faults, "page faults that waited for a disk since the process began")                                      \
+    X(uss, "unique set: pages of this process alone")                                                                  \
+    X(throttled, "times the cgroup was throttled at memory.high")                                                      \
+    X(limit_hits, "times an allocation met the cgroup's hard limit")                                                   \
+    X(oom_kills, "processes of the cgroup killed for want of memory")
 
 typedef struct pfo_memory_sample {
 #define PFO_SAMPLE_MEMBER(field, text) int64_t field;
@@ -53,21 +57,25 @@ int64_t pfo_effective_limit(const pfo_cgroup_memory *cgroup, int version, int64_
 typedef struct pfo_probes {
     char root[256]; /* prefix of /proc and /sys, "" outside tests; the process's own figures do not use it */
     pfo_cgroup group;
-    pfo_kept_file usage; /* the group's usage file */
-    int64_t limit;
-    int64_t limit_due_ns; /* the limit is read again from then on */
-    int64_t heap_in_use;
-    int64_t heap_retained;
-    int64_t heap_due_ns; /* malloc's lists are walked again from then on */
+    pfo_kept_file usage;    /* the group's usage file */
+    pfo_memory_sample last; /* what is repeated until it is due again */
+    int64_t brisk_due_ns;   /* usage and faults */
+    int64_t heap_due_ns;    /* malloc's lists are walked again from then on */
+    int64_t limit_due_ns;   /* limit and events */
+    int64_t uss_due_ns;
 } pfo_probes;
 
 /* Finds the cgroup and its usage file. PFO_NO_MEMORY, PFO_IO, PFO_OVERFLOW (a path or root that is too long); missing files
  * are no error. */
 pfo_status pfo_probes_open(pfo_probes *probes, const char *root, pfo_error *err);
 
-/* Takes a sample. rss, usage and faults are fresh; the limit is at most a second old; the heap figures are repeated while a
- * new walk over malloc's free lists would take more than a thousandth of the time. */
+/* Takes a sample. time and rss are fresh. The rest is repeated from the last time it was read: usage and faults for at most 50 ms;
+ * limit, events and uss for a second, the heap figures for 50 ms, and both walks longer while a new one (over malloc's free
+ * lists; over the maps, in the kernel) would take more than a thousandth of the time. */
 void pfo_probes_read(pfo_probes *probes, pfo_memory_sample *sample);
+
+/* In a forked child: everything is read anew at the next sample. */
+void pfo_probes_forget(pfo_probes *probes);
 
 void pfo_probes_close(pfo_probes *probes);
 

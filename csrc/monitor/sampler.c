@@ -73,7 +73,7 @@ reset_in_child(void)
         (void)pfo_cond_init(&sampler->changed);
         sampler->state = IDLE;
         sampler->finished_cpu_ns = 0;
-        sampler->probes.heap_due_ns = 0;
+        pfo_probes_forget(&sampler->probes);
         clear_locked(sampler);
     }
     pfo_mutex_unlock(&registry_lock);

@@ -2,9 +2,7 @@
  *
  * Method: the series is cut into windows and each is stood for by its smallest value (a saw-tooth of garbage collection
  * then shows what stays after each collection). The slope is the median of the slopes of all pairs of windows (Theil 1950,
- * Sen 1968), which up to 29 % of arbitrary outliers cannot move far. Its interval follows Sen from the variance of Kendall's S
- * under no trend, with the correction for ties, widened by (1 + r) / (1 - r) for the lag-1 correlation r of what the line
- * leaves over (memory series are anything but independent).
+ * Sen 1968; slope.h) with its interval, widened for autocorrelation (memory series are anything but independent).
  * Cost: at most PFO_TREND_MAX_WINDOWS windows, so at most 32640 pairs, a few milliseconds and 300 KB whatever the length.
  * Threads: no globals.
  */

@@ -315,9 +315,34 @@ cpu_quotas_of_both_versions(void)
     fixture_delete(&tree);
 }
 
+static void
+events_are_read_in_both_versions(void)
+{
+    const fixture tree = fixture_new();
+    fixture_write(&tree, "proc/self/cgroup", "4:memory:/box\n0::/g\n");
+    fixture_write(&tree, "proc/self/mountinfo", "35 31 0:32 / /v1 rw - cgroup cgroup rw,memory\n");
+    fixture_write(&tree, "v1/box/memory.failcnt", "12\n");
+    fixture_write(&tree, "v1/box/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n");
+    pfo_cgroup group;
+    pfo_cgroup_events events;
+    REQUIRE(pfo_cgroup_find(tree.root, "memory", &group, NULL) == PFO_OK && group.version == 1);
+    pfo_cgroup_events_read(&group, &events);
+    CHECK(events.high == -1 && events.max == 12 && events.oom_kill == 3);
+    fixture_write(&tree, "proc/self/mountinfo", "30 23 0:26 / /v2 rw - cgroup2 cgroup2 rw\n");
+    fixture_write(&tree, "v2/g/memory.events", "low 0\nhigh 1\nmax 2\noom 0\noom_kill 0\n");
+    REQUIRE(pfo_cgroup_find(tree.root, "memory", &group, NULL) == PFO_OK && group.version == 2);
+    pfo_cgroup_events_read(&group, &events);
+    CHECK(events.high == 1 && events.max == 2 && events.oom_kill == 0);
+    group.version = 0;
+    pfo_cgroup_events_read(&group, &events);
+    CHECK(events.high == -1 && events.max == -1 && events.oom_kill == -1);
+    fixture_delete(&tree);
+}
+
 int
 main(void)
 {
+    RUN(events_are_read_in_both_versions);
     RUN(v2_takes_the_smallest_limit_of_all_ancestors);
     RUN(v2_root_group_has_no_files_and_no_limit);
     RUN(v1_no_limit_is_none_and_ancestors_bind);

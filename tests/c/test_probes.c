@@ -42,6 +42,7 @@ a_sample_follows_the_fixture_and_the_process(void)
     fixture_write(&tree, "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 500 kB\n");
     fixture_write(&tree, "cg/g/memory.max", "600000\n");
     fixture_write(&tree, "cg/g/memory.current", "1234\n");
+    fixture_write(&tree, "cg/g/memory.events", "low 0\nhigh 3\nmax 5\noom 1\noom_kill 1\noom_group_kill 9\n");
     pfo_probes probes;
     pfo_memory_sample sample;
     REQUIRE(pfo_probes_open(&probes, tree.root, NULL) == PFO_OK);
@@ -50,13 +51,19 @@ a_sample_follows_the_fixture_and_the_process(void)
     CHECK(sample.time_ns >= before && sample.time_ns <= pfo_monotonic_ns());
     CHECK(sample.cgroup_usage == 1234 && sample.limit == 600000);
     CHECK(sample.rss > MIB / 4 && sample.minor_faults > 0 && sample.major_faults >= 0);
+    CHECK(sample.throttled == 3 && sample.limit_hits == 5 && sample.oom_kills == 1);
     fixture_write(&tree, "cg/g/memory.current", "5678\n");
     fixture_write(&tree, "cg/g/memory.max", "max\n");
+    fixture_write(&tree, "cg/g/memory.events", "low 0\nhigh 4\nmax 7\noom 1\noom_kill 2\n");
+    probes.brisk_due_ns = probes.limit_due_ns = INT64_MAX;
     pfo_probes_read(&probes, &sample);
-    CHECK(sample.cgroup_usage == 5678 && sample.limit == 600000); /* limits have a second to be noticed */
-    probes.limit_due_ns = 0;
+    CHECK(sample.cgroup_usage == 1234 && sample.limit == 600000 && sample.oom_kills == 1); /* not due yet */
+    probes.brisk_due_ns = 0;
     pfo_probes_read(&probes, &sample);
-    CHECK(sample.limit == 1000 * 1024);
+    CHECK(sample.cgroup_usage == 5678 && sample.limit == 600000);
+    pfo_probes_forget(&probes);
+    pfo_probes_read(&probes, &sample);
+    CHECK(sample.limit == 1000 * 1024 && sample.throttled == 4 && sample.limit_hits == 7 && sample.oom_kills == 2);
     pfo_probes_close(&probes);
     fixture_delete(&tree);
 }
@@ -79,6 +86,7 @@ a_descriptor_closed_by_others_comes_back(void)
     const int descriptor = probes.usage.descriptor;
     const int other = open(path, O_RDONLY);
     REQUIRE(other >= 0 && dup2(other, descriptor) == descriptor);
+    probes.brisk_due_ns = 0;
     pfo_probes_read(&probes, &sample);
     CHECK(sample.cgroup_usage == -1); /* not the other file's number */
     probes.limit_due_ns = 0;
@@ -133,14 +141,19 @@ samples_see_growth_and_the_child_sees_itself(void)
     REQUIRE(block != MAP_FAILED);
     memset(block, 1, size);
     pfo_probes_read(&probes, &after);
-    CHECK(after.rss - before.rss >= 44 * MIB);
+    CHECK(after.rss - before.rss >= 44 * MIB && after.uss == before.uss); /* a second has not gone by */
+    CHECK(before.uss > 0 && before.uss <= before.rss + 4 * MIB);
+    pfo_probes_forget(&probes);
+    pfo_probes_read(&probes, &after);
+    CHECK(after.uss - before.uss >= 44 * MIB);
     CHECK(after.minor_faults > before.minor_faults && after.time_ns > before.time_ns);
     const pid_t child = fork();
     if (child == 0) {
         pfo_memory_sample own;
         (void)munmap(block, size);
+        pfo_probes_forget(&probes);
         pfo_probes_read(&probes, &own);
-        _exit(own.rss > 0 && own.rss < after.rss - 40 * MIB ? 0 : 1);
+        _exit(own.rss > 0 && own.uss < after.uss - 40 * MIB && own.rss < after.rss - 40 * MIB ? 0 : 1);
     }
     int status = -1;
     REQUIRE(waitpid(child, &status, 0) == child);
@@ -157,7 +170,7 @@ the_heap_is_walked_within_its_budget(void)
     REQUIRE(pfo_probes_open(&probes, "", NULL) == PFO_OK);
     pfo_probes_read(&probes, &sample);
     CHECK(probes.heap_due_ns > pfo_monotonic_ns()); /* the walk took t > 0: none for 1000 t */
-    probes.heap_in_use = 77;
+    probes.last.heap_in_use = 77;
     probes.heap_due_ns = INT64_MAX;
     pfo_probes_read(&probes, &sample);
     CHECK(sample.heap_in_use == 77);

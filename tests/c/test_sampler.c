@@ -27,7 +27,7 @@ static void
 counting_probe(void *context, pfo_memory_sample *sample)
 {
     const int64_t n = atomic_fetch_add((_Atomic int64_t *)context, 1);
-    *sample = (pfo_memory_sample){ n, n * 3 % 101, n, n, n, n, n, n };
+    *sample = (pfo_memory_sample){ n, n * 3 % 101, n, n, n, n, n, n, n, n, n, n };
 }
 
 static int
@@ -35,7 +35,8 @@ is_whole(const pfo_memory_sample *sample)
 {
     const int64_t n = sample->time_ns;
     return sample->rss == n * 3 % 101 && sample->cgroup_usage == n && sample->limit == n && sample->heap_in_use == n &&
-           sample->heap_retained == n && sample->minor_faults == n && sample->major_faults == n;
+           sample->heap_retained == n && sample->minor_faults == n && sample->major_faults == n && sample->uss == n &&
+           sample->throttled == n && sample->limit_hits == n && sample->oom_kills == n;
 }
 
 static pfo_sampler *

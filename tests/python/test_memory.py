@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 
 from perfopt import _core, memory
+from perfopt import _memory_advice as advice
 from perfopt.memory import MemoryOptimizer, optimize_memory, retain_heap
 
 GB = 2**30
@@ -165,6 +166,8 @@ def test_usage_has_every_key_and_is_json_without_a_gpu() -> None:
     assert f"{usage['cpu_memory_gb']:.2f} {usage['gpu_memory_gb']['allocated']:.2f}"
     assert usage["limit_source"] in {"machine", "cgroup v1", "cgroup v2", "unknown"}
     assert 0.0 <= usage["cpu_percent"] <= 100.0
+    assert usage["python_blocks"] >= 0
+    assert usage["cgroup_events"].keys() == {"throttled", "limit_hits", "oom_kills"}
     assert json.loads(json.dumps(usage, allow_nan=False)) == usage
 
 
@@ -188,6 +191,7 @@ def test_resident_set_agrees_with_the_kernel_and_follows_growth(grow: Callable[[
 def test_figures_agree_with_psutil() -> None:
     psutil = pytest.importorskip("psutil")
     assert _core.resident_bytes() == pytest.approx(psutil.Process().memory_info().rss, abs=4 * MIB)
+    assert _core.memory_info()["uss"] == pytest.approx(psutil.Process().memory_full_info().uss, abs=4 * MIB)
     machine = psutil.virtual_memory()
     info = _core.memory_info()
     assert info["machine_total"] == pytest.approx(machine.total, rel=0.01)
@@ -225,6 +229,7 @@ def test_limit_of_a_v2_container_over_all_ancestors(tmp_path: Path) -> None:
             "sys/fs/cgroup/pod/memory.stat": f"inactive_file {GB // 2}\n",
             "sys/fs/cgroup/pod/box/memory.max": "max\n",
             "sys/fs/cgroup/pod/box/memory.current": "1000000\n",
+            "sys/fs/cgroup/pod/box/memory.events": "low 0\nhigh 1\nmax 2\noom 3\noom_kill 4\n",
             "sys/fs/cgroup/pod/box/memory.stat": "anon 5\ninactive_file 400000\n",
         },
     )
@@ -232,6 +237,7 @@ def test_limit_of_a_v2_container_over_all_ancestors(tmp_path: Path) -> None:
     assert (info["cgroup_version"], info["limit"], info["limit_source"]) == (2, 2 * GB, "cgroup v2")
     assert (info["cgroup_usage"], info["cgroup_inactive_file"]) == (1000000, 400000)
     assert info["cgroup_fullest"] == pytest.approx(0.25)
+    assert (info["cgroup_throttled"], info["cgroup_limit_hits"], info["cgroup_oom_kills"]) == (1, 2, 4)
     assert (info["machine_total"], info["machine_available"]) == (8 * GB, 6 * GB)
 
 
@@ -328,6 +334,8 @@ def test_there_is_no_pressure_where_nothing_is_known(monkeypatch: pytest.MonkeyP
 
 class Node:
     """A reference cycle of its own."""
+
+    payload: bytearray
 
     def __init__(self) -> None:
         self.itself = self
@@ -469,6 +477,7 @@ def test_a_broken_cuda_does_not_hide_the_users_error(monkeypatch: pytest.MonkeyP
 
     with pytest.raises(KeyError, match="mine"):
         fails()
+    assert "device-side assert" in fails.memory_reports["after"]["cuda_error"]  # type: ignore[attr-defined]
 
 
 def test_torch_is_never_imported_from_here() -> None:
@@ -724,7 +733,8 @@ def test_memory_that_grows_is_increasing(grow: Callable[[int], None]) -> None:
     assert 0 < low <= found["slope_bytes_per_second"] <= high
     assert found["change_bytes"] == pytest.approx(58 * MIB, rel=0.5)
     json.dumps(trends, allow_nan=False)
-    assert any("look for a leak" in line and "MiB/h" in line for line in optimizer.recommendations())
+    assert found["leak"]["verdict"] == "insufficient"  # a second of growth is no leak yet
+    assert not any("look for a leak" in line for line in optimizer.recommendations())
 
 
 @linux
@@ -851,25 +861,123 @@ def test_recommendations_rest_on_figures(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "not a leak" in line
 
 
+def test_what_the_kernel_did_to_the_container_is_advised_on() -> None:
+    columns: dict[str, list[int | None]] = {"oom_kills": [1, 1], "limit_hits": [2, None, 7], "throttled": [None]}
+    line = advice.advise_on_events(columns)
+    assert line is not None
+    assert "met the limit 5 times" in line
+    assert "killed" not in line
+    columns["limit_hits"] = [7, 7]
+    assert advice.advise_on_events(columns) is None
+
+
+def leak_found(seconds_to_limit: float | None) -> dict[str, Any]:
+    return {
+        "verdict": "leak",
+        "slope_per_hour": 3600.0 * MIB,
+        "interval": [3500.0 * MIB, 3700.0 * MIB],
+        "seconds_to_limit": seconds_to_limit,
+        "evidence": {"growth_bytes": 100.0 * MIB, "seconds": 100.0},
+    }
+
+
 @pytest.mark.spec("S0-24", "S0-25")
 def test_growth_that_malloc_keeps_is_not_called_a_leak() -> None:
-    trend = {
-        "trend": "increasing",
-        "slope_bytes_per_second": 1e6,
-        "interval": [0.9e6, 1.1e6],
-        "change_bytes": 100 * MIB,
-        "seconds": 100.0,
-    }
-    columns: dict[str, list[int | None]] = {"heap_retained": [10 * MIB, None, 90 * MIB]}
-    line = memory._advise_on_growth(trend, info_with()(), columns)
+    retained: list[int | None] = [10 * MIB, None, 90 * MIB]
+    line = advice.advise_on_growth(leak_found(None), retained, None)
     assert line is not None
     assert "malloc keeps" in line
     assert "leak" not in line
-    columns["heap_retained"][-1] = 11 * MIB
-    line = memory._advise_on_growth(trend, info_with()(), columns)
+    retained[-1] = 11 * MIB
+    line = advice.advise_on_growth(leak_found(5400.0), retained, 10 * GB)
     assert line is not None
+    assert "rises by 3600.0 MiB/h (95 % interval 3500.0 to 3700.0; 100.0 MiB in 100.0 s)" in line
     assert "look for a leak" in line
-    assert f"reaches the limit in {9 * GB / 1e6 / 3600:.1f} h" in line
+    assert "reaches the limit in 1.5 h" in line
+    assert advice.advise_on_growth({**leak_found(None), "verdict": "plateau"}, retained, None) is None
+
+
+NAMES = ("heap_retained", "minor_faults", "oom_kills", "limit_hits", "throttled")
+
+
+class PlantedSampler:
+    """The samples of ten minutes in which the resident set grows by 6 MiB a minute."""
+
+    def samples(self) -> dict[str, list[int | None]]:
+        times: list[int | None] = [i * 10**9 for i in range(600)]
+        constant: list[int | None] = [0] * 600
+        resident: list[int | None] = [GB + i * MIB // 10 for i in range(600)]
+        return {"time_ns": times, "rss": resident, **dict.fromkeys(NAMES, constant)}
+
+    def sample(self) -> None: ...
+
+
+@pytest.mark.spec("S0-23", "S0-24", "S0-25", "S0-54")
+def test_a_leak_in_the_samples_is_in_trends_and_advice() -> None:
+    optimizer = MemoryOptimizer()
+    optimizer._sampler = PlantedSampler()  # type: ignore[assignment]
+    trend = optimizer.get_memory_trends()["cpu_memory_trend"]
+    assert trend["trend"] == "increasing"
+    assert trend["leak"]["verdict"] == "leak"
+    assert optimizer.leak_verdict()["slope_per_hour"] == pytest.approx(360 * MIB, rel=0.01)
+    assert optimizer.leak_verdict()["seconds_to_limit"] is not None
+    assert any("look for a leak" in line for line in optimizer.recommendations())
+
+
+@linux
+@glibc
+@pytest.mark.spec("S0-24", "S0-25")
+def test_growth_is_attributed_to_garbage_to_malloc_and_to_the_program(grow: Callable[[int], None]) -> None:
+    """In three parts of different size: 24 MiB of garbage in cycles, 60 MB freed but kept, 40 MiB still in use."""
+    optimizer = MemoryOptimizer()
+    assert optimizer.attribute_growth()["growing_bytes"] is None
+    optimizer.optimize_memory()
+    optimizer.get_memory_trends()
+    libc = c_heap()
+    blocks = [libc.malloc(100_000) for _ in range(600)]
+    for block in blocks:
+        ctypes.memset(block, 1, 100_000)
+    gc.disable()
+    try:
+        grow(40)
+        for _ in range(24):
+            node = Node()
+            node.payload = bytearray(b"x" * MIB)
+        del node
+        for block in blocks[:-1]:
+            libc.free(block)
+        found = optimizer.attribute_growth()
+    finally:
+        gc.enable()
+        libc.free(blocks[-1])
+    assert found["freed_by_gc_bytes"] == pytest.approx(24 * MIB, abs=8 * MIB)
+    assert found["returned_by_trim_bytes"] == pytest.approx(60e6, abs=30e6)
+    assert found["growing_bytes"] == pytest.approx(40 * MIB, abs=12 * MIB)
+    assert found["gc_collected"] >= 24
+    json.dumps(found)
+
+
+@linux
+@pytest.mark.spec("S0-20", "S0-40")
+def test_an_array_that_is_touched_in_parts_shows_what_is_allocated_and_what_is_resident() -> None:
+    """512 MB: allocated at once for malloc, resident as far as it was touched."""
+    np = pytest.importorskip("numpy")
+    size = 512 * MIB
+    optimizer = MemoryOptimizer()
+
+    def figures() -> tuple[float, float | None]:
+        usage = optimizer.get_memory_usage()
+        in_use = usage["heap_in_use_gb"]
+        return usage["cpu_memory_gb"] * GB, None if in_use is None else in_use * GB
+
+    resident, in_use = figures()
+    array = np.empty(size, dtype=np.uint8)
+    for percent in (0, 5, 25, 50, 75, 100):
+        array[: size * percent // 100 : 4096] = 1
+        now_resident, now_in_use = figures()
+        assert now_resident - resident == pytest.approx(size * percent / 100, abs=16 * MIB)
+        if in_use is not None and now_in_use is not None:
+            assert now_in_use - in_use == pytest.approx(size, abs=8 * MIB)
 
 
 def test_many_page_faults_are_advised_on() -> None:
@@ -877,15 +985,53 @@ def test_many_page_faults_are_advised_on() -> None:
         "time_ns": [i * 10**9 for i in range(20)],
         "minor_faults": [i * 100_000 for i in range(20)],
     }
-    line = memory._advise_on_faults(columns)
+    line = advice.advise_on_faults(columns)
     assert line is not None
     assert "100,000 page faults per second" in line
     columns["minor_faults"] = [i * 100 for i in range(20)]
-    assert memory._advise_on_faults(columns) is None
-    assert memory._advise_on_faults({"time_ns": [1], "minor_faults": [1]}) is None
+    assert advice.advise_on_faults(columns) is None
+    assert advice.advise_on_faults({"time_ns": [1], "minor_faults": [1]}) is None
 
 
 # -- keeping pages --
+
+
+@linux
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_keeps_the_open_blocks_of_its_own_thread_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+
+    def record(on: bool) -> int:
+        calls.append(on)
+        return 0
+
+    monkeypatch.setattr(memory._core, "heap_retain", record)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with retain_heap():
+            inside.set()
+            assert go_on.wait(60)
+
+    def in_child(check: Callable[[], bool]) -> int:
+        child = os.fork()
+        if child == 0:
+            right = False
+            with contextlib.suppress(BaseException):
+                right = check()
+            os._exit(0 if right else 1)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert inside.wait(60)
+    assert calls == [True]
+    assert in_child(lambda: calls == [True, False] and memory._retain_depths == {}) == 0
+    with retain_heap(), retain_heap():
+        assert in_child(lambda: calls == [True] and list(memory._retain_depths.values()) == [2]) == 0
+    go_on.set()
+    thread.join()
+    assert calls == [True, False]
 
 
 @linux

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-GUIDES = ["cache.md", "code-profiler.md", "profiler.md", "reports.md"]
+GUIDES = ["cache.md", "code-profiler.md", "memory.md", "profiler.md", "reports.md"]
 
 
 def examples_of(text: str) -> list[str]:

@@ -6,15 +6,18 @@
 #include "base/alloc.h"
 #include "base/cgroup.h"
 #include "base/platform.h"
+#include "monitor/leak.h"
+#include "monitor/nvml.h"
 #include "monitor/probes.h"
 #include "monitor/trend.h"
 
 typedef struct memory_facts {
-    int64_t rss, peak_rss, minor_faults, major_faults, limit;
+    int64_t rss, peak_rss, uss, minor_faults, major_faults, limit;
     pfo_heap_info heap;
     pfo_machine_memory machine;
     pfo_cgroup group;
     pfo_cgroup_memory cgroup;
+    pfo_cgroup_events events;
     pfo_limit_source source;
 } memory_facts;
 
@@ -28,6 +31,8 @@ read_facts(const char *root, memory_facts *facts, pfo_error *err)
     facts->heap = pfo_heap_read();
     facts->rss = pfo_process_rss();
     facts->peak_rss = pfo_process_peak_rss();
+    facts->uss = pfo_process_uss();
+    pfo_cgroup_events_read(&facts->group, &facts->events);
     pfo_process_faults(&facts->minor_faults, &facts->major_faults);
     return PFO_OK;
 }
@@ -41,6 +46,7 @@ fill_facts(PyObject *dict, const memory_facts *facts)
     } numbers[] = {
         { "rss", facts->rss },
         { "peak_rss", facts->peak_rss },
+        { "uss", facts->uss },
         { "heap_in_use", facts->heap.in_use },
         { "heap_retained", facts->heap.retained },
         { "minor_faults", facts->minor_faults },
@@ -52,6 +58,9 @@ fill_facts(PyObject *dict, const memory_facts *facts)
         { "cgroup_high", facts->cgroup.high },
         { "cgroup_usage", facts->cgroup.usage },
         { "cgroup_inactive_file", facts->cgroup.inactive_file },
+        { "cgroup_throttled", facts->events.high },
+        { "cgroup_limit_hits", facts->events.max },
+        { "cgroup_oom_kills", facts->events.oom_kill },
         { "limit", facts->limit },
     };
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
@@ -73,12 +82,14 @@ PyDoc_STRVAR(
     "memory_info($module, /, root='')\n--\n\n"
     "Memory facts as a dict; bytes unless said otherwise, None where this system does not tell.\n\n"
     "Process: ``rss`` (resident set, shared pages included), ``peak_rss`` (its largest value so far),\n"
-    "``heap_in_use`` (handed out by malloc), ``heap_retained`` (free but kept by malloc), ``minor_faults`` and\n"
+    "``uss`` (pages of this process alone), ``heap_in_use`` (handed out by malloc), ``heap_retained`` (free but kept "
+    "by malloc), ``minor_faults`` and\n"
     "``major_faults`` (counts), ``page_size``. Machine: ``machine_total``, ``machine_available``. Container:\n"
     "``cgroup_version`` (0 none, 1, 2), ``cgroup_limit`` and ``cgroup_high`` (smallest over all ancestors),\n"
     "``cgroup_usage`` (charged to the own group, page cache included), ``cgroup_inactive_file`` (page cache in it\n"
     "that can go at once), ``cgroup_fullest`` (share, 0 to 1: largest (usage - inactive file) / limit among the\n"
-    "groups that have a limit). ``limit``: smallest of machine_total, cgroup_limit and cgroup_high;\n"
+    "groups that have a limit), ``cgroup_throttled``, ``cgroup_limit_hits``, ``cgroup_oom_kills`` (counts since\n"
+    "the group was made). ``limit``: smallest of machine_total, cgroup_limit and cgroup_high;\n"
     "``limit_source``: machine, cgroup v1, cgroup v2 or unknown.\n\n"
     "root: prefix of the /proc and cgroup files that are read (tests); process figures do not use it.\n"
     "Raises OSError when those files exist but cannot be read, OverflowError for a path that is too long.");
@@ -236,31 +247,161 @@ trend_of_arrays(const double *times, const double *values, Py_ssize_t count, dou
                          "windows", (long long)found.windows, "samples", count);
 }
 
+/* Two series of one length as arrays. 0, or -1 with an exception and nothing to free. */
+static int
+two_series(PyObject *time_items, PyObject *value_items, const char *const names[2], double **times, double **values,
+           Py_ssize_t *count)
+{
+    Py_ssize_t value_count = 0;
+    *times = doubles_of(time_items, names[0], count);
+    *values = *times == NULL ? NULL : doubles_of(value_items, names[1], &value_count);
+    if (*values != NULL && *count == value_count) {
+        return 0;
+    }
+    if (*values != NULL) {
+        PyErr_Format(PyExc_ValueError, "%s has %zd numbers and %s %zd; they must be as many", names[0], *count,
+                     names[1], value_count);
+    }
+    pfo_free(*times);
+    pfo_free(*values);
+    return -1;
+}
+
 static PyObject *
 trend(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     (void)module;
     static char *names[] = { "times", "values", "minimum_change", NULL };
+    static const char *const series[2] = { "times", "values" };
     PyObject *time_items;
     PyObject *value_items;
     double minimum_change = 0.0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|d:trend", names, &time_items, &value_items, &minimum_change)) {
         return NULL;
     }
-    Py_ssize_t time_count = 0;
-    Py_ssize_t value_count = 0;
-    PyObject *result = NULL;
-    double *times = doubles_of(time_items, "times", &time_count);
-    double *values = times == NULL ? NULL : doubles_of(value_items, "values", &value_count);
-    if (values != NULL && time_count != value_count) {
-        PyErr_Format(PyExc_ValueError, "times has %zd numbers and values %zd; they must be as many", time_count,
-                     value_count);
-    } else if (values != NULL) {
-        result = trend_of_arrays(times, values, time_count, minimum_change);
+    Py_ssize_t count = 0;
+    double *times;
+    double *values;
+    if (two_series(time_items, value_items, series, &times, &values, &count) < 0) {
+        return NULL;
     }
+    PyObject *result = trend_of_arrays(times, values, count, minimum_change);
     pfo_free(times);
     pfo_free(values);
     return result;
+}
+
+PyDoc_STRVAR(
+    leak_doc,
+    "leak($module, /, seconds, bytes)\n--\n\n"
+    "Whether a memory series grows without end; see leak.h for the method and perfopt.memory.leak_verdict.\n\n"
+    "seconds: not decreasing; bytes: as many finite numbers. Returns a dict: ``verdict``, ``model``,\n"
+    "``slope``, ``low`` and ``high`` (bytes per second), ``margin``, ``growth``, ``minimum``, ``level``,\n"
+    "``noise`` (bytes), ``correlation``, ``span``, ``warm_up`` (seconds), ``windows``, ``steps``,\n"
+    "``releases``, ``teeth``, ``samples``. Raises ValueError for lengths that differ, numbers that are not finite and\n"
+    "seconds that decrease.");
+
+static PyObject *
+leak_of_arrays(const double *seconds, const double *bytes, Py_ssize_t count)
+{
+    pfo_leak found;
+    pfo_error err = PFO_ERROR_INIT;
+    pfo_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = pfo_leak_judge(seconds, bytes, (int64_t)count, &found, &err);
+    Py_END_ALLOW_THREADS
+    if (status != PFO_OK) {
+        return pfo_raise(status, &err);
+    }
+    return Py_BuildValue("{s:s,s:s,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:L,s:i,s:i,s:i,s:n}", "verdict",
+                         pfo_leak_verdict_name(found.verdict), "model", pfo_leak_model_name(found.model), "slope",
+                         found.slope, "low", found.low, "high", found.high, "margin", found.margin, "growth",
+                         found.growth, "minimum", found.minimum, "level", found.level, "noise", found.noise,
+                         "correlation", found.correlation, "span", found.span, "warm_up", found.warm_up, "windows",
+                         (long long)found.windows, "steps", found.steps, "releases", found.releases, "teeth",
+                         found.teeth, "samples", count);
+}
+
+static PyObject *
+leak(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    (void)module;
+    static char *names[] = { "seconds", "bytes", NULL };
+    static const char *const series[2] = { "seconds", "bytes" };
+    PyObject *time_items;
+    PyObject *value_items;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:leak", names, &time_items, &value_items)) {
+        return NULL;
+    }
+    Py_ssize_t count = 0;
+    double *seconds;
+    double *bytes;
+    if (two_series(time_items, value_items, series, &seconds, &bytes, &count) < 0) {
+        return NULL;
+    }
+    PyObject *result = leak_of_arrays(seconds, bytes, count);
+    pfo_free(seconds);
+    pfo_free(bytes);
+    return result;
+}
+
+PyDoc_STRVAR(nvml_memory_doc,
+             "nvml_memory($module, /, library='libnvidia-ml.so.1')\n--\n\n"
+             "Memory of each NVIDIA device as the driver counts it, over all processes: a list of\n"
+             "``(total, used, free)`` in bytes. Raises NotImplementedError with the reason where there is none.");
+
+static PyObject *
+nvml_memory_function(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    (void)module;
+    static char *names[] = { "library", NULL };
+    const char *library = "libnvidia-ml.so.1";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|s:nvml_memory", names, &library)) {
+        return NULL;
+    }
+    pfo_nvml_memory devices[PFO_NVML_MAX_DEVICES];
+    int count;
+    pfo_error err = PFO_ERROR_INIT;
+    pfo_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = pfo_nvml_read(library, devices, &count, &err);
+    Py_END_ALLOW_THREADS
+    if (status != PFO_OK) {
+        return pfo_raise(status, &err);
+    }
+    PyObject *list = PyList_New(count);
+    for (int i = 0; list != NULL && i < count; i++) {
+        PyObject *figures =
+            Py_BuildValue("LLL", (long long)devices[i].total, (long long)devices[i].used, (long long)devices[i].free);
+        if (figures == NULL) {
+            Py_CLEAR(list);
+        } else {
+            PyList_SET_ITEM(list, i, figures);
+        }
+    }
+    return list;
+}
+
+PyDoc_STRVAR(report_unraisable_doc,
+             "report_unraisable($module, error, where, /)\n--\n\n"
+             "Hand an exception that nobody can catch to sys.unraisablehook; where: the object it came from.\n"
+             "Raises TypeError unless error is an exception.");
+
+static PyObject *
+report_unraisable(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *error;
+    PyObject *where;
+    if (!PyArg_ParseTuple(args, "OO:report_unraisable", &error, &where)) {
+        return NULL;
+    }
+    if (!PyExceptionInstance_Check(error)) {
+        return PyErr_Format(PyExc_TypeError, "error must be an exception, not %.100s", Py_TYPE(error)->tp_name);
+    }
+    PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(error)), Py_NewRef(error), PyException_GetTraceback(error));
+    PyErr_WriteUnraisable(where);
+    Py_RETURN_NONE;
 }
 
 PyMethodDef pfo_memory_functions[] = {
@@ -269,5 +410,8 @@ PyMethodDef pfo_memory_functions[] = {
     { "trim", trim, METH_NOARGS, trim_doc },
     { "heap_retain", heap_retain, METH_O, heap_retain_doc },
     { "trend", (PyCFunction)(void (*)(void))trend, METH_VARARGS | METH_KEYWORDS, trend_doc },
+    { "leak", (PyCFunction)(void (*)(void))leak, METH_VARARGS | METH_KEYWORDS, leak_doc },
+    { "nvml_memory", (PyCFunction)(void (*)(void))nvml_memory_function, METH_VARARGS | METH_KEYWORDS, nvml_memory_doc },
+    { "report_unraisable", report_unraisable, METH_VARARGS, report_unraisable_doc },
     { NULL, NULL, 0, NULL },
 };

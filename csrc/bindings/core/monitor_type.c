@@ -190,7 +190,11 @@ PyDoc_STRVAR(
     "``time_ns`` is CLOCK_MONOTONIC in nanoseconds (as time.monotonic_ns()); in bytes: ``rss`` (resident set),\n"
     "``cgroup_usage`` (charged to the container, page cache included), ``limit`` (smallest of the container's\n"
     "limits and the machine's memory), ``heap_in_use`` and ``heap_retained`` (malloc's blocks in use, and free\n"
-    "but kept); counts since the process began: ``minor_faults`` and ``major_faults``. None: not known here.");
+    "but kept), ``uss`` (pages of this process alone); counts since the process began: ``minor_faults`` and\n"
+    "``major_faults``; counts of the container since it was made: ``throttled`` (at memory.high), ``limit_hits``\n"
+    "(allocations that met the limit) and ``oom_kills``. None: not known here. ``rss`` is fresh in each sample;\n"
+    "usage, heap and faults are up to 50 ms old, the rest a second, and what needs a walk (heap, uss) older where\n"
+    "the walk would take more than a thousandth of the time.");
 
 static PyObject *
 column(const pfo_memory_sample *samples, int64_t count, size_t offset)
@@ -434,7 +438,7 @@ PyDoc_STRVAR(
     sampler_doc,
     "MemorySampler(interval=0.1, capacity=16384)\n--\n\n"
     "A thread in C that samples this process's memory into a ring of fixed size, without the GIL.\n\n"
-    "interval: seconds between samples, 0.0001 to 86400. capacity: samples kept, 64 bytes each; older ones are\n"
+    "interval: seconds between samples, 0.0001 to 86400. capacity: samples kept, 96 bytes each; older ones are\n"
     "overwritten and counted in ``dropped``. Used as a context manager it runs inside the block. len() is the\n"
     "number of samples held. After fork the child's copy is stopped and empty.\n"
     "Raises TypeError and ValueError naming the argument, MemoryError for a ring that does not fit.");

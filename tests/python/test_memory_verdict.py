@@ -1,0 +1,149 @@
+"""perfopt.memory.leak_verdict: its error rates over seeded series, its result, and what it refuses.
+
+The suite takes 12 seeds of each kind; ``PERFOPT_PROOFS=full`` takes 1,000, as the figures in docs/memory.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perfopt.memory import leak_verdict
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import leak_series
+
+FULL = os.environ.get("PERFOPT_PROOFS") == "full"
+SEEDS = 1000 if FULL else 12
+MB = 1e6
+LIMIT = 8 * 2**30
+
+if FULL:
+    pytestmark = pytest.mark.timeout(3600)
+
+
+def verdicts(make: leak_series.Generator, first_seed: int) -> list[str]:
+    found = []
+    for seed in range(first_seed, first_seed + SEEDS):
+        seconds, figures = make(np.random.default_rng([seed, 77]))
+        found.append(leak_verdict(seconds.tolist(), figures.tolist())["verdict"])
+    return found
+
+
+@pytest.mark.spec("S0-24")
+@pytest.mark.parametrize("kind", leak_series.TUNING)
+def test_what_is_no_leak_raises_no_alarm(kind: str) -> None:
+    assert verdicts(leak_series.TUNING[kind], 300_000).count("leak") == 0
+
+
+@pytest.mark.spec("S0-24")
+@pytest.mark.parametrize("kind", leak_series.HELD_OUT)
+def test_what_is_no_leak_raises_no_alarm_in_series_that_were_held_out(kind: str) -> None:
+    assert verdicts(leak_series.HELD_OUT[kind], 400_000).count("leak") == 0
+
+
+@pytest.mark.spec("S0-24")
+def test_a_megabyte_a_minute_is_found_within_ten_minutes() -> None:
+    found = verdicts(leak_series.slow_leak, 300_000).count("leak")
+    assert found >= (0.88 * SEEDS if FULL else 8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "at_least"),
+    [("stable", 0.95), ("plateau", 0.8), ("sawtooth", 0.5), ("step", 0.6), ("fragmentation", 0.8), ("cache fill", 0.8)],
+)
+def test_the_kinds_are_mostly_called_by_their_names(kind: str, at_least: float) -> None:
+    name = {"fragmentation": "plateau", "cache fill": "plateau"}.get(kind, kind)
+    assert verdicts(leak_series.TUNING[kind], 300_000).count(name) >= math.floor(at_least * SEEDS) - (0 if FULL else 2)
+
+
+def planted_leak(count: int = 600, per_minute: float = 6.0, seed: int = 1) -> tuple[list[float], list[float]]:
+    jitter = np.random.default_rng(seed).normal(0, MB, count)
+    seconds = np.arange(float(count))
+    return seconds.tolist(), (1000 * MB + per_minute * MB / 60 * seconds + jitter).tolist()
+
+
+@pytest.mark.spec("S0-24")
+def test_a_leak_has_slope_interval_and_time_to_its_limit() -> None:
+    seconds, figures = planted_leak()
+    found = leak_verdict(seconds, figures, limit=LIMIT)
+    assert found["verdict"] == "leak"
+    low, high = found["interval"]
+    assert low <= found["slope_per_hour"] <= high
+    assert found["slope_per_hour"] == pytest.approx(360 * MB, rel=0.05)
+    assert found["seconds_to_limit"] == pytest.approx((LIMIT - figures[-1]) / (found["slope_per_hour"] / 3600))
+    evidence = found["evidence"]
+    assert evidence["model"] == "line"
+    assert evidence["growth_bytes"] == pytest.approx(60 * MB, rel=0.05)
+    assert (evidence["samples"], evidence["seconds"]) == (600, 599.0)
+    assert evidence["margin"] >= 6
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert leak_verdict(seconds, figures)["seconds_to_limit"] is None
+    assert leak_verdict(seconds, figures, limit=1.0)["seconds_to_limit"] == 0.0
+
+
+def test_intervals_cover_the_planted_slope() -> None:
+    covered = 0
+    for seed in range(60):
+        low, high = leak_verdict(*planted_leak(seed=seed))["interval"]
+        covered += low <= 360 * MB <= high
+    assert covered >= 50  # 57 expected; 49 and fewer have a chance below 0.1 %
+
+
+def test_only_a_leak_has_a_time_to_its_limit() -> None:
+    seconds, figures = planted_leak(per_minute=0.0)
+    found = leak_verdict(seconds, figures, limit=LIMIT)
+    assert (found["verdict"], found["seconds_to_limit"]) == ("stable", None)
+
+
+@pytest.mark.parametrize("unit", [1.0, 60.0, 0.1])
+@pytest.mark.parametrize("start", [0.0, 1.7e9])
+def test_the_verdict_does_not_depend_on_the_clock(unit: float, start: float) -> None:
+    seconds, figures = planted_leak()
+    moved = leak_verdict([start + unit * t for t in seconds], figures)
+    assert moved["verdict"] == "leak"
+    assert moved["slope_per_hour"] * unit == pytest.approx(leak_verdict(seconds, figures)["slope_per_hour"], rel=1e-3)
+
+
+def test_arrays_tuples_and_ints_are_series_too() -> None:
+    seconds, figures = planted_leak()
+    plain = leak_verdict(seconds, figures)
+    assert leak_verdict(np.array(seconds), np.array(figures)) == plain  # type: ignore[arg-type]
+    assert leak_verdict(tuple(seconds), tuple(figures)) == plain
+    assert leak_verdict(range(600), [round(value) for value in figures])["verdict"] == "leak"
+
+
+@pytest.mark.parametrize(("count", "interval"), [(0, 1.0), (1, 1.0), (23, 10.0), (1000, 0.01)])
+def test_too_little_is_insufficient(count: int, interval: float) -> None:
+    found = leak_verdict([interval * i for i in range(count)], [1e6 * i for i in range(count)])
+    assert found["verdict"] == "insufficient"
+    assert found["evidence"]["samples"] == count
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        (([1, 2], [1]), ValueError, "seconds has 2 numbers and bytes 1"),
+        (([1, 2, 1], [1, 2, 3]), ValueError, "times must not decrease"),
+        (([1, math.nan], [1, 2]), ValueError, "point 1"),
+        (([1, 2], [math.inf, 2]), ValueError, "point 0"),
+        ((5, [1]), TypeError, "seconds must be a sequence of numbers, not int"),
+        (([1], None), TypeError, "bytes must be a sequence of numbers, not NoneType"),
+        (([], [], 0), ValueError, "limit is 0; accepted: a finite number of bytes above 0, or None"),
+        (([], [], math.inf), ValueError, "limit is inf"),
+        (([], [], "8 GB"), TypeError, "limit must be a number of bytes or None, not str"),
+        (([], [], True), TypeError, "limit must be"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        leak_verdict(*arguments)
