@@ -78,7 +78,7 @@ def _data_loading(profiler: CodeProfiler) -> None:
             f"({row.wait_seconds / whole if whole else 0:.0%}), first batch after {text.seconds(row.start_seconds)}"
         )
     stats = dataset.get_stats()
-    click.echo(f"  dataset: {stats['accesses']} accesses, {text.seconds(stats['mean'])} each")
+    click.echo(f"  dataset: {stats['accesses']} accesses, {text.seconds(stats['seconds_mean'])} each")
 
 
 class _Reader:
