@@ -104,7 +104,7 @@ def show_findings(report: Report) -> None:
         click.echo("no bottleneck: nothing exceeds its threshold")
     for finding in report.findings:
         share = "" if finding.share is None else f" [{finding.share:.1%} of the run"
-        if finding.gain_bound is not None:
+        if finding.gain_bound is not None and finding.gain_bound <= 100:
             share += f", at most {finding.gain_bound:.2f}x faster without it"
         click.echo(f"{finding.rule.replace('_', ' ')}: {finding.subject}{share + ']' if share else ''}")
         click.echo(f"  {finding.evidence}")

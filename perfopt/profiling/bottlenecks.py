@@ -104,7 +104,7 @@ def _advise_function(operation: Operation) -> str:
         below = 1 - operation.self_time / operation.active
         return f"{below:.0%} of its time is in operations inside it: look at those first."
     if operation.count > 1:
-        return "If its arguments repeat, put @perfopt.cache_result over it; if it loops over elements, work on whole arrays."
+        return "Look inside with `with profiler.profile(...)`; if its arguments repeat, @perfopt.cache_result saves the call."
     return "Profile its parts: put `with profiler.profile(...)` around its steps to see which one takes the time."
 
 

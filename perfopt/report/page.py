@@ -29,7 +29,7 @@ _COLUMN_NAMES = {
     "cuda_allocated": "CUDA allocated",
     "cuda_reserved": "CUDA reserved",
 }
-_NOT_LINES = frozenset({"time_ns", "minor_faults", "major_faults"})
+_NOT_BYTES = frozenset({"time_ns", "minor_faults", "major_faults", "limit_hits", "oom_kills"})
 
 
 def _moment(nanoseconds: int) -> str:
@@ -45,7 +45,7 @@ def _moment(nanoseconds: int) -> str:
 def _memory_lines(memory: MemoryRecord) -> list[dict[str, Any]]:
     lines = []
     for name, values in memory.columns.items():
-        if name not in _NOT_LINES and any(value is not None for value in values):
+        if name not in _NOT_BYTES and any(value is not None for value in values):
             seconds, thin = view.thinned(memory.seconds, values)
             lines.append({"name": _COLUMN_NAMES.get(name, name), "x": seconds, "y": thin, "limit": name == "limit"})
     return lines

@@ -48,7 +48,9 @@ def script(tmp_path: Path) -> Path:
 
 
 def test_a_script_runs_as_main_with_its_arguments_and_is_reported(script: Path, tmp_path: Path) -> None:
-    done = perfopt_command("profile", "--out", tmp_path / "run.json", script, "-x", "--level", "3", cwd=tmp_path)
+    done = perfopt_command(
+        "profile", "--top", 999, "--out", tmp_path / "run.json", script, "-x", "--level", "3", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "arguments ['-x', '--level', '3'] __main__" in done.stdout
     assert "step" in done.stdout
