@@ -22,6 +22,7 @@ __all__ = ["CollectorWatch", "MemoryProfiler"]
 _F = TypeVar("_F", bound=Callable[..., Any])
 _INTERVAL = 0.01
 _CAPACITY = 65536
+_EVENTS = ("throttled", "limit_hits", "oom_kills", "major_faults")
 
 
 class CollectorWatch:
@@ -167,6 +168,7 @@ class MemoryProfiler:
         times = [at or 0 for at in samples.pop("time_ns")]
         if not times:
             return None
+        events = {name: _growth(samples.pop(name)) for name in _EVENTS if name in samples}
         columns = {name: values for name, values in samples.items() if any(value is not None for value in values)}
         return MemoryRecord(
             seconds=[(at - times[0]) * 1e-9 for at in times],
@@ -174,4 +176,11 @@ class MemoryProfiler:
             peak_rss=self.sampler.peak_rss,
             verdict=self.detect_leaks(),
             collector=self.collector.figures(),
+            events={name: growth for name, growth in events.items() if growth is not None},
         )
+
+
+def _growth(counts: list[int | None]) -> int | None:
+    """By how much a counter grew over the samples; None where it was not known."""
+    known = [count for count in counts if count is not None]
+    return known[-1] - known[0] if known else None

@@ -29,7 +29,7 @@ _COLUMN_NAMES = {
     "cuda_allocated": "CUDA allocated",
     "cuda_reserved": "CUDA reserved",
 }
-_NOT_BYTES = frozenset({"time_ns", "minor_faults", "major_faults", "limit_hits", "oom_kills"})
+_NOT_BYTES = frozenset({"time_ns", "minor_faults", "major_faults", "throttled", "limit_hits", "oom_kills"})
 
 
 def _moment(nanoseconds: int) -> str:
