@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -42,6 +43,8 @@ class GPUProfiler:
     def __init__(self, *, enabled: bool = True) -> None:
         self._enabled = enabled
         self._recording = False
+        self._since = 0.0
+        self._recorded_seconds = 0.0
         self._lock = threading.Lock()
         self._pending: list[_Timed] = []
         self._device_times = _core.Profiler()  # device seconds, put in when events are read
@@ -65,12 +68,15 @@ class GPUProfiler:
         return self.reason is None
 
     def start(self) -> None:
-        """Begins to record."""
-        self._recording = self._enabled
+        """Begins to record; nothing if it does already."""
+        if self._enabled and not self._recording:
+            self._recording, self._since = True, time.perf_counter()
 
     def stop(self) -> None:
         """Ends recording; what was recorded stays."""
-        self._recording = False
+        if self._recording:
+            self._recording = False
+            self._recorded_seconds += time.perf_counter() - self._since
 
     def reset(self) -> None:
         """Forgets everything."""
@@ -78,6 +84,7 @@ class GPUProfiler:
             self._pending.clear()
             self._memory.clear()
             self._device_times.reset()
+            self._recorded_seconds, self._since = 0.0, time.perf_counter()
 
     @contextmanager
     def cuda_context(self, name: str) -> Iterator[None]:
@@ -141,7 +148,8 @@ class GPUProfiler:
         ]
 
     def get_stats(self) -> dict[str, Any]:
-        """JSON-ready: ``available``, ``reason``, and ``operations`` by name (``calls``; device seconds ``total``, ``mean``,
+        """JSON-ready: ``available``, ``reason``, ``busy_share`` (device seconds of the operations as a share of the recorded time;
+        above 1 where streams overlap, None without any), and ``operations`` by name (``calls``; device seconds ``total``, ``mean``,
         ``p50``, ``p99``, ``greatest``; bytes ``memory_total`` and ``memory_greatest`` that calls left allocated). Waits for the
         device."""
         operations = {
@@ -157,7 +165,10 @@ class GPUProfiler:
             }
             for operation in self.operations()
         }
-        return {"available": self.available, "reason": self.reason, "operations": operations}
+        recorded = self._recorded_seconds + (time.perf_counter() - self._since if self._recording else 0.0)
+        busy = sum(float(row["total"] or 0.0) for row in operations.values())
+        share = busy / recorded if operations and recorded > 0 else None
+        return {"available": self.available, "reason": self.reason, "busy_share": share, "operations": operations}
 
     @contextmanager
     def trace_transfers(self) -> Iterator[dict[str, float]]:

@@ -126,7 +126,7 @@ def test_bottlenecks_of_a_script_and_of_a_report(script: Path, tmp_path: Path) -
     assert "is not a perfopt report" in done.stderr
 
 
-@pytest.mark.spec("S4-42", "S4-43", "S4-44", "S3-40")
+@pytest.mark.spec("S4-42", "S4-43", "S4-44", "S4-45", "S3-40")
 @pytest.mark.parametrize("level", ["basic", "comprehensive"])
 def test_all_tours_run_and_are_saved(tmp_path: Path, level: str) -> None:
     done = perfopt_command("profile", "--mode", "all", "--level", level, "--save-reports", cwd=tmp_path)
