@@ -38,8 +38,9 @@ _RECORDING, _CURRENT, _MISSING = range(
 _PID, _GENERATION, _CALLS, _SAMPLES, _NANOSECONDS, _LEAST, _GREATEST, _FAILED, _HITS, _MISSES = range(10)  # of a slot
 _SUMS = (_CALLS, _SAMPLES, _NANOSECONDS, _FAILED, _HITS, _MISSES)
 
-# The kernel knows record locks by process and not by thread; this orders the threads. Renewed in a forked child.
-_claiming = threading.Lock()
+# The kernel knows record locks by process and not by thread; this orders the threads. Renewed in a forked child. Locks here are
+# reentrant: a signal handler or a finalizer that asks for figures may run while this very thread holds them.
+_claiming = threading.RLock()
 _all_counts: weakref.WeakSet[AccessCounts] = weakref.WeakSet()
 
 
@@ -82,7 +83,7 @@ class AccessCounts:
         self.operation = f"{name}.access"  # the range around each access in the process of the profiler
         self.cached = False  # whether the data set tells hits and misses of a cache
         self._profiler = profiler
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._base: int | None = None  # first word of this process's slot; -1: there is none left
         if descriptor is None:
             descriptor = _nameless_file()
@@ -201,6 +202,7 @@ class AccessCounts:
                 words[ended + _GREATEST] = max(words[ended + _GREATEST], words[base + _GREATEST])
             for field in _SUMS:
                 words[ended + field] += words[base + field]
+        self._clear(base)
         words[base + _PID] = 0
 
     def _clear(self, base: int) -> None:
@@ -243,7 +245,7 @@ class AccessCounts:
 
     def enter_child(self) -> None:
         """In a forked child: other threads are gone, and the slot and the profiler are the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._base = self._profiler = None
 
 
@@ -288,7 +290,7 @@ def _before_fork() -> None:
 
 def _in_child() -> None:
     global _claiming
-    _claiming = threading.Lock()
+    _claiming = threading.RLock()
     for counts in list(_all_counts):
         counts.enter_child()
 

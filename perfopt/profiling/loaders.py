@@ -40,7 +40,7 @@ class LoaderRecord:
         self.loader: Callable[[], Any] = lambda: None  # a weak reference
         self.counter = SampleCounter(None, None)
         self.dataset: AccessCounts | None = None
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.reset()
         _locked.add(self)
 
@@ -120,7 +120,7 @@ _locked: weakref.WeakSet[LoaderRecord] = weakref.WeakSet()
 def _renew_locks() -> None:
     """In a forked child: a thread that is not in it may have held them."""
     for record in list(_locked):
-        record.lock = threading.Lock()
+        record.lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_renew_locks)
@@ -183,12 +183,12 @@ class ProfiledDataLoader(Proxy):
             ``wait_seconds``: the consumer waited for the loader, its start and the end of an iteration included;
             ``compute_seconds``: it worked between batches (the work on a batch with which it leaves the loop is not seen);
             ``wait_share``: the first as a share of both; ``wait_mean``: seconds a batch; ``wait_p50`` and ``wait_p99`` of the
-            range ``<name>.wait``, in which each call counts, the one that ends an iteration too; ``start_seconds``: from ``iter()`` to the first batch, over all iterations;
-            ``queue_depth_mean``: batches that workers had ready when the consumer asked for one, the first of an iteration
-            aside; ``bytes_read`` by this process while the consumer waited, without workers; ``cache_hits`` and
-            ``cache_misses`` of the data set if that is profiled and tells them; ``batches_per_second``,
-            ``samples_per_second`` and ``bytes_per_second`` of waiting, which is what the loader alone could do if it has no
-            workers; ``reasons``: by figure, why it is not known.
+            range ``<name>.wait``, in which each call counts, the one that ends an iteration too; ``start_seconds``: from
+            ``iter()`` to the first batch, over all iterations; ``queue_depth_mean``: batches that workers had ready when the
+            consumer asked for one, the first of an iteration aside; ``bytes_read`` by this process while the consumer waited,
+            without workers; ``cache_hits`` and ``cache_misses`` of the data set if that is profiled and tells them;
+            ``batches_per_second``, ``samples_per_second`` and ``bytes_per_second`` of waiting, which is what the loader alone
+            could do if it has no workers; ``reasons``: by figure, why it is not known.
         """
         record = self._perfopt_record
         return stats_of(record, rows_of(record.profiler))

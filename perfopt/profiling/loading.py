@@ -27,12 +27,12 @@ __all__ = ["DataLoadingProfiler", "ProfiledDataLoader", "ProfiledDataset"]
 
 _MOST = 64  # data sets, and loaders without a name of their own, that are told apart
 
-_wrapping = threading.Lock()  # while a name is looked for; renewed in a forked child
+_wrapping = threading.RLock()  # while a name is looked for; renewed in a forked child
 
 
 def _renew_lock() -> None:
     global _wrapping
-    _wrapping = threading.Lock()
+    _wrapping = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_renew_lock)

@@ -57,7 +57,7 @@ class Proxy:
         delattr(self._perfopt_wrapped, name)
 
     def __dir__(self) -> list[str]:
-        return sorted({*dir(self._perfopt_wrapped), *object.__dir__(self)})
+        return sorted({*dir(self._perfopt_wrapped), *dir(type(self))})
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(f"cannot pickle or copy {self!r}")

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-GUIDES = ["cache.md", "code-profiler.md", "memory.md", "profiler.md", "reports.md"]
+GUIDES = ["cache.md", "code-profiler.md", "memory.md", "profiler.md", "profiling-loaders.md", "reports.md"]
 
 
 def examples_of(text: str) -> list[str]:
@@ -23,6 +23,8 @@ EXAMPLES = examples_of(README)
 
 
 def run(code: str, folder: Path) -> None:
+    if re.search("^(import|from) torch", code, flags=re.M) and importlib.util.find_spec("torch") is None:
+        pytest.skip("PyTorch is not installed")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=False)
     assert result.returncode == 0, result.stderr
 
@@ -33,8 +35,6 @@ def test_there_are_three_examples() -> None:
 
 @pytest.mark.parametrize("code", EXAMPLES, ids=["cache", "profile", "train"])
 def test_example_runs(code: str, tmp_path: Path) -> None:
-    if "import torch" in code and importlib.util.find_spec("torch") is None:
-        pytest.skip("PyTorch is not installed")
     run(code, tmp_path)
 
 
