@@ -109,8 +109,9 @@ class AccessCounts:
 
     def access(self, call: Callable[..., Any], arguments: tuple[Any, ...], samples: int, cache: CacheWatch) -> Any:
         """``call(*arguments)``, recorded. Calls that raise count as failed; IndexError and StopIteration end iterations."""
-        with self._lock:
-            cache.begin()
+        if cache.tell is not None:
+            with self._lock:
+                cache.begin()
         around = contextlib.nullcontext() if self._profiler is None else self._profiler.profile(self.operation)
         began = time.perf_counter_ns()
         try:

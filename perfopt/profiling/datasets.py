@@ -5,6 +5,7 @@ Counting is :mod:`perfopt.profiling.access_counts`'s part; here is what an acces
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -90,6 +91,8 @@ class _ProfiledItems(Proxy):
 
 def _cache_of(dataset: Any) -> Callable[[], tuple[int, int]] | None:
     """What tells hits and misses of a data set's own cache; None if nothing does."""
+    while issubclass(type(dataset), Proxy):  # of another profiler, whose get_stats() is another
+        dataset = dataset.__wrapped__
     if isinstance(dataset, CachedDataset):
         return lambda: operator.itemgetter("hits", "misses")(dataset.get_stats())
     for holder in (dataset, getattr(type(dataset), "__getitem__", None)):  # @lru_cache over __getitem__
@@ -99,7 +102,7 @@ def _cache_of(dataset: Any) -> Callable[[], tuple[int, int]] | None:
                 _hits_and_misses(cache_info)
             except (AttributeError, TypeError, ValueError):  # it tells something else
                 continue
-            return lambda tell=cache_info: _hits_and_misses(tell)  # type: ignore[misc]
+            return functools.partial(_hits_and_misses, cache_info)
     return None
 
 
