@@ -73,16 +73,20 @@ class CacheWatch:
 class AccessCounts:
     """The counts of one data set, in this process and in those that were started from it.
 
-    In the process that made it, accesses are recorded while ``profiler.enabled``, each also as a range ``<name>.access``;
-    workers go by what they were told last (:meth:`tell`, at every fork and spawn and on demand). A copy that was pickled
-    otherwise than for a worker's start is for no profiler and records nothing.
+    In the process that made it, accesses are recorded while ``profiler.enabled``; workers go by what they were told last
+    (:meth:`tell`, at every fork and spawn and on demand). There and in forked workers each is also a range ``<name>.access``; a
+    profiler that follows its children has those too. A copy that was pickled otherwise than for a worker's start is for no
+    profiler and records nothing.
     """
 
     def __init__(self, name: str, profiler: _core.Profiler | None, descriptor: int | None = None) -> None:
         self.name = name
-        self.operation = f"{name}.access"  # the range around each access in the process of the profiler
+        self.operation = f"{name}.access"  # the range around each access, in spawned processes aside
         self.cached = False  # whether the data set tells hits and misses of a cache
         self._profiler = profiler
+        self._ranges = (
+            profiler  # takes the ranges: forked children have a copy, which reports if its children are followed
+        )
         self._lock = threading.RLock()
         self._base: int | None = None  # first word of this process's slot; -1: there is none left
         if descriptor is None:
@@ -112,7 +116,7 @@ class AccessCounts:
         if cache.tell is not None:
             with self._lock:
                 cache.begin()
-        around = contextlib.nullcontext() if self._profiler is None else self._profiler.profile(self.operation)
+        around = contextlib.nullcontext() if self._ranges is None else self._ranges.profile(self.operation)
         began = time.perf_counter_ns()
         try:
             with around:
@@ -245,7 +249,7 @@ class AccessCounts:
         return _attached, (self.name, reduction.DupFd(self._descriptor))
 
     def enter_child(self) -> None:
-        """In a forked child: other threads are gone, and the slot and the profiler are the parent's."""
+        """In a forked child: other threads are gone, and the slot and the say over recording are the parent's."""
         self._lock = threading.RLock()
         self._base = self._profiler = None
 

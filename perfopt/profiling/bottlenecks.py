@@ -63,9 +63,12 @@ def _finding(rule: str, subject: str, evidence: str, advice: str, share: float |
 
 
 def _named(report: Report, *kinds: str) -> Iterator[tuple[str, Operation]]:
+    """The operations of those kinds, without the ranges of loaders, which have rules of their own."""
+    loaders = {f"{loader.name}.{part}" for loader in report.loaders for part in ("start", "wait")}
     for operation in report.operations:
-        if operation.name is not None and operation.kind in kinds and operation.count:
-            yield operation.name, operation
+        name = operation.name
+        if name is not None and name not in loaders and operation.kind in kinds and operation.count:
+            yield name, operation
 
 
 def _calls(operation: Operation) -> str:
@@ -186,7 +189,9 @@ def _advise_loader(loader: Loader) -> str:
 
 
 def _hot(report: Report, limits: Thresholds) -> Iterator[Finding]:
-    for name, operation in _named(report, "function", "preprocessing", "augmentation", "loading", "io", "gpu"):
+    # Samples may be loaded in workers, where they cost the run what its consumer waits, and the loaders tell that.
+    loading = () if report.loaders else ("loading",)
+    for name, operation in _named(report, "function", "preprocessing", "augmentation", "io", "gpu", *loading):
         share = _share(operation.self_time, report)
         if share is not None and share > limits.hot_function:
             evidence = (

@@ -196,6 +196,7 @@ class CodeProfiler:
             self.io_profiler.start()
             self._started_ns = time.perf_counter_ns()
             self.performance_profiler.start()
+            self.data_loading_profiler.update()
             self.call_stacks.start()
 
     def stop_profiling(self, *, save: bool | None = None) -> None:
@@ -209,6 +210,7 @@ class CodeProfiler:
                 return
             self.call_stacks.stop()
             self.performance_profiler.stop()
+            self.data_loading_profiler.update()
             self._measured_ns += time.perf_counter_ns() - self._started_ns
             self._started_ns = None
             self.io_profiler.stop()

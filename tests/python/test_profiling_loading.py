@@ -25,7 +25,7 @@ import pytest
 
 from perfopt import PerformanceProfiler
 from perfopt.data import CachedDataset
-from perfopt.profiling import access_counts
+from perfopt.profiling import CodeProfiler, ProfilerConfig, Thresholds, access_counts
 from perfopt.profiling.access_counts import AccessCounts
 from perfopt.profiling.batches import bytes_read
 from perfopt.profiling.loading import DataLoadingProfiler, ProfiledDataLoader, ProfiledDataset
@@ -342,6 +342,18 @@ def test_accesses_of_other_processes_count(context: str, loading: DataLoadingPro
     assert by_process == {os.getpid(): 1, first: 3, second: 1}
     assert (stats["accesses"], stats["cache_hits"], stats["cache_misses"]) == (5, 1, 4)
     assert stats["missing_processes"] == 0
+
+
+def test_ranges_of_forked_workers_reach_a_profiler_that_follows(
+    loading: DataLoadingProfiler, profiler: PerformanceProfiler
+) -> None:
+    profiler.follow_children(f"loading-{os.getpid()}")
+    dataset = loading.profile_dataset(Squares())
+    dataset[0]
+    in_process("fork", dataset, [1, 2, 3])
+    rows = {row["name"]: row["count"] for row in profiler.capture(children=True).rows()}
+    assert rows == {"Squares.access": 4}
+    assert dataset.get_stats()["accesses"] == 4
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
@@ -825,3 +837,45 @@ def test_a_forked_child_goes_on(loading: DataLoadingProfiler) -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert loader.get_stats()["batches"] == 2  # each process has its own consumer
     assert dataset.get_stats()["accesses"] == 1
+
+
+# ---- within the code profiler ----
+
+
+def test_running_workers_follow_the_code_profiler() -> None:
+    profiler = CodeProfiler()
+    dataset = profiler.profile_dataset(Squares())
+    made = multiprocessing.get_context("fork")
+    ready, go_on = made.Event(), made.Event()
+    process = made.Process(target=read, args=(dataset, [1, 2, 3], ready, go_on))
+    process.start()
+    assert ready.wait(60)
+    assert dataset.get_stats()["accesses"] == 0
+    profiler.start_profiling()
+    go_on.set()
+    process.join(60)
+    assert dataset.get_stats()["accesses"] == 3
+    profiler.stop_profiling()
+    in_process("fork", dataset, [1])
+    assert dataset.get_stats()["accesses"] == 3
+
+
+@pytest.mark.spec("S4-18", "S4-31")
+def test_a_slow_loader_is_found_once() -> None:
+    class Slow(Squares):
+        def __getitem__(self, index: int) -> int:
+            time.sleep(0.03)
+            return super().__getitem__(index)
+
+    profiler = CodeProfiler(ProfilerConfig(thresholds=Thresholds(slow_data_loading=0.02)))
+    dataset = profiler.profile_dataset(Slow(4))
+    with profiler:
+        for _ in profiler.profile_data_loader(dataset, "train"):
+            pass
+    found = [(finding.rule, finding.subject) for finding in profiler.findings() if finding.share]
+    assert sorted(found) == [
+        ("slow_data_loading", "Slow.access"),
+        ("slow_data_loading", "train"),
+        ("starved_by_loader", "train"),
+    ]
+    assert [slow["name"] for slow in profiler.identify_bottlenecks()["slow_data_loading"]] == ["train", "Slow.access"]
