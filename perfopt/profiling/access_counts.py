@@ -22,7 +22,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from multiprocessing import context, reduction
 from typing import Any
 
 from perfopt import _core
@@ -41,7 +40,7 @@ _SUMS = (_CALLS, _SAMPLES, _NANOSECONDS, _FAILED, _HITS, _MISSES)
 # The kernel knows record locks by process and not by thread; this orders the threads. Renewed in a forked child. Locks here are
 # reentrant: a signal handler or a finalizer that asks for figures may run while this very thread holds them.
 _claiming = threading.RLock()
-_all_counts: weakref.WeakSet[AccessCounts] = weakref.WeakSet()
+_all_counts: weakref.WeakValueDictionary[int, AccessCounts] = weakref.WeakValueDictionary()  # by id()
 
 
 class CacheWatch:
@@ -95,7 +94,7 @@ class AccessCounts:
         self._descriptor = descriptor
         weakref.finalize(self, os.close, descriptor).atexit = False
         self._words = memoryview(mmap.mmap(descriptor, _BYTES)).cast("q")
-        _all_counts.add(self)
+        _all_counts[id(self)] = self
         self.tell()
 
     # ---- recording ----
@@ -243,6 +242,8 @@ class AccessCounts:
         return self
 
     def __reduce__(self) -> Any:
+        from multiprocessing import context, reduction  # milliseconds that only who pickles should pay
+
         if context.get_spawning_popen() is None:
             return AccessCounts, (self.name, None)
         self.tell()
@@ -288,15 +289,20 @@ def _plain(slots: list[list[int]], *, cached: bool) -> dict[str, Any]:
     }
 
 
+def _alive() -> list[AccessCounts]:
+    """All counts of this process; taken in one step, as other threads may make some meanwhile."""
+    return [counts for counts in (reference() for reference in _all_counts.valuerefs()) if counts is not None]
+
+
 def _before_fork() -> None:
-    for counts in list(_all_counts):
+    for counts in _alive():
         counts.tell()
 
 
 def _in_child() -> None:
     global _claiming
     _claiming = threading.RLock()
-    for counts in list(_all_counts):
+    for counts in _alive():
         counts.enter_child()
 
 

@@ -42,7 +42,7 @@ class LoaderRecord:
         self.dataset: AccessCounts | None = None
         self.lock = threading.RLock()
         self.reset()
-        _locked.add(self)
+        _records[id(self)] = self
 
     def around(self, operation: str) -> AbstractContextManager[Any]:
         """The range of that name."""
@@ -114,13 +114,15 @@ class LoaderRecord:
                 self.reasons["queue_depth_mean"] = reason
 
 
-_locked: weakref.WeakSet[LoaderRecord] = weakref.WeakSet()
+_records: weakref.WeakValueDictionary[int, LoaderRecord] = weakref.WeakValueDictionary()  # by id()
 
 
 def _renew_locks() -> None:
     """In a forked child: a thread that is not in it may have held them."""
-    for record in list(_locked):
-        record.lock = threading.RLock()
+    for reference in _records.valuerefs():
+        record = reference()
+        if record is not None:
+            record.lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_renew_locks)
