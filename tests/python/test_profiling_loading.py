@@ -164,14 +164,15 @@ def test_accesses_are_counted_and_timed(loading: DataLoadingProfiler, profiler: 
         dataset[index]
     stats = dataset.get_stats()
     assert (stats["accesses"], stats["samples"], stats["failed"]) == (4, 4, 0)
-    assert stats["seconds_max"] >= 0.02 > stats["seconds_mean"] > stats["seconds_min"] >= 0.001
+    assert stats["seconds_max"] >= 0.02
+    assert stats["seconds_max"] > stats["seconds_mean"] > stats["seconds_min"] >= 0.001
     assert stats["seconds_mean"] == pytest.approx(stats["seconds_total"] / 4)
     assert [process["pid"] for process in stats["processes"]] == [os.getpid()]
     assert stats["name"] == "Slow"
     assert json.loads(json.dumps(stats)) == stats
     row = operations(profiler)["Slow.access"]
     assert row["count"] == 4
-    assert row["total"] == pytest.approx(stats["seconds_total"], rel=0.2)
+    assert 0.02 <= row["total"] <= stats["seconds_total"]  # the range lies within what is counted
     assert loading.get_stats()["datasets"] == {"Slow": stats}
 
 
@@ -627,16 +628,16 @@ def test_started_and_stopped_within_an_iteration(loading: DataLoadingProfiler, p
     batches = iter(loading.profile_data_loader([1, 2, 3, 4, 5], "train"))
     assert next(batches) == 1
     profiler.start()
-    time.sleep(0.02)
+    time.sleep(0.2)
     assert next(batches) == 2
     profiler.stop()
-    time.sleep(0.02)
+    time.sleep(0.2)
     assert next(batches) == 3
     profiler.start()
     assert list(batches) == [4, 5]
     stats = loading.get_stats()["loaders"]["train"]
     assert (stats["iterations"], stats["batches"]) == (0, 3)
-    assert stats["compute_seconds"] < 0.02  # work during which the profiler was off is not counted
+    assert stats["compute_seconds"] < 0.2  # work during which the profiler was off is not counted
     assert stats["start_seconds"] is None
 
 
