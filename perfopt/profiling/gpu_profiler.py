@@ -148,10 +148,13 @@ class GPUProfiler:
         ]
 
     def get_stats(self) -> dict[str, Any]:
-        """JSON-ready: ``available``, ``reason``, ``busy_share`` (device seconds of the operations as a share of the recorded time;
-        above 1 where streams overlap, None without any), and ``operations`` by name (``calls``; device seconds ``total``, ``mean``,
-        ``p50``, ``p99``, ``greatest``; bytes ``memory_total`` and ``memory_greatest`` that calls left allocated). Waits for the
-        device."""
+        """The figures as a JSON-ready dict. Waits for the device.
+
+        Returns:
+            ``available`` and ``reason``; ``busy_share``: device seconds of the operations as a share of the recorded time (above
+            1 where streams overlap, None without any); ``operations`` by name: ``calls``; device seconds ``total``, ``mean``,
+            ``p50``, ``p99`` and ``greatest``; bytes ``memory_total`` and ``memory_greatest`` that calls left allocated.
+        """
         operations = {
             operation.name: {
                 "calls": operation.count,
