@@ -229,7 +229,7 @@ pfo_store_resize(pfo_store *store, const pfo_bounds *bounds, pfo_error *err)
 static pfo_status
 reserve(pfo_store *store, const pfo_item *item, pfo_error *err)
 {
-    PFO_TRY(pfo_table_reserve_one(&store->table, err));
+    PFO_TRY(pfo_table_reserve_one(&store->table, pfo_slots_for(&store->bounds), err));
     if (item->ttl_ns != 0) {
         PFO_TRY(pfo_expiry_reserve(&store->expiry, store->table.capacity, err));
     }
@@ -302,7 +302,8 @@ pfo_store_reset_counters(pfo_store *store)
 size_t
 pfo_store_memory(const pfo_store *store)
 {
-    return pfo_table_memory(&store->table) + pfo_expiry_memory(&store->expiry);
+    return pfo_table_memory(&store->table) + pfo_expiry_memory(&store->expiry) +
+           store->policy.ops->memory(&store->policy);
 }
 
 int

@@ -153,7 +153,7 @@ put_in_table(pfo_flights *flights, pfo_flight *flight)
     pfo_error err;
     err.code = PFO_OK; /* clearing the whole of it would cost more than the rest */
     err.text[0] = '\0';
-    const pfo_status status = pfo_table_reserve_one(&flights->table, &err);
+    const pfo_status status = pfo_table_reserve_one(&flights->table, 0, &err);
     if (status != PFO_OK) {
         (void)pfo_raise(status, &err);
         return -1;
