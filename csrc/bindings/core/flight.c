@@ -175,13 +175,10 @@ may_be_lone(const pfo_flights *flights, const pfo_key_builder *builder)
     return flights->lone != NULL && flights->lone->hash == builder->hash;
 }
 
-/* The flight of a key: 1 and *flight, 0 when there is none, -1 exception. */
+/* find() where there are any. */
 static int
-find(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight **flight)
+search(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight **flight)
 {
-    if (flights->lone == NULL && flights->table.count == 0) {
-        return 0;
-    }
     uint32_t slot;
     do {
         if (may_be_lone(flights, builder)) {
@@ -205,6 +202,13 @@ find(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight **flight)
     }
     *flight = flights->table.entries[slot].key;
     return 1;
+}
+
+/* The flight of a key: 1 and *flight, 0 when there is none, -1 exception. */
+static inline int
+find(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight **flight)
+{
+    return flights->lone == NULL && flights->table.count == 0 ? 0 : search(flights, builder, flight);
 }
 
 /* ---- the one who computes -------------------------------------------------------------------- */
