@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from perfopt import _core
 from perfopt.cache import PerformanceCache, cache_result
 
 cachebox = pytest.importorskip("cachebox")
@@ -213,6 +214,42 @@ def test_metadata_per_entry(figures: Any) -> None:
         peers=measured,
         unit="B an entry",
         note=f"bar 160 B an entry: {'met' if max(ours.values()) <= 160 else 'missed'}",
+    )
+
+
+BYTES_PER_ENTRY_OF_FULL_CACHES = """
+import gc
+import cachetools
+from perfopt import PerformanceCache, _core
+entries, count = {entries}, 1_000_000 // {entries}
+keys = list(range(5 * entries // 2))
+caches = [{cache} for _ in range(count)]
+gc.collect()
+before = _core.resident_bytes()
+for cache in caches:
+    for key in keys:
+        cache.{put}(key, None)
+print((_core.resident_bytes() - before) / (entries * count))
+"""
+
+
+@pytest.mark.parametrize("entries", [500, 1_000, 10_000, 1_000_000])
+def test_metadata_per_entry_of_full_caches(figures: Any, entries: int) -> None:
+    """Growth of resident memory, a million entries in all. ``auto`` is in its first round, with all its shadows."""
+
+    def measure(cache: str, put: str) -> float:
+        program = BYTES_PER_ENTRY_OF_FULL_CACHES.format(entries=entries, cache=cache, put=put)
+        command = [sys.executable, "-c", program]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    ours = {name: measure(f"PerformanceCache(entries, policy={name!r})", "set") for name in _core.policy_names()}
+    missed = ", ".join(name for name, each in ours.items() if each > 160) or "none"
+    figures(
+        f"memory beside key and value, full caches of {entries} int keys",
+        ours={f"perfopt.PerformanceCache, {name}": each for name, each in ours.items()},
+        peers={"cachetools.LRUCache": measure("cachetools.LRUCache(entries)", "__setitem__")},
+        unit="B an entry",
+        note=f"bar 160 B an entry, missed by: {missed}",
     )
 
 

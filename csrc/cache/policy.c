@@ -38,3 +38,10 @@ pfo_policy_reserve_nothing(pfo_policy *policy, uint32_t count, pfo_error *err)
     (void)err;
     return PFO_OK;
 }
+
+size_t
+pfo_policy_memory_nothing(const pfo_policy *policy)
+{
+    (void)policy;
+    return 0;
+}

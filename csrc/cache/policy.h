@@ -35,6 +35,20 @@ typedef struct pfo_bounds {
     uint64_t max_bytes;
 } pfo_bounds;
 
+/* The slots that a cache needs: room is made for a new entry only after memory for it is there, so one more than entries. */
+static inline uint64_t
+pfo_slots_for(const pfo_bounds *bounds)
+{
+    return bounds->max_entries == PFO_STORE_UNBOUNDED ? bounds->max_entries : bounds->max_entries + 1;
+}
+
+/* Whether the policy may be asked for a victim when another entry comes to `count` others. */
+static inline int
+pfo_may_evict(const pfo_bounds *bounds, uint64_t count)
+{
+    return bounds->max_bytes != PFO_STORE_UNBOUNDED || count >= bounds->max_entries;
+}
+
 struct pfo_policy_ops {
     const char *name;
     pfo_status (*init)(pfo_policy *policy, const pfo_bounds *bounds, pfo_error *err); /* fills everything but ops */
@@ -48,6 +62,8 @@ struct pfo_policy_ops {
     void (*touch)(pfo_policy *policy, pfo_entry *entries, uint32_t slot);
     uint32_t (*victim)(pfo_policy *policy, pfo_entry *entries); /* PFO_SLOT_NONE when there is no entry */
     void (*remove)(pfo_policy *policy, pfo_entry *entries, uint32_t slot, int evicted);
+    /* Bytes of heap memory in use. */
+    size_t (*memory)(const pfo_policy *policy);
     /* For tests: 1 when the policy's structure is whole and holds `count` entries. */
     int (*is_consistent)(const pfo_policy *policy, const pfo_entry *entries, uint32_t count);
 };
@@ -59,9 +75,10 @@ extern const pfo_policy_ops pfo_policy_s3fifo;
 extern const pfo_policy_ops pfo_policy_wtinylfu;
 extern const pfo_policy_ops pfo_policy_auto;
 
-/* resize and reserve of a policy that does not divide the bounds and needs no memory for an entry. */
+/* resize, reserve and memory of a policy that does not divide the bounds, needs no memory for an entry, has none at all. */
 pfo_status pfo_policy_resize_nothing(pfo_policy *policy, pfo_entry *entries, const pfo_bounds *bounds, pfo_error *err);
 pfo_status pfo_policy_reserve_nothing(pfo_policy *policy, uint32_t count, pfo_error *err);
+size_t pfo_policy_memory_nothing(const pfo_policy *policy);
 
 /* The policy of this name, or NULL. */
 const pfo_policy_ops *pfo_policy_by_name(const char *name);

@@ -20,7 +20,7 @@
  * The scale is set anew, and the shadows emptied, when a round begins with twice or half as many live entries.
  * A shadow that gets no memory misses a request; nothing else depends on it. A new policy that gets none is not taken.
  * Invariants: `wanted` is what the next reserve() prepares, `next` what the next admit() moves to. `fresh` is PFO_SLOT_NONE.
- * Memory: the active policy's state and, in rounds, five shadows of up to 256 slots, about 140 KB in all, whatever the size of the cache. In a
+ * Memory: the active policy's state and, in rounds, five shadows of up to 256 slots, about 100 KB in all, whatever the size of the cache: smaller ones choose worse. In a
  * pause the shadows keep their policies' state only.
  */
 #include "base/alloc.h"
@@ -490,6 +490,20 @@ auto_remove(pfo_policy *policy, pfo_entry *entries, uint32_t slot, int evicted)
     self->active.ops->remove(&self->active, entries, slot, evicted);
 }
 
+static size_t
+auto_memory(const pfo_policy *policy)
+{
+    const auto_state *self = policy->state;
+    size_t bytes = sizeof *self + self->active.ops->memory(&self->active);
+    if (self->next.ops != NULL) {
+        bytes += self->next.ops->memory(&self->next);
+    }
+    for (int i = 0; i < CANDIDATES; i++) {
+        bytes += pfo_shadow_memory(&self->shadows[i]);
+    }
+    return bytes;
+}
+
 static int
 auto_is_consistent(const pfo_policy *policy, const pfo_entry *entries, uint32_t count)
 {
@@ -514,5 +528,6 @@ const pfo_policy_ops pfo_policy_auto = {
     .touch = auto_touch,
     .victim = auto_victim,
     .remove = auto_remove,
+    .memory = auto_memory,
     .is_consistent = auto_is_consistent,
 };

@@ -58,6 +58,13 @@ fifo_remove(pfo_policy *policy, pfo_entry *entries, uint32_t slot, int evicted)
     pfo_queue_take(policy->state, entries, slot);
 }
 
+static size_t
+fifo_memory(const pfo_policy *policy)
+{
+    (void)policy;
+    return sizeof(pfo_queue);
+}
+
 static int
 fifo_is_consistent(const pfo_policy *policy, const pfo_entry *entries, uint32_t count)
 {
@@ -76,5 +83,6 @@ const pfo_policy_ops pfo_policy_fifo = {
     .touch = fifo_touch,
     .victim = fifo_victim,
     .remove = fifo_remove,
+    .memory = fifo_memory,
     .is_consistent = fifo_is_consistent,
 };

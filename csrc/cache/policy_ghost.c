@@ -4,11 +4,11 @@
 #include "base/alloc.h"
 #include "cache/table.h"
 
-#include <string.h>
-
 #define NO_NODE UINT32_MAX
 
-enum { FIRST_CAPACITY = 16, FIRST_SHIFT = 59 };
+enum { FIRST_CAPACITY = 16, GROWTH_PART = 4 };
+
+#define MOST (UINT32_C(1) << 30)
 
 void
 pfo_ghost_init(pfo_ghost *ghost)
@@ -24,23 +24,6 @@ pfo_ghost_free(pfo_ghost *ghost)
     pfo_ghost_init(ghost);
 }
 
-void
-pfo_ghost_clear(pfo_ghost *ghost)
-{
-    if (ghost->capacity > 0) {
-        memset(ghost->buckets, 0, 2 * (size_t)ghost->capacity * sizeof *ghost->buckets);
-    }
-    ghost->used = 0;
-    ghost->count = 0;
-    ghost->free_node = ghost->head = ghost->tail = NO_NODE;
-}
-
-static uint32_t
-mask_of(const pfo_ghost *ghost)
-{
-    return 2 * ghost->capacity - 1;
-}
-
 static uint32_t
 home_of(const pfo_ghost *ghost, uint64_t hash)
 {
@@ -52,7 +35,7 @@ place(pfo_ghost *ghost, uint32_t node)
 {
     uint32_t at = home_of(ghost, ghost->nodes[node].hash);
     while (ghost->buckets[at] != 0) {
-        at = (at + 1) & mask_of(ghost);
+        at = (at + 1) & ghost->bucket_mask;
     }
     ghost->buckets[at] = node + 1;
 }
@@ -63,33 +46,43 @@ bucket_of(const pfo_ghost *ghost, uint64_t hash)
 {
     uint32_t at = home_of(ghost, hash);
     while (ghost->buckets[at] != 0 && ghost->nodes[ghost->buckets[at] - 1].hash != hash) {
-        at = (at + 1) & mask_of(ghost);
+        at = (at + 1) & ghost->bucket_mask;
     }
     return at;
 }
 
+static uint32_t
+next_capacity(uint32_t capacity, uint32_t count, uint64_t enough)
+{
+    const uint32_t grown = capacity + capacity / GROWTH_PART + FIRST_CAPACITY;
+    const uint32_t wanted = count < enough && enough < grown ? (uint32_t)enough : grown;
+    return count < wanted ? wanted : count;
+}
+
 pfo_status
-pfo_ghost_reserve(pfo_ghost *ghost, uint32_t count, pfo_error *err)
+pfo_ghost_reserve(pfo_ghost *ghost, uint32_t count, uint64_t enough, pfo_error *err)
 {
     if (count <= ghost->capacity) {
         return PFO_OK;
     }
-    uint32_t capacity = ghost->capacity == 0 ? FIRST_CAPACITY : ghost->capacity;
-    uint32_t shift = ghost->capacity == 0 ? FIRST_SHIFT : ghost->shift;
-    for (; capacity < count && capacity <= UINT32_MAX / 4; capacity *= 2) {
+    const uint32_t capacity = count < MOST ? next_capacity(ghost->capacity, count, enough) : 0;
+    uint32_t shift = 63;
+    while (((uint64_t)1 << (64 - shift)) * 2 < (uint64_t)capacity * 3) {
         shift--;
     }
-    uint32_t *buckets = capacity < count ? NULL : pfo_alloc_array(2 * (size_t)capacity, sizeof *buckets);
+    const size_t size = (size_t)1 << (64 - shift);
+    uint32_t *buckets = capacity < count ? NULL : pfo_alloc_array(size, sizeof *buckets);
     pfo_ghost_node *nodes = buckets == NULL ? NULL : pfo_realloc_array(ghost->nodes, capacity, sizeof *nodes);
     if (nodes == NULL) {
         pfo_free(buckets);
-        return pfo_fail(err, PFO_NO_MEMORY, "no memory for %lu ghosts of a cache", (unsigned long)capacity);
+        return pfo_fail(err, PFO_NO_MEMORY, "no memory for %lu ghosts of a cache", (unsigned long)count);
     }
     pfo_free(ghost->buckets);
     ghost->nodes = nodes;
     ghost->buckets = buckets;
-    ghost->capacity = capacity;
+    ghost->bucket_mask = (uint32_t)(size - 1);
     ghost->shift = shift;
+    ghost->capacity = capacity;
     for (uint32_t node = ghost->head; node != NO_NODE; node = nodes[node].next) {
         place(ghost, node);
     }
@@ -99,7 +92,7 @@ pfo_ghost_reserve(pfo_ghost *ghost, uint32_t count, pfo_error *err)
 static void
 remove_bucket(pfo_ghost *ghost, uint32_t hole)
 {
-    const uint32_t mask = mask_of(ghost);
+    const uint32_t mask = ghost->bucket_mask;
     const uint32_t node = ghost->buckets[hole] - 1;
     for (uint32_t at = (hole + 1) & mask; ghost->buckets[at] != 0; at = (at + 1) & mask) {
         const uint32_t home = home_of(ghost, ghost->nodes[ghost->buckets[at] - 1].hash);
@@ -167,6 +160,13 @@ pfo_ghost_drop_oldest(pfo_ghost *ghost)
     remove_bucket(ghost, bucket_of(ghost, ghost->nodes[ghost->tail].hash));
 }
 
+size_t
+pfo_ghost_memory(const pfo_ghost *ghost)
+{
+    const size_t buckets = ghost->buckets == NULL ? 0 : (size_t)ghost->bucket_mask + 1;
+    return buckets * sizeof *ghost->buckets + (size_t)ghost->capacity * sizeof *ghost->nodes;
+}
+
 int
 pfo_ghost_is_consistent(const pfo_ghost *ghost)
 {
@@ -180,7 +180,7 @@ pfo_ghost_is_consistent(const pfo_ghost *ghost)
         last = node;
     }
     uint32_t occupied = 0;
-    for (uint32_t at = 0; at < 2 * ghost->capacity; at++) {
+    for (uint32_t at = 0; ghost->buckets != NULL && at <= ghost->bucket_mask; at++) {
         occupied += ghost->buckets[at] != 0;
     }
     return listed == ghost->count && last == ghost->tail && occupied == listed && listed <= ghost->capacity;

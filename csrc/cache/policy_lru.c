@@ -111,5 +111,6 @@ const pfo_policy_ops pfo_policy_lru = {
     .touch = lru_touch,
     .victim = lru_victim,
     .remove = lru_remove,
+    .memory = pfo_policy_memory_nothing,
     .is_consistent = lru_is_consistent,
 };

@@ -7,7 +7,7 @@
  * one less, otherwise it is the victim.
  * There are at most as many ghosts as live entries (the paper: as many as main holds), so that a byte bound needs no guess at a number.
  * Invariants: policy_bits is the count, plus IN_MAIN. `fresh` has the highest count, or is PFO_SLOT_NONE.
- * Memory: 24 bytes a ghost. Complexity: O(1), amortised for victim().
+ * Memory: 22 to 28 bytes a ghost, once something may be evicted. Complexity: O(1), amortised for victim().
  */
 #include "base/alloc.h"
 #include "cache/policy_ghost.h"
@@ -18,6 +18,7 @@ enum { COUNT = 3, IN_MAIN = 4, PROMOTED_FROM = 2, SMALL_PARTS = 1, SMALL_OF = 10
 typedef struct s3fifo {
     pfo_queue small;
     pfo_queue main;
+    pfo_bounds bounds;
     pfo_share small_share;
     pfo_ghost ghost;
 } s3fifo;
@@ -28,7 +29,7 @@ s3fifo_clear(pfo_policy *policy)
     s3fifo *self = policy->state;
     pfo_queue_clear(&self->small);
     pfo_queue_clear(&self->main);
-    pfo_ghost_clear(&self->ghost);
+    pfo_ghost_free(&self->ghost);
     policy->fresh = PFO_SLOT_NONE;
 }
 
@@ -42,6 +43,7 @@ s3fifo_init(pfo_policy *policy, const pfo_bounds *bounds, pfo_error *err)
     }
     policy->state = self;
     pfo_ghost_init(&self->ghost);
+    self->bounds = *bounds;
     self->small_share = pfo_share_of(bounds, SMALL_PARTS, SMALL_OF);
     s3fifo_clear(policy);
     return PFO_OK;
@@ -56,19 +58,29 @@ s3fifo_drop(pfo_policy *policy)
     policy->state = NULL;
 }
 
+/* Memory for what evictions out of `count` entries leave behind. */
+static pfo_status
+reserve_ghosts(s3fifo *self, const pfo_bounds *bounds, uint32_t count, pfo_error *err)
+{
+    return pfo_may_evict(bounds, count) ? pfo_ghost_reserve(&self->ghost, count, bounds->max_entries, err) : PFO_OK;
+}
+
 static pfo_status
 s3fifo_resize(pfo_policy *policy, pfo_entry *entries, const pfo_bounds *bounds, pfo_error *err)
 {
     (void)entries;
-    (void)err;
-    ((s3fifo *)policy->state)->small_share = pfo_share_of(bounds, SMALL_PARTS, SMALL_OF);
+    s3fifo *self = policy->state;
+    PFO_TRY(reserve_ghosts(self, bounds, self->small.count + self->main.count, err));
+    self->bounds = *bounds;
+    self->small_share = pfo_share_of(bounds, SMALL_PARTS, SMALL_OF);
     return PFO_OK;
 }
 
 static pfo_status
 s3fifo_reserve(pfo_policy *policy, uint32_t count, pfo_error *err)
 {
-    return pfo_ghost_reserve(&((s3fifo *)policy->state)->ghost, count + 1, err);
+    s3fifo *self = policy->state;
+    return reserve_ghosts(self, &self->bounds, count, err);
 }
 
 static void
@@ -138,6 +150,13 @@ s3fifo_remove(pfo_policy *policy, pfo_entry *entries, uint32_t slot, int evicted
     }
 }
 
+static size_t
+s3fifo_memory(const pfo_policy *policy)
+{
+    const s3fifo *self = policy->state;
+    return sizeof *self + pfo_ghost_memory(&self->ghost);
+}
+
 static int
 s3fifo_is_consistent(const pfo_policy *policy, const pfo_entry *entries, uint32_t count)
 {
@@ -161,5 +180,6 @@ const pfo_policy_ops pfo_policy_s3fifo = {
     .touch = s3fifo_touch,
     .victim = s3fifo_victim,
     .remove = s3fifo_remove,
+    .memory = s3fifo_memory,
     .is_consistent = s3fifo_is_consistent,
 };

@@ -52,7 +52,7 @@ enter(pfo_shadow *shadow, uint32_t old, uint64_t hash, size_t bytes, pfo_error *
 {
     const int fits = shadow->bounds.max_entries > 0 && bytes <= shadow->bounds.max_bytes;
     if (fits) {
-        PFO_TRY(pfo_table_reserve_one(&shadow->table, err));
+        PFO_TRY(pfo_table_reserve_one(&shadow->table, pfo_slots_for(&shadow->bounds), err));
         PFO_TRY(shadow->policy.ops->reserve(&shadow->policy, shadow->table.count, err));
     }
     if (old != PFO_SLOT_NONE) {
@@ -123,6 +123,12 @@ pfo_shadow_resize(pfo_shadow *shadow, const pfo_bounds *bounds, pfo_error *err)
     shadow->bounds = *bounds;
     make_room(shadow, 0, 0);
     return PFO_OK;
+}
+
+size_t
+pfo_shadow_memory(const pfo_shadow *shadow)
+{
+    return pfo_table_memory(&shadow->table) + shadow->policy.ops->memory(&shadow->policy);
 }
 
 int

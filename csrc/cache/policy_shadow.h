@@ -45,6 +45,9 @@ void pfo_shadow_trim(pfo_shadow *shadow);
 /* New bounds; what no longer fits is evicted. On failure nothing changed. */
 pfo_status pfo_shadow_resize(pfo_shadow *shadow, const pfo_bounds *bounds, pfo_error *err);
 
+/* Bytes of heap memory in use. */
+size_t pfo_shadow_memory(const pfo_shadow *shadow);
+
 int pfo_shadow_is_consistent(const pfo_shadow *shadow);
 
 #endif

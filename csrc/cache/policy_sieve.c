@@ -88,6 +88,13 @@ sieve_remove(pfo_policy *policy, pfo_entry *entries, uint32_t slot, int evicted)
     pfo_queue_take(&self->queue, entries, slot);
 }
 
+static size_t
+sieve_memory(const pfo_policy *policy)
+{
+    (void)policy;
+    return sizeof(sieve);
+}
+
 static int
 sieve_is_consistent(const pfo_policy *policy, const pfo_entry *entries, uint32_t count)
 {
@@ -112,5 +119,6 @@ const pfo_policy_ops pfo_policy_sieve = {
     .touch = sieve_touch,
     .victim = sieve_victim,
     .remove = sieve_remove,
+    .memory = sieve_memory,
     .is_consistent = sieve_is_consistent,
 };

@@ -108,3 +108,9 @@ pfo_sketch_estimate(const pfo_sketch *sketch, uint64_t hash)
     }
     return least;
 }
+
+size_t
+pfo_sketch_memory(const pfo_sketch *sketch)
+{
+    return words_of(sketch) * sizeof *sketch->words;
+}

@@ -10,6 +10,7 @@
 
 #include "base/status.h"
 
+#include <stddef.h>
 #include <stdint.h>
 
 enum { PFO_SKETCH_ROWS = 4, PFO_SKETCH_MAX = 15, PFO_SKETCH_FIRST_WIDTH = 64 };
@@ -30,6 +31,9 @@ pfo_status pfo_sketch_reserve(pfo_sketch *sketch, uint32_t width, pfo_error *err
 /* Counts one more; when `period` were added since the last aging, all counters are halved, and `additions` with them.
  * pre: width > 0. */
 void pfo_sketch_add(pfo_sketch *sketch, uint64_t hash, uint64_t period);
+
+/* Bytes of heap memory in use. */
+size_t pfo_sketch_memory(const pfo_sketch *sketch);
 
 uint32_t pfo_sketch_estimate(const pfo_sketch *sketch, uint64_t hash); /* pre: width > 0 */
 

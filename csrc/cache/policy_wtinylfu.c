@@ -252,6 +252,13 @@ wtinylfu_remove(pfo_policy *policy, pfo_entry *entries, uint32_t slot, int evict
     pfo_queue_take(&self->queues[entries[slot].policy_bits], entries, slot);
 }
 
+static size_t
+wtinylfu_memory(const pfo_policy *policy)
+{
+    const wtinylfu *self = policy->state;
+    return sizeof *self + pfo_sketch_memory(&self->sketch);
+}
+
 static int
 wtinylfu_is_consistent(const pfo_policy *policy, const pfo_entry *entries, uint32_t count)
 {
@@ -278,5 +285,6 @@ const pfo_policy_ops pfo_policy_wtinylfu = {
     .touch = wtinylfu_touch,
     .victim = wtinylfu_victim,
     .remove = wtinylfu_remove,
+    .memory = wtinylfu_memory,
     .is_consistent = wtinylfu_is_consistent,
 };

@@ -135,19 +135,16 @@ pfo_store_clear(pfo_store *store)
 /* ---- room and time --------------------------------------------------------------------------- */
 
 /* Whether `entries` more entries of `bytes` bytes fit. pre: they can fit at all. */
-static int
+static inline int
 has_room(const pfo_store *store, uint64_t entries, uint64_t bytes)
 {
     return store->table.count + entries <= store->bounds.max_entries && store->bytes <= store->bounds.max_bytes - bytes;
 }
 
-/* Takes out what is due, then what the policy names, until there is room. */
+/* Takes out what is due, then what the policy names, until there is room. pre: there is none. */
 static void
-make_room(pfo_store *store, uint64_t entries, uint64_t bytes)
+clear_room(pfo_store *store, uint64_t entries, uint64_t bytes)
 {
-    if (has_room(store, entries, bytes)) {
-        return;
-    }
     if (store->expiry.count > 0) {
         const uint64_t now_ns = store->now_ns();
         uint32_t due;
@@ -157,6 +154,14 @@ make_room(pfo_store *store, uint64_t entries, uint64_t bytes)
     }
     while (store->table.count > 0 && !has_room(store, entries, bytes)) {
         leave(store, store->policy.ops->victim(&store->policy, store->table.entries), PFO_LEAVE_EVICTED);
+    }
+}
+
+static inline void
+make_room(pfo_store *store, uint64_t entries, uint64_t bytes)
+{
+    if (!has_room(store, entries, bytes)) {
+        clear_room(store, entries, bytes);
     }
 }
 
@@ -229,7 +234,7 @@ pfo_store_resize(pfo_store *store, const pfo_bounds *bounds, pfo_error *err)
 static pfo_status
 reserve(pfo_store *store, const pfo_item *item, pfo_error *err)
 {
-    PFO_TRY(pfo_table_reserve_one(&store->table, err));
+    PFO_TRY(pfo_table_reserve_one(&store->table, pfo_slots_for(&store->bounds), err));
     if (item->ttl_ns != 0) {
         PFO_TRY(pfo_expiry_reserve(&store->expiry, store->table.capacity, err));
     }
@@ -237,7 +242,7 @@ reserve(pfo_store *store, const pfo_item *item, pfo_error *err)
 }
 
 /* A new entry, within the bounds. pre: reserve() succeeded, and the item alone fits. */
-static void
+static inline void
 enter(pfo_store *store, const pfo_item *item)
 {
     make_room(store, 1, item->bytes);
@@ -302,7 +307,8 @@ pfo_store_reset_counters(pfo_store *store)
 size_t
 pfo_store_memory(const pfo_store *store)
 {
-    return pfo_table_memory(&store->table) + pfo_expiry_memory(&store->expiry);
+    return pfo_table_memory(&store->table) + pfo_expiry_memory(&store->expiry) +
+           store->policy.ops->memory(&store->policy);
 }
 
 int

@@ -9,8 +9,8 @@
  * A time to live is in nanoseconds from now, 0 for ever. The search does not know about deadlines: whoever takes a value looks at
  * `checks` of the entry first, and drops what is due. No clock is read for an entry without a deadline, nor in a store without any.
  * Threads: none of its own; the caller serialises all calls.
- * Memory: the table's 56 bytes a slot and 8 a bucket; 16 more a slot once there is a deadline. The victim list is chained through slots
- * and allocates nothing. What pfo_store_clear() emptied is given back when its victims are taken.
+ * Memory: the table's 56 bytes a slot and 8 a bucket, 16 more a slot once there is a deadline, and what the policy takes: at most 160 bytes an entry in
+ * all from 500 entries on, 2000 under `auto`. The victim list is chained through slots and allocates nothing. What pfo_store_clear() emptied is given back when its victims are taken.
  */
 #ifndef PFO_CACHE_STORE_H
 #define PFO_CACHE_STORE_H
@@ -107,7 +107,7 @@ void pfo_store_reset_counters(pfo_store *store);
 /* Takes the oldest victim: 1 and *victim filled, or 0 when there is none. */
 int pfo_store_take_victim(pfo_store *store, pfo_victim *victim);
 
-/* Bytes of heap memory of the structure, keys and values not counted. */
+/* Bytes of heap memory of the structure and its policy, keys and values not counted. */
 size_t pfo_store_memory(const pfo_store *store);
 
 /* 1 when table, policy, deadlines, byte total and bounds agree (tests, debug builds). */

@@ -11,7 +11,9 @@
 
 #include <string.h>
 
-enum { FIRST_BUCKETS_LOG2 = 4, FIRST_SLOTS = 8 };
+enum { FIRST_BUCKETS_LOG2 = 4, FIRST_SLOTS = 8, GROWTH_PART = 4 };
+
+#define MOST_SLOTS (PFO_TABLE_MAX_SLOTS / 2)
 
 void
 pfo_table_init(pfo_table *table)
@@ -28,9 +30,16 @@ pfo_table_free(pfo_table *table)
 }
 
 static uint32_t
-home_of(const pfo_table *table, uint64_t hash)
+tag_of(uint64_t hash)
 {
-    return (uint32_t)(pfo_table_mix(hash) >> table->shift);
+    return (uint32_t)(pfo_table_mix(hash) >> 32);
+}
+
+/* pre: there are buckets, at most 2^32 of them. */
+static uint32_t
+home_of(const pfo_table *table, uint32_t tag)
+{
+    return tag >> (table->shift - 32);
 }
 
 uint32_t
@@ -49,7 +58,7 @@ pfo_table_find(const pfo_table *table, uint64_t hash, const void *key, pfo_table
         uint32_t at = (uint32_t)(mixed >> table->shift);
         while (table->buckets[at].slot != 0) {
             const uint32_t slot = table->buckets[at].slot - 1;
-            if (table->buckets[at].tag == (uint32_t)mixed && table->entries[slot].hash == hash) {
+            if (table->buckets[at].tag == (uint32_t)(mixed >> 32) && table->entries[slot].hash == hash) {
                 if (table->entries[slot].key == key) {
                     return slot;
                 }
@@ -92,13 +101,13 @@ pfo_table_find_identity(const pfo_table *table, uint64_t hash, const void *key)
 }
 
 static void
-place(pfo_table *table, uint64_t hash, uint32_t slot)
+place(pfo_table *table, pfo_bucket bucket)
 {
-    uint32_t at = home_of(table, hash);
+    uint32_t at = home_of(table, bucket.tag);
     while (table->buckets[at].slot != 0) {
         at = (at + 1) & table->bucket_mask;
     }
-    table->buckets[at] = (pfo_bucket){ .tag = (uint32_t)pfo_table_mix(hash), .slot = slot + 1 };
+    table->buckets[at] = bucket;
 }
 
 static pfo_status
@@ -110,28 +119,39 @@ grow_buckets(pfo_table *table, pfo_error *err)
     if (buckets == NULL) {
         return pfo_fail(err, PFO_NO_MEMORY, "no memory for %zu cache buckets", size);
     }
-    pfo_free(table->buckets);
+    pfo_bucket *old = table->buckets;
+    const size_t old_size = old == NULL ? 0 : (size_t)table->bucket_mask + 1;
     table->buckets = buckets;
     table->shift = 64 - log2;
     table->bucket_mask = (uint32_t)(size - 1);
-    for (uint32_t slot = 0; slot < table->used_slots; slot++) {
-        if (table->entries[slot].live) {
-            place(table, table->entries[slot].hash, slot);
+    for (size_t at = 0; at < old_size; at++) {
+        if (old[at].slot != 0) {
+            place(table, old[at]);
         }
     }
+    pfo_free(old);
     table->mutations++; /* also when no insertion follows: a search must not go on from its old place */
     return PFO_OK;
 }
 
+/* How many slots a full slab gets. A quarter more keeps the slack small; what it costs in moves is little, because large blocks are moved by
+ * mapping them elsewhere. */
+static uint32_t
+next_capacity(uint32_t capacity, uint64_t enough)
+{
+    const uint64_t grown = (uint64_t)capacity + capacity / GROWTH_PART + FIRST_SLOTS;
+    const uint64_t wanted = capacity < enough && enough < grown ? enough : grown;
+    return wanted < MOST_SLOTS ? (uint32_t)wanted : MOST_SLOTS;
+}
+
 pfo_status
-pfo_table_reserve_one(pfo_table *table, pfo_error *err)
+pfo_table_reserve_one(pfo_table *table, uint64_t enough, pfo_error *err)
 {
     if (table->free_slot == PFO_SLOT_NONE && table->used_slots == table->capacity) {
-        if (table->capacity >= PFO_TABLE_MAX_SLOTS / 2) {
-            return pfo_fail(err, PFO_OVERFLOW, "a cache holds at most %lu entries",
-                            (unsigned long)PFO_TABLE_MAX_SLOTS / 2);
+        if (table->capacity >= MOST_SLOTS) {
+            return pfo_fail(err, PFO_OVERFLOW, "a cache holds at most %lu entries", (unsigned long)MOST_SLOTS);
         }
-        const uint32_t capacity = table->capacity == 0 ? FIRST_SLOTS : table->capacity * 2;
+        const uint32_t capacity = next_capacity(table->capacity, enough);
         pfo_entry *entries = pfo_realloc_array(table->entries, capacity, sizeof *entries);
         if (entries == NULL) {
             return pfo_fail(err, PFO_NO_MEMORY, "no memory for %lu cache entries", (unsigned long)capacity);
@@ -157,7 +177,7 @@ pfo_table_insert(pfo_table *table, uint64_t hash, void *key)
     }
     table->entries[slot] =
         (pfo_entry){ .hash = hash, .key = key, .previous = PFO_SLOT_NONE, .next = PFO_SLOT_NONE, .live = 1 };
-    place(table, hash, slot);
+    place(table, (pfo_bucket){ .tag = tag_of(hash), .slot = slot + 1 });
     table->count++;
     table->mutations++;
     return slot;
@@ -167,13 +187,13 @@ void
 pfo_table_unlink(pfo_table *table, uint32_t slot)
 {
     const uint32_t mask = table->bucket_mask;
-    uint32_t hole = home_of(table, table->entries[slot].hash);
+    uint32_t hole = home_of(table, tag_of(table->entries[slot].hash));
     while (table->buckets[hole].slot != slot + 1) {
         hole = (hole + 1) & mask;
     }
     /* Shift back every later entry of the run whose home does not lie cyclically in (hole, at]. */
     for (uint32_t at = (hole + 1) & mask; table->buckets[at].slot != 0; at = (at + 1) & mask) {
-        const uint32_t home = home_of(table, table->entries[table->buckets[at].slot - 1].hash);
+        const uint32_t home = home_of(table, table->buckets[at].tag);
         if (((at - home) & mask) >= ((at - hole) & mask)) {
             table->buckets[hole] = table->buckets[at];
             hole = at;
@@ -232,12 +252,16 @@ pfo_table_is_consistent(const pfo_table *table)
             continue;
         }
         live++;
-        uint32_t at = home_of(table, table->entries[slot].hash);
+        const uint32_t tag = tag_of(table->entries[slot].hash);
+        uint32_t at = home_of(table, tag);
         while (table->buckets[at].slot != slot + 1) {
             if (table->buckets[at].slot == 0) {
                 return 0; /* not reachable from its home */
             }
             at = (at + 1) & table->bucket_mask;
+        }
+        if (table->buckets[at].tag != tag) {
+            return 0;
         }
     }
     for (uint32_t at = 0; table->buckets != NULL && at <= table->bucket_mask; at++) {

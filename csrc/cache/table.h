@@ -8,7 +8,8 @@
  * moved starts again, so that it never follows a stale bucket. [restart]
  * Threads: none of its own; the caller serialises all calls (the GIL, or its lock, which an equality callback may drop
  * around user code because of [restart]).
- * Memory: 8 bytes a bucket, at least 3 buckets for 2 entries, and sizeof(pfo_entry) a slot; both grow by doubling.
+ * Memory: 8 bytes a bucket, at least 3 and at most 6 buckets for 2 entries; sizeof(pfo_entry) a slot. Buckets grow by doubling, slots by a
+ * quarter, and at last to just what a bounded cache needs.
  */
 #ifndef PFO_CACHE_TABLE_H
 #define PFO_CACHE_TABLE_H
@@ -39,7 +40,7 @@ typedef struct pfo_entry {
 } pfo_entry;
 
 typedef struct pfo_bucket {
-    uint32_t tag;  /* low half of the mixed hash: spares most visits to the slab */
+    uint32_t tag;  /* high half of the mixed hash: says where its home is, and spares most visits to the slab */
     uint32_t slot; /* slot + 1; 0 = empty */
 } pfo_bucket;
 
@@ -71,9 +72,9 @@ uint32_t pfo_table_find(const pfo_table *table, uint64_t hash, const void *key, 
 /* The same entry pointer, no callback. */
 uint32_t pfo_table_find_identity(const pfo_table *table, uint64_t hash, const void *key);
 
-/* Makes room for one more entry, so that the pfo_table_insert() after it cannot fail. NO_MEMORY, or OVERFLOW past
- * PFO_TABLE_MAX_SLOTS. */
-pfo_status pfo_table_reserve_one(pfo_table *table, pfo_error *err);
+/* Makes room for one more entry, so that the pfo_table_insert() after it cannot fail. enough: the most slots that the caller expects to need,
+ * past which the slab does not grow before it has to. NO_MEMORY, or OVERFLOW past half of PFO_TABLE_MAX_SLOTS. */
+pfo_status pfo_table_reserve_one(pfo_table *table, uint64_t enough, pfo_error *err);
 
 /* pre: pfo_table_reserve_one() succeeded since the last insertion, and no equal key is present. Sets hash and key,
  * zeroes the rest. */
@@ -116,7 +117,7 @@ pfo_table_find_inline(const pfo_table *table, uint64_t hash, const void *key, pf
         return PFO_SLOT_NONE;
     }
     const uint64_t mixed = pfo_table_mix(hash);
-    const uint32_t tag = (uint32_t)mixed;
+    const uint32_t tag = (uint32_t)(mixed >> 32);
     for (uint32_t at = (uint32_t)(mixed >> table->shift);; at = (at + 1) & table->bucket_mask) {
         const pfo_bucket bucket = table->buckets[at];
         if (bucket.slot == 0) {

@@ -48,7 +48,7 @@ random_operations(int spread, unsigned long long seed)
             present[key] = 0;
             count--;
         } else if (!present[key] && check_random(&seed) % 4 != 0) {
-            REQUIRE(pfo_table_reserve_one(&table, NULL) == PFO_OK);
+            REQUIRE(pfo_table_reserve_one(&table, 0, NULL) == PFO_OK);
             slots[key] = pfo_table_insert(&table, hash, &keys[key]);
             present[key] = 1;
             count++;
@@ -77,7 +77,7 @@ unlink_all_keeps_slots(void)
     pfo_table_init(&table);
     pfo_table_unlink_all(&table);
     for (int i = 0; i < 100; i++) {
-        REQUIRE(pfo_table_reserve_one(&table, NULL) == PFO_OK);
+        REQUIRE(pfo_table_reserve_one(&table, 0, NULL) == PFO_OK);
         (void)pfo_table_insert(&table, hash_of(i, KEYS), &keys[i]);
     }
     pfo_table_unlink_all(&table);
@@ -87,7 +87,7 @@ unlink_all_keeps_slots(void)
         CHECK(table.entries[slot].key == &keys[slot]);
         pfo_table_release_slot(&table, slot);
     }
-    REQUIRE(pfo_table_reserve_one(&table, NULL) == PFO_OK);
+    REQUIRE(pfo_table_reserve_one(&table, 0, NULL) == PFO_OK);
     CHECK(pfo_table_insert(&table, 9, &keys[0]) < 100); /* slots are used again */
     CHECK(pfo_table_is_consistent(&table));
     pfo_table_free(&table);
@@ -112,10 +112,10 @@ meddle(void *context, const void *sought, const void *stored)
         pfo_table_unlink(self->table, slot);
         pfo_table_release_slot(self->table, slot);
         for (int i = 100; i < 140; i++) { /* grows the slab and the buckets under the search */
-            REQUIRE(pfo_table_reserve_one(self->table, NULL) == PFO_OK);
+            REQUIRE(pfo_table_reserve_one(self->table, 0, NULL) == PFO_OK);
             (void)pfo_table_insert(self->table, (uint64_t)(i * self->calls), &keys[i]);
         }
-        REQUIRE(pfo_table_reserve_one(self->table, NULL) == PFO_OK);
+        REQUIRE(pfo_table_reserve_one(self->table, 0, NULL) == PFO_OK);
         (void)pfo_table_insert(self->table, 1, key);
     }
     return self->answer < 0 ? self->answer : same_number(NULL, sought, stored);
@@ -125,7 +125,7 @@ meddle(void *context, const void *sought, const void *stored)
 static int
 grow_only(void *context, const void *sought, const void *stored)
 {
-    REQUIRE(pfo_table_reserve_one(context, NULL) == PFO_OK);
+    REQUIRE(pfo_table_reserve_one(context, 0, NULL) == PFO_OK);
     return same_number(NULL, sought, stored);
 }
 
@@ -135,7 +135,7 @@ search_restarts_when_only_the_buckets_grow(void)
     pfo_table table;
     pfo_table_init(&table);
     for (int i = 0; i < 10; i++) { /* as many as 16 buckets take */
-        REQUIRE(pfo_table_reserve_one(&table, NULL) == PFO_OK);
+        REQUIRE(pfo_table_reserve_one(&table, 0, NULL) == PFO_OK);
         (void)pfo_table_insert(&table, 1, &keys[i]);
     }
     const int nine = 9;
@@ -151,7 +151,7 @@ search_restarts_when_the_table_changes(void)
 {
     pfo_table table;
     pfo_table_init(&table);
-    REQUIRE(pfo_table_reserve_one(&table, NULL) == PFO_OK);
+    REQUIRE(pfo_table_reserve_one(&table, 0, NULL) == PFO_OK);
     (void)pfo_table_insert(&table, 1, &keys[3]);
     const int three = 3;
     const int four = 4;
@@ -187,11 +187,11 @@ survives_failing_allocations(void)
         pfo_alloc_fail_at(n);
         for (int i = 0; i < 200; i++) {
             pfo_error err = PFO_ERROR_INIT;
-            const pfo_status status = pfo_table_reserve_one(&table, &err);
+            const pfo_status status = pfo_table_reserve_one(&table, 0, &err);
             if (status != PFO_OK) {
                 CHECK(status == PFO_NO_MEMORY && strstr(err.text, "no memory") != NULL);
                 CHECK(table.count == inserted);
-                REQUIRE(pfo_table_reserve_one(&table, NULL) == PFO_OK); /* the failure was injected once */
+                REQUIRE(pfo_table_reserve_one(&table, 0, NULL) == PFO_OK); /* the failure was injected once */
             }
             (void)pfo_table_insert(&table, hash_of(i, 50), &keys[i]);
             inserted++;
@@ -202,6 +202,25 @@ survives_failing_allocations(void)
     }
 }
 
+/* The slab grows by a quarter at a time, at last to just what is enough, and past it only when it must. */
+static void
+grows_to_what_is_enough(void)
+{
+    pfo_table table;
+    pfo_table_init(&table);
+    for (uint32_t i = 0; i < 400; i++) {
+        REQUIRE(pfo_table_reserve_one(&table, 200, NULL) == PFO_OK);
+        (void)pfo_table_insert(&table, i, &keys[i % KEYS]);
+        CHECK(i < 200 ? table.capacity <= 200 : table.capacity > 200);
+        CHECK(table.capacity <= i + i / 4 + 8);
+        if (i == 199) {
+            CHECK(table.capacity == 200);
+        }
+    }
+    CHECK(pfo_table_is_consistent(&table));
+    pfo_table_free(&table);
+}
+
 int
 main(void)
 {
@@ -210,6 +229,7 @@ main(void)
     }
     RUN(agrees_with_a_list);
     RUN(unlink_all_keeps_slots);
+    RUN(grows_to_what_is_enough);
     RUN(search_restarts_when_the_table_changes);
     RUN(search_restarts_when_only_the_buckets_grow);
     RUN(survives_failing_allocations);

@@ -483,3 +483,49 @@ def test_async_exceptions_and_methods() -> None:
     assert calls == [1, 1, -1, -1]
     gc.collect()
     assert Client.get.cache_info().currsize == 0  # type: ignore[attr-defined]
+
+
+def test_tuples_of_plain_values_are_kept_as_they_are_and_others_are_looked_into() -> None:
+    array = np.zeros(2)
+    values: list[tuple[Any, ...]] = [
+        (),
+        (1, "a", None, 2.5, b"b", True, 1j),
+        (1,) * 17,
+        ((1,),),
+        (1, array),
+        ((array,),),
+    ]
+    for copies in (False, True):
+        cached = cache_result(copy=copies)(lambda index: values[index])
+        for index, value in enumerate(values):
+            cached(index)
+            assert (cached(index) is value) == (index < 4)
+    shared = cache_result(lambda: (1, array))
+    assert not shared()[1].flags.writeable
+    assert not shared()[1].flags.writeable
+    assert array.flags.writeable
+
+
+def test_a_value_computed_while_the_cache_changed_meets_what_is_there_first() -> None:
+    """The short way for plain values is only taken when nothing changed since the search."""
+    fresh = iter(range(1, 100))
+
+    @cache_result(max_size=2)
+    def inner(x: int) -> int:
+        number = next(fresh)
+        if number == 1:
+            assert inner(x) == 2  # the same key, computed inside, is kept first
+        elif number == 3:
+            inner(10), inner(11)  # the cache is full of others
+        elif number == 6:
+            inner.cache_clear()
+        return number
+
+    assert inner(0) == 2
+    assert inner(0) == 2
+    assert inner(1) == 3
+    assert inner(1) == 3
+    assert inner.cache_info().currsize == 2
+    assert inner(2) == 6  # begun before the cache was cleared: handed out, not kept
+    assert inner.cache_info().currsize == 0
+    assert inner(2) == 7

@@ -33,6 +33,10 @@ add_content_key(pfo_key_builder *builder, PyObject *object)
 static int
 build_key(const performance_cache *self, pfo_key_builder *builder, PyObject *object)
 {
+    if (is_simple(object)) {
+        pfo_key_start_simple(builder, self->tiers.state, 0, object);
+        return 0;
+    }
     pfo_key_start(builder, self->tiers.state, 0);
     const int answer = Py_TYPE(object) == self->tiers.state->content_key ? add_content_key(builder, object)
                                                                          : pfo_key_add(builder, object);
@@ -241,24 +245,45 @@ uncount_miss(performance_cache *self)
     self->tiers.store.misses -= self->tiers.store.misses > 0;
 }
 
-/* Keeps what fn returned, unless the key was deleted meanwhile, and tells those who wait. */
+/* The common case of keep() by the shortest way: 1; 0 when it is no such case; -1. */
+static int
+keep_plain(performance_cache *self, const pfo_key_builder *builder, PyObject *value, const pfo_keep *how)
+{
+    const int is_common =
+        how->disk != PFO_KEEP_DISK_WRITE && how->size == PFO_SIZE_MEASURE && pfo_value_is_plain(value);
+    return is_common ? pfo_tiers_add_plain(&self->tiers, builder, value, how->ttl_ns, how->absent_at) : 0;
+}
+
+/* Keeps what fn returned, unless the key was deleted meanwhile; what callers get of it, or NULL with an exception. */
+static PyObject *
+keep_computed(performance_cache *self, pfo_key_builder *builder, const computation *call, const pfo_flight *flight,
+              PyObject *computed, PyObject **guard)
+{
+    if (pfo_flight_is_stale(flight)) {
+        return pfo_value_prepare(self->tiers.state, computed, 0, guard);
+    }
+    const int is_kept = keep_plain(self, builder, computed, call->how);
+    if (is_kept != 0) {
+        return is_kept < 0 ? NULL : Py_NewRef(computed);
+    }
+    PyObject *kept;
+    if (keep(self, builder, call->key, computed, call->how, &kept) < 0) {
+        return NULL;
+    }
+    const int is_stale = call->how->disk == PFO_KEEP_DISK_WRITE && pfo_flight_is_stale(flight); /* since the check */
+    const int failed = is_stale && pfo_tiers_delete(&self->tiers, builder, &disk_prefix) < 0;
+    PyObject *value = failed ? NULL : pfo_value_prepare(self->tiers.state, kept, 0, guard); /* again, for the guard */
+    Py_DECREF(kept);
+    return value;
+}
+
+/* Computes and keeps the value, and tells those who wait. */
 static PyObject *
 compute(performance_cache *self, pfo_key_builder *builder, const computation *call, pfo_flight *flight)
 {
-    PyObject *value = NULL;
     PyObject *guard = NULL;
     PyObject *computed = PyObject_CallNoArgs(call->fn);
-    if (computed != NULL && pfo_flight_is_stale(flight)) {
-        value = pfo_value_prepare(self->tiers.state, computed, 0, &guard);
-    } else if (computed != NULL && keep(self, builder, call->key, computed, call->how, &value) == 0) {
-        const int is_stale =
-            call->how->disk == PFO_KEEP_DISK_WRITE && pfo_flight_is_stale(flight); /* since the check */
-        PyObject *kept = value; /* prepared already: this is for the guard */
-        value = is_stale && pfo_tiers_delete(&self->tiers, builder, &disk_prefix) < 0
-                    ? NULL
-                    : pfo_value_prepare(self->tiers.state, kept, 0, &guard);
-        Py_DECREF(kept);
-    }
+    PyObject *value = computed == NULL ? NULL : keep_computed(self, builder, call, flight, computed, &guard);
     Py_XDECREF(computed);
     if (value != NULL) {
         pfo_flight_land(flight, value, guard);
@@ -277,6 +302,7 @@ compute_in_flight(performance_cache *self, pfo_key_builder *builder, const compu
     if (pfo_tiers_version(&self->tiers, builder) != version) {
         PyObject *value = NULL;
         uncount_miss(self); /* this lookup counts in place of the first */
+        call->how->absent_at = self->tiers.store.table.mutations;
         if (pfo_tiers_get(&self->tiers, builder, &disk_prefix, PFO_TTL_DEFAULT, &value) != 0) {
             pfo_flight_give_up(flight);
             return value;
@@ -304,6 +330,7 @@ find_or_compute(performance_cache *self, pfo_key_builder *builder, const computa
     for (;;) {
         PyObject *value = NULL;
         const uint64_t version = pfo_tiers_version(&self->tiers, builder); /* the disk lets other threads in */
+        call->how->absent_at = self->tiers.store.table.mutations;
         if (pfo_tiers_get(&self->tiers, builder, &disk_prefix, PFO_TTL_DEFAULT, &value) != 0) {
             return value;
         }
@@ -349,6 +376,13 @@ parse_computed(const performance_cache *self, const char *function, const char *
     const char *const names[] = { "key", second, "persist", "ttl", "size" };
     *how = (pfo_keep)PFO_KEEP_DEFAULT;
     how->first_wins = 1;
+    how->disk_prefix = &disk_prefix;
+    if (nargs == 2 && kwnames == NULL) {
+        memset(found, 0, 5 * sizeof *found);
+        found[0] = args[0];
+        found[1] = args[1];
+        return 0;
+    }
     return pfo_parse_arguments(function, names, 5, 3, 2, args, nargs, kwnames, found) < 0
                ? -1
                : parse_keep(self, found + 2, how);

@@ -160,6 +160,11 @@ int pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, 
 int pfo_tiers_keep_prepared(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, PyObject *guard,
                             const pfo_keep *how, PyObject **kept);
 
+/* The short way for the common case: keeps a value that is pfo_value_is_plain() in a cache without disk that need not measure it, if the table
+ * still has the `mutations` at which a search for the key found nothing. 1; 0 when it is no such case, and nothing was done; -1. */
+int pfo_tiers_add_plain(pfo_tiers *tiers, const pfo_key_builder *builder, PyObject *value, uint64_t ttl_ns,
+                        uint64_t absent_at);
+
 /* ---- the rest ---- */
 
 /* 1 when there was an entry, 0, -1. */

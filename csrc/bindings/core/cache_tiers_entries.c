@@ -320,6 +320,30 @@ pfo_tiers_set_simple(pfo_tiers *tiers, PyObject *object, PyObject *value)
     return put_at(tiers, pfo_table_find_inline(&tiers->store.table, item.hash, object, pfo_key_equal_simple), &item);
 }
 
+int
+pfo_tiers_add_plain(pfo_tiers *tiers, const pfo_key_builder *builder, PyObject *value, uint64_t ttl_ns,
+                    uint64_t absent_at)
+{
+    if (tiers->disk != NULL || tiers->measures || tiers->store.table.mutations != absent_at) {
+        return 0;
+    }
+    void *key = pfo_key_keep(builder, tiers->owner, drop_orphan);
+    if (key == NULL) {
+        return -1;
+    }
+    if (tiers->closed || tiers->store.bounds.max_entries == 0 || tiers->store.table.mutations != absent_at) {
+        pfo_key_release(key);
+        return 0;
+    }
+    const pfo_item item = {
+        .hash = builder->hash,
+        .key = key,
+        .value = Py_NewRef(value),
+        .ttl_ns = ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : ttl_ns,
+    };
+    return put_at(tiers, PFO_SLOT_NONE, &item);
+}
+
 /* What stays although another value was to be kept: *first is a new reference to the good value that first_wins finds, or NULL. *slot is
  * where the key is now, PFO_SLOT_NONE or PFO_SLOT_FAILED. 0, or -1 with an exception. */
 static int

@@ -28,18 +28,27 @@ python_function(PyObject **slot, const char *module_name, const char *name)
     return *slot;
 }
 
-static int
-is_immutable_scalar(PyObject *value)
+enum { PLAIN_TUPLE_SIZE = 16 }; /* larger ones are worth a walk in Python */
+
+int
+pfo_value_is_plain_tuple(PyObject *value)
 {
-    return value == Py_None || PyLong_CheckExact(value) || PyUnicode_CheckExact(value) || PyFloat_CheckExact(value) ||
-           PyBool_Check(value) || PyBytes_CheckExact(value) || PyComplex_CheckExact(value);
+    if (PyTuple_GET_SIZE(value) > PLAIN_TUPLE_SIZE) {
+        return 0;
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); i++) {
+        if (!pfo_value_is_scalar(PyTuple_GET_ITEM(value, i))) {
+            return 0;
+        }
+    }
+    return 1;
 }
 
 PyObject *
 pfo_value_prepare(pfo_core_state *state, PyObject *value, int private_copy, PyObject **guard)
 {
     *guard = NULL;
-    if (is_immutable_scalar(value)) {
+    if (pfo_value_is_plain(value)) {
         return Py_NewRef(value);
     }
     PyObject *function = python_function(&state->values_prepare, "perfopt._values", "prepare_value");
@@ -65,7 +74,7 @@ pfo_value_prepare(pfo_core_state *state, PyObject *value, int private_copy, PyOb
 PyObject *
 pfo_value_copy(pfo_core_state *state, PyObject *value)
 {
-    if (is_immutable_scalar(value)) {
+    if (pfo_value_is_plain(value)) {
         return Py_NewRef(value);
     }
     PyObject *function = python_function(&state->values_copy, "perfopt._values", "copy_value");

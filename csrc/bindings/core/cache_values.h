@@ -13,6 +13,22 @@
 /* A bound as Python sees it: an int, or None for PFO_STORE_UNBOUNDED. New reference. */
 PyObject *pfo_bound_object(uint64_t bound);
 
+static inline int
+pfo_value_is_scalar(PyObject *value)
+{
+    return PyLong_CheckExact(value) || PyUnicode_CheckExact(value) || PyFloat_CheckExact(value) || value == Py_None ||
+           PyBool_Check(value) || PyBytes_CheckExact(value) || PyComplex_CheckExact(value);
+}
+
+int pfo_value_is_plain_tuple(PyObject *value);
+
+/* Whether a value is kept and handed out as it is, because nothing in it can be changed: a scalar, or a short tuple of such. Runs no code. */
+static inline int
+pfo_value_is_plain(PyObject *value)
+{
+    return pfo_value_is_scalar(value) || (PyTuple_CheckExact(value) && pfo_value_is_plain_tuple(value));
+}
+
 /* New reference to the value as it is to be kept, and in *guard a new reference or NULL. private_copy: nothing in it is shared
  * with the value given. NULL with an exception. May run user code. */
 PyObject *pfo_value_prepare(pfo_core_state *state, PyObject *value, int private_copy, PyObject **guard);

@@ -32,7 +32,7 @@ struct pfo_flight {
     pfo_flight *outer;       /* the next flight that the same thread computes */
     pfo_flight *beside;      /* ALONE: the listed flight of the key, a reference; else NULL */
     pfo_flight *awaits;      /* [cycles] */
-    const void *thread;      /* whose it is */
+    pfo_flight **thread;     /* whose it is: the address of its `innermost` */
     PyObject *node;          /* flight_tasks.h, or NULL */
     PyThread_type_lock gate; /* NULL until somebody waits */
     PyObject *value;         /* LANDED */
@@ -49,7 +49,7 @@ static _Thread_local pfo_flight *innermost;
 static unsigned current_generation;
 static pthread_once_t fork_handler = PTHREAD_ONCE_INIT;
 
-static const void *
+static pfo_flight **
 this_thread(void)
 {
     return &innermost;
@@ -89,6 +89,16 @@ pfo_flights_free(pfo_flights *flights)
 }
 
 static void
+free_flight(pfo_flight *flight)
+{
+    if (flight->flights->spare == NULL) {
+        flight->flights->spare = flight;
+    } else {
+        PyMem_Free(flight);
+    }
+}
+
+static void
 release(pfo_flight *flight)
 {
     if (--flight->references > 0) {
@@ -103,11 +113,7 @@ release(pfo_flight *flight)
     Py_XDECREF(flight->traceback);
     Py_XDECREF(flight->node);
     pfo_flight *beside = flight->beside;
-    if (flight->flights->spare == NULL) {
-        flight->flights->spare = flight;
-    } else {
-        PyMem_Free(flight);
-    }
+    free_flight(flight);
     if (beside != NULL) {
         release(beside);
     }
@@ -153,7 +159,7 @@ put_in_table(pfo_flights *flights, pfo_flight *flight)
     pfo_error err;
     err.code = PFO_OK; /* clearing the whole of it would cost more than the rest */
     err.text[0] = '\0';
-    const pfo_status status = pfo_table_reserve_one(&flights->table, &err);
+    const pfo_status status = pfo_table_reserve_one(&flights->table, 0, &err);
     if (status != PFO_OK) {
         (void)pfo_raise(status, &err);
         return -1;
@@ -169,13 +175,10 @@ may_be_lone(const pfo_flights *flights, const pfo_key_builder *builder)
     return flights->lone != NULL && flights->lone->hash == builder->hash;
 }
 
-/* The flight of a key: 1 and *flight, 0 when there is none, -1 exception. */
+/* find() where there are any. */
 static int
-find(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight **flight)
+search(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight **flight)
 {
-    if (flights->lone == NULL && flights->table.count == 0) {
-        return 0;
-    }
     uint32_t slot;
     do {
         if (may_be_lone(flights, builder)) {
@@ -199,6 +202,13 @@ find(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight **flight)
     }
     *flight = flights->table.entries[slot].key;
     return 1;
+}
+
+/* The flight of a key: 1 and *flight, 0 when there is none, -1 exception. */
+static inline int
+find(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight **flight)
+{
+    return flights->lone == NULL && flights->table.count == 0 ? 0 : search(flights, builder, flight);
 }
 
 /* ---- the one who computes -------------------------------------------------------------------- */
@@ -249,8 +259,8 @@ take_off(pfo_flights *flights, const pfo_key_builder *builder)
         flights->spare = flight;
         return NULL;
     }
-    flight->outer = innermost;
-    innermost = flight;
+    flight->outer = *flight->thread;
+    *flight->thread = flight;
     return flight;
 }
 
@@ -269,7 +279,7 @@ take_off_alone(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight 
 static void
 leave_thread(pfo_flight *flight)
 {
-    pfo_flight **link = &innermost;
+    pfo_flight **link = flight->thread; /* it ends where it began */
     while (*link != NULL && *link != flight) {
         link = &(*link)->outer;
     }
@@ -284,6 +294,10 @@ end(pfo_flight *flight, flight_state state)
 {
     leave_thread(flight);
     unlist(flight);
+    if (flight->references == 1 && flight->node == NULL && flight->beside == NULL && flight->gate == NULL) {
+        free_flight(flight); /* nobody was told of it, so it owns nothing: the common case */
+        return;
+    }
     flight->state = state;
     if (flight->gate != NULL) {
         PyThread_release_lock(flight->gate);
@@ -343,7 +357,7 @@ pfo_flight_give_up(pfo_flight *flight)
 static int
 leads_back(const pfo_flight *flight)
 {
-    const void *self = this_thread();
+    pfo_flight **self = this_thread();
     for (; flight != NULL && flight->generation == current_generation; flight = flight->awaits) {
         if (flight->thread == self) {
             return 1;

@@ -10,20 +10,6 @@
 #include <string.h>
 
 void
-pfo_key_start(pfo_key_builder *builder, pfo_core_state *state, int holds_weakly)
-{
-    builder->state = state;
-    builder->culprit = NULL;
-    builder->original = NULL;
-    builder->parts = builder->inline_parts;
-    builder->count = 0;
-    builder->capacity = PFO_KEY_INLINE_PARTS;
-    builder->hash = 0;
-    builder->content_ticks = 0;
-    builder->holds_weakly = holds_weakly;
-}
-
-void
 pfo_key_drop(pfo_key_builder *builder)
 {
     const Py_ssize_t count = builder->count;

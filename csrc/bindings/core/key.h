@@ -52,7 +52,34 @@ typedef struct pfo_key_builder {
     pfo_key_part inline_parts[PFO_KEY_INLINE_PARTS];
 } pfo_key_builder;
 
-void pfo_key_start(pfo_key_builder *builder, pfo_core_state *state, int holds_weakly);
+static inline void
+pfo_key_start(pfo_key_builder *builder, pfo_core_state *state, int holds_weakly)
+{
+    builder->state = state;
+    builder->culprit = NULL;
+    builder->original = NULL;
+    builder->parts = builder->inline_parts;
+    builder->count = 0;
+    builder->capacity = PFO_KEY_INLINE_PARTS;
+    builder->hash = 0;
+    builder->content_ticks = 0;
+    builder->holds_weakly = holds_weakly;
+}
+
+/* The same, and finished: the key of one exact int or str. */
+static inline void
+pfo_key_start_simple(pfo_key_builder *builder, pfo_core_state *state, int holds_weakly, PyObject *object)
+{
+    pfo_key_start(builder, state, holds_weakly);
+    builder->hash = (uint64_t)Py_TYPE(object)->tp_hash(object);
+    builder->count = 1;
+    builder->parts[0] = (pfo_key_part){
+        .kind = PyLong_CheckExact(object) ? PFO_PART_INT : PFO_PART_STR,
+        .low = builder->hash,
+        .object = Py_NewRef(object),
+    };
+}
+
 void pfo_key_drop(pfo_key_builder *builder);
 
 /* 0; 1 when the object can be no part of a key (culprit is set, no exception); -1 exception. */
