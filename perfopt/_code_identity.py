@@ -24,6 +24,7 @@ from perfopt import _core
 
 __all__ = ["code_identity", "module_of"]
 
+_MAINS = ("__main__", "__mp_main__")
 _SAME_FOR_ALL = ~0x4000000  # CO_HAS_DOCSTRING of Python 3.13 on
 
 
@@ -161,13 +162,18 @@ def code_identity(function: Callable[..., Any]) -> bytes:
 def module_of(function: Callable[..., Any]) -> tuple[str, str | None]:
     """The module that a function is of, and for ``__main__``, which means another one in every program, what tells it from those.
 
-    That is the path of the script, or the name of the module that ``python -m`` runs; None in an interactive session.
+    That is the name of the module that ``python -m`` runs, else the path of the script, also of the ``__main__.py`` in a folder
+    or an archive; None in an interactive session. It is read where the function was defined, because what runs a script for
+    another purpose, as a profiler does, may be the process's ``__main__`` itself.
     A process that multiprocessing starts calls it ``__mp_main__``: that is the same module.
     """
     module = str(getattr(function, "__module__", None))
-    if module not in ("__main__", "__mp_main__"):
+    if module not in _MAINS:
         return module, None
-    main = sys.modules.get(module)
-    spec, path = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-    program = spec.name if spec is not None else None if path is None else os.path.realpath(path)
-    return "__main__", program
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    if names.get("__name__") not in _MAINS:
+        names = getattr(sys.modules.get(module), "__dict__", {})
+    spec, path = names.get("__spec__"), names.get("__file__")
+    if spec is not None and spec.name != "__main__":
+        return "__main__", spec.name
+    return "__main__", None if path is None else os.path.realpath(path)

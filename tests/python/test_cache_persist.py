@@ -719,3 +719,31 @@ def test_functions_of_one_name_in_two_programs(tmp_path: pathlib.Path) -> None:
     assert run("-m", "one") == "one.py one.py one.py one.py 1", "the name of a module that is run"
     assert run("-m", "one") == "one.py one.py one.py one.py 0"
     assert run("-m", "again.one") == "again/one.py one.py again/one.py again/one.py 1"
+
+
+def test_functions_of_one_name_in_programs_that_are_folders_or_run_by_a_profiler(tmp_path: pathlib.Path) -> None:
+    text = """
+        import functools, sys
+        from perfopt.cache import cache_result
+        def plain(function):
+            return functools.wraps(function)(lambda x: function(x))
+        @cache_result(persist=True, cache_dir=sys.argv[1], version=1)
+        @plain
+        def function(x):
+            return "{answer}"
+        print(function(1), function.cache_info().misses)
+    """
+    programs = ("one", "two")
+    for name in programs:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__main__.py").write_text(textwrap.dedent(text).format(answer=name))
+
+    def run(*command: str) -> str:
+        arguments = [sys.executable, *command, str(tmp_path / "cache")]
+        done = subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+        return done.stdout.partition("\n")[0]
+
+    assert [run(name) for name in programs] == ["one 1", "two 1"]
+    assert [run(name + "/__main__.py") for name in programs] == ["one 0", "two 0"]
+    assert [run("-m", "cProfile", name + "/__main__.py") for name in programs] == ["one 0", "two 0"]
+    assert [run("-m", name) for name in programs] == ["one 1", "two 1"]
