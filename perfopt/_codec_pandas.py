@@ -105,6 +105,15 @@ def _restore_raw(arrow: Any, column: Any, dtype: Any) -> Any:
     return numpy.frombuffer(column.buffers()[1], dtype, len(column), column.offset * dtype.itemsize)
 
 
+def _restore_masked(column: Any, dtype: Any) -> Any:
+    """Not by the dtype's ``__from_arrow__()``, which takes NaN for missing."""
+    import numpy
+
+    missing = column.is_null().to_numpy(zero_copy_only=False)
+    values = column.fill_null(dtype.type(0).item()).to_numpy(zero_copy_only=False)
+    return dtype.construct_array_type()(numpy.array(values, dtype.numpy_dtype), missing)
+
+
 def _string_dtype(storage: str, missing: str) -> Any:
     import pandas
 
@@ -220,7 +229,7 @@ def _restore_column(arrow: Any, column: Any, description: Any, values: list[Any]
         case ["arrow"]:
             return pandas.ArrowDtype(column.type).__from_arrow__(column)
         case ["masked", str(name)] if name in _MASKED:
-            return pandas.api.types.pandas_dtype(name).__from_arrow__(column)
+            return _restore_masked(column, pandas.api.types.pandas_dtype(name))
     raise ValueError("an unknown description of a column")
 
 

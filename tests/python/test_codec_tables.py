@@ -181,6 +181,9 @@ SERIES: dict[str, Callable[[], Any]] = {
     "intervals of times": lambda: pd.Series(pd.interval_range(pd.Timestamp("2020", tz="UTC"), periods=2)),
     "missing floats": lambda: pd.Series([1.5, None, 2.5], dtype="Float64"),
     "short missing floats": lambda: pd.Series([1.5, None, 2.5], dtype="Float32"),
+    "missing floats and NaN": lambda: pd.Series(
+        pd.arrays.FloatingArray(np.array([np.nan, 1.5, np.nan]), np.array([False, False, True]))
+    ),
     "missing ints": lambda: pd.Series([1, None, 2**60 + 1], dtype="Int64"),
     "short missing ints": lambda: pd.Series([1, None, 3], dtype="UInt8"),
     "missing bools": lambda: pd.Series([True, None, False], dtype="boolean"),
