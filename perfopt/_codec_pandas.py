@@ -57,10 +57,17 @@ def _describe_objects(arrow: Any, values: Any, keep: Keep) -> Described:
     return ["objects", keep(list(values))], arrow.nulls(len(values))
 
 
-def _restore_objects(column: Any, sentinel: str | None) -> Any:
+def _check_type(column: Any, *types: Any) -> None:
+    """Before anything is made of a column: one of nulls, or of runs, may be far longer than its bytes."""
+    if column.type not in types:
+        raise ValueError("a column of another type than its description")
+
+
+def _restore_objects(arrow: Any, column: Any, sentinel: str | None) -> Any:
+    _check_type(column, arrow.large_string(), arrow.string())
     values = column.to_numpy(zero_copy_only=False)
-    if values.dtype.kind != "O" or (sentinel is None and column.null_count):
-        raise ValueError("not a column of text")
+    if sentinel is None and column.null_count:
+        raise ValueError("missing text that nothing stands for")
     if sentinel not in (None, "none"):
         values[column.is_null().to_numpy(zero_copy_only=False)] = _missing_values()[sentinel]
     return values
@@ -86,11 +93,9 @@ def _describe_numpy(arrow: Any, values: Any, keep: Keep) -> Described:
     return ["raw", description], arrow.Array.from_buffers(arrow.binary(dtype.itemsize), len(values), [None, data])
 
 
-def _restore_numpy(column: Any, dtype: Any) -> Any:
-    values = column.to_numpy(zero_copy_only=False)
-    if (values.dtype.kind, values.dtype.itemsize) != (dtype.kind, dtype.itemsize):
-        raise ValueError("a column of another dtype than its description")
-    values = values.view(dtype)
+def _restore_numpy(arrow: Any, column: Any, dtype: Any) -> Any:
+    _check_type(column, arrow.from_numpy_dtype(dtype))
+    values = column.to_numpy(zero_copy_only=False).view(dtype)
     values.flags.writeable = False
     return values
 
@@ -98,17 +103,19 @@ def _restore_numpy(column: Any, dtype: Any) -> Any:
 def _restore_raw(arrow: Any, column: Any, dtype: Any) -> Any:
     import numpy
 
-    if column.type != arrow.binary(dtype.itemsize) or column.null_count or dtype.hasobject:
+    _check_type(column, arrow.binary(dtype.itemsize))
+    if column.null_count or dtype.hasobject:
         raise ValueError("a column of another dtype than its description")
     if len(column) == 0:
         return numpy.empty(0, dtype)
     return numpy.frombuffer(column.buffers()[1], dtype, len(column), column.offset * dtype.itemsize)
 
 
-def _restore_masked(column: Any, dtype: Any) -> Any:
+def _restore_masked(arrow: Any, column: Any, dtype: Any) -> Any:
     """Not by the dtype's ``__from_arrow__()``, which takes NaN for missing."""
     import numpy
 
+    _check_type(column, arrow.from_numpy_dtype(dtype.numpy_dtype))
     missing = column.is_null().to_numpy(zero_copy_only=False)
     values = column.fill_null(dtype.type(0).item()).to_numpy(zero_copy_only=False)
     return dtype.construct_array_type()(numpy.array(values, dtype.numpy_dtype), missing)
@@ -202,17 +209,18 @@ def _restore_column(arrow: Any, column: Any, description: Any, values: list[Any]
 
     match description:
         case ["numpy", dtype]:
-            return _restore_numpy(column, arrays.restore_dtype(dtype))
+            return _restore_numpy(arrow, column, arrays.restore_dtype(dtype))
         case ["raw", dtype]:
             return _restore_raw(arrow, column, arrays.restore_dtype(dtype))
         case ["text", None | "none" | "nan" | "NA" | "NaT" as sentinel]:
-            return _restore_objects(column, sentinel)
+            return _restore_objects(arrow, column, sentinel)
         case ["objects", number]:
             return _object_array(_list(values[number]))
         case ["categories", bool(ordered), labels]:
             codes, categories = _restore_codes(arrow, column, labels, values)
             return pandas.Categorical.from_codes(codes, dtype=pandas.CategoricalDtype(categories, ordered))
         case ["zone", number]:
+            _check_type(column, *(arrow.timestamp(unit, "UTC") for unit in ("s", "ms", "us", "ns")))
             instants = column.cast(arrow.timestamp(column.type.unit)).to_numpy(zero_copy_only=False)
             return pandas.array(instants, instants.dtype).tz_localize("UTC").tz_convert(values[number])
         case ["period", str(frequency)]:
@@ -223,13 +231,14 @@ def _restore_column(arrow: Any, column: Any, description: Any, values: list[Any]
             rights = _restore_column(arrow, column.field("right"), right, values)
             return pandas.arrays.IntervalArray.from_arrays(lefts, rights, closed)
         case ["string", "pyarrow", "NA" | "nan" as missing]:
+            _check_type(column, arrow.large_string(), arrow.string())
             return _string_dtype("pyarrow", missing).__from_arrow__(column)
         case ["string", "python", "NA" | "nan" as missing]:
-            return pandas.array(_restore_objects(column, "none"), _string_dtype("python", missing))
+            return pandas.array(_restore_objects(arrow, column, "none"), _string_dtype("python", missing))
         case ["arrow"]:
             return pandas.ArrowDtype(column.type).__from_arrow__(column)
         case ["masked", str(name)] if name in _MASKED:
-            return _restore_masked(column, pandas.api.types.pandas_dtype(name))
+            return _restore_masked(arrow, column, pandas.api.types.pandas_dtype(name))
     raise ValueError("an unknown description of a column")
 
 

@@ -562,7 +562,8 @@ def stream(schema: Any, batches: list[Any], structure: bytes | None) -> bytes:
 
     metadata = None if structure is None else {"perfopt": base64.b64encode(structure)}
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema.with_metadata(metadata)) as writer:
+    options = pa.ipc.IpcWriteOptions(allow_64bit=True)
+    with pa.ipc.new_stream(sink, schema.with_metadata(metadata), options=options) as writer:
         for batch in batches:
             writer.write_batch(batch.replace_schema_metadata(metadata))
     return bytes(sink.getvalue())
@@ -615,6 +616,36 @@ def test_descriptions_that_lie(structure: bytes | None) -> None:
     pytest.importorskip("pytz")
     with pytest.raises(ValueError, match="no arrow/1 value"):
         decode("arrow/1", stream(COLUMN.schema, [COLUMN], structure), None, CONTEXT)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        ["numpy", "<f8"],
+        ["numpy", "<M8[ns]"],
+        ["raw", ">f8"],
+        ["text", "none"],
+        ["categories", False, ["values", 0, None, ["text", None]]],
+        ["zone", 2],
+        ["period", "D"],
+        ["intervals", "left", ["numpy", "<f8"], ["numpy", "<f8"]],
+        ["string", "python", "NA"],
+        ["string", "pyarrow", "NA"],
+        ["masked", "Int8"],
+        ["masked", "boolean"],
+    ],
+    ids=repr,
+)
+def test_columns_longer_than_their_bytes_are_refused_unseen(of: list[Any]) -> None:
+    rows = 1 << 40
+    structure = table_mark(
+        "w", ["pandas", "series", 0, ["range", 1, 0, rows, 1], [of], 3, True], None, [None], "UTC", {}
+    )
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([rows], pa.int64()), ["a"])
+    for column in (pa.Array.from_buffers(pa.null(), rows, [None]), runs):
+        batch = pa.record_batch({"a": column})
+        with pytest.raises(ValueError, match="no arrow/1 value"):
+            decode("arrow/1", stream(batch.schema, [batch], structure), None, CONTEXT)
 
 
 def test_a_stream_is_one_tables() -> None:
