@@ -68,7 +68,7 @@ def write(content: Content) -> tuple[Any, ...]:
     """The parts of a stream, which look into the buffers of the batches.
 
     Raises:
-        Unstorable: a type that the format, or this file, does not take.
+        Unstorable: a type that the format, or this file, does not take; or values that Arrow's own validation does not.
     """
     import pyarrow as arrow
 
@@ -77,9 +77,10 @@ def write(content: Content) -> tuple[Any, ...]:
         _check_schema(arrow, content.schema)
         with arrow.ipc.new_stream(arrow.PythonFile(parts, mode="w"), content.schema) as stream:
             for batch in content.batches:
+                batch.validate(full=True)  # as who reads it does
                 stream.write_batch(batch)
     except arrow.ArrowException as error:
-        raise Unstorable(named_culprit(f"Arrow data of a type without a stream format ({error})"[:200])) from error
+        raise Unstorable(named_culprit(f"Arrow data that no stream holds ({error})"[:200])) from error
     parts.flush()
     return tuple(parts.parts)
 

@@ -375,6 +375,12 @@ def unit_array() -> Any:
     return pa.ExtensionArray.from_storage(Unit(), pa.array([1.0]))
 
 
+def far_text() -> Any:
+    """Whose second item would end far behind its buffer."""
+    offsets = pa.py_buffer(np.array([0, 1 << 30, 1], np.int32))
+    return pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"x")])
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "subclass": (lambda: Frame({"a": [1]}), "Frame"),
     "objects": (lambda: pd.Series([object()]), "object"),
@@ -386,10 +392,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: pd.DatetimeIndex(["2020-01-02"], freq=pd.offsets.CustomBusinessDay(holidays=["2020-01-01"])),
         "freq",
     ),
-    "extension type": (
-        lambda: pa.array([1], pa.int64()).cast(pa.int64()).view(pa.int64()) and unit_array(),
-        "extension",
+    "extension type": (unit_array, "extension"),
+    "part of a day": (lambda: pa.array([1], pa.int64()).view(pa.date64()), "whole number of days"),
+    "no UTF-8": (lambda: pa.table({"a": pa.array([b"\xff"]).view(pa.string())}), "UTF8"),
+    "no UTF-8 in pandas": (
+        lambda: pd.Series(pd.arrays.ArrowExtensionArray(pa.array([b"\xff"]).view(pa.string()))),
+        "UTF8",
     ),
+    "offsets out of the buffer": (far_text, "offset"),
 }
 
 
@@ -655,11 +665,9 @@ def test_a_stream_is_one_tables() -> None:
 
 
 def test_offsets_out_of_the_buffer_and_extension_types_are_refused() -> None:
-    offsets = pa.py_buffer(np.array([0, 1 << 30, 1], np.int32))
-    text = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"x")])
     far = pa.DictionaryArray.from_arrays(pa.array([0, 9], pa.int8()), ["a"], safe=False)
     marked = pa.schema([pa.field("a", pa.int64(), metadata={"ARROW:extension:name": "x"})])
-    for column in (text, far):
+    for column in (far_text(), far):
         batch = pa.record_batch({"a": column})
         data = stream(batch.schema, [batch], table_mark("w", ["arrow", "table", None]))
         with pytest.raises(ValueError, match="no arrow/1 value"):
