@@ -173,11 +173,21 @@ def _restore_codes(arrow: Any, column: Any, description: Any, values: list[Any])
     return codes, _restore_index(arrow, [column.dictionary], description, values)
 
 
+def _is_plain(pandas: Any, array: Any) -> bool:
+    """Whether it is of the very class that columns of its dtype are of."""
+    numpy = sys.modules["numpy"]
+    if isinstance(array.dtype, numpy.dtype):
+        return type(array) in (numpy.ndarray, pandas.arrays.DatetimeArray, pandas.arrays.TimedeltaArray)
+    return type(array) is array.dtype.construct_array_type()
+
+
 def _describe_column(arrow: Any, array: Any, keep: Keep) -> Described:
     """A column's values: an array of NumPy's or an extension array."""
     pandas, numpy = sys.modules["pandas"], sys.modules["numpy"]
     dtype = array.dtype
     kind = type(dtype)
+    if not _is_plain(pandas, array):
+        raise Unstorable(type(array))
     if isinstance(dtype, numpy.dtype):
         return _describe_numpy(arrow, numpy.asarray(array), keep)
     if kind is pandas.CategoricalDtype:
@@ -197,7 +207,7 @@ def _describe_column(arrow: Any, array: Any, keep: Keep) -> Described:
         return _describe_string(arrow, array)
     if kind is pandas.ArrowDtype:
         return ["arrow"], _one_array(arrow, array.__arrow_array__())
-    if str(dtype) in _MASKED and kind.__module__.partition(".")[0] == "pandas":
+    if str(dtype) in _MASKED and kind is getattr(pandas, kind.__name__, None):
         return ["masked", str(dtype)], array.__arrow_array__()
     if kind is pandas.SparseDtype:
         raise Unstorable(named_culprit("SparseArray (use .sparse.to_dense())"))
@@ -269,7 +279,7 @@ def _describe_index(arrow: Any, index: Any, keep: Keep) -> tuple[list[Any], list
     """(description, its columns: none of a range, one, or one a level)"""
     pandas = sys.modules["pandas"]
     kind = type(index)
-    if kind.__module__.partition(".")[0] != "pandas":
+    if kind is not getattr(pandas, kind.__name__, None):  # a subclass, wherever it says that it is from
         raise Unstorable(kind)
     names = keep(list(index.names))
     if kind is pandas.RangeIndex:

@@ -364,6 +364,18 @@ class Name(str):
     pass
 
 
+class Index(pd.Index):  # type: ignore[misc]
+    __module__ = "pandas.core"
+
+
+class Ints(pd.arrays.IntegerArray):  # type: ignore[misc]
+    pass
+
+
+class Category(pd.Categorical):  # type: ignore[misc]
+    pass
+
+
 def unit_array() -> Any:
     class Unit(pa.ExtensionType):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -383,6 +395,10 @@ def far_text() -> Any:
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "subclass": (lambda: Frame({"a": [1]}), "Frame"),
+    "subclass of an index": (lambda: Index._simple_new(np.arange(2)), "Index"),
+    "subclass of an array": (lambda: pd.Series(Ints(np.arange(2), np.zeros(2, bool))), "Ints"),
+    "subclass in a frame": (lambda: pd.DataFrame({"a": Category(["x"])}), "Category"),
+    "subclass in an index": (lambda: pd.Series([1], index=pd.Index(Ints(np.arange(1), np.zeros(1, bool)))), "Ints"),
     "objects": (lambda: pd.Series([object()]), "object"),
     "subclasses of str": (lambda: pd.Series([Name("a")], dtype=object), "Name"),
     "sparse": (lambda: pd.Series(pd.arrays.SparseArray([0, 0, 1])), "to_dense"),
