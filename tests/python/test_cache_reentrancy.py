@@ -6,12 +6,12 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from counting import counted
 
-from perfopt.cache import cache_result
+from perfopt.cache import PerformanceCache, cache_result
 
 
 class Value:
@@ -282,3 +282,33 @@ def test_two_threads_computing_one_key_agree_afterwards() -> None:
         thread.join()
     assert results[0] is results[1] is slow(1)
     assert slow.cache_info().currsize == 1  # type: ignore[attr-defined]
+
+
+def test_a_key_that_is_deleted_while_its_value_is_measured_is_not_kept() -> None:
+    class Value(list[Any]):
+        forget: ClassVar[Callable[[], object]]
+
+        def __sizeof__(self) -> int:
+            type(self).forget()
+            return 100
+
+    cache = PerformanceCache(max_bytes=10_000)
+
+    function: Any = cache_result(max_bytes=10_000)(lambda x: Value())
+    for forget in (lambda: cache.delete("k"), cache.clear):
+        Value.forget = forget
+        assert cache.get_or_compute("k", Value) == []
+        assert len(cache) == 0
+    for forget in (lambda: function.invalidate(1), function.cache_clear):
+        Value.forget = forget
+        assert function(1) == []
+        info = function.cache_info()
+        assert (info.currsize, info.bytes, info.rejects) == (0, 0, 0)
+
+    def replace() -> None:
+        cache.delete("k")
+        cache.set("k", "newer")
+
+    Value.forget = replace
+    assert cache.get_or_compute("k", Value) == "newer", "what was there first stays"
+    assert cache.get("k") == "newer"

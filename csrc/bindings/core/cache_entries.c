@@ -267,6 +267,7 @@ keep_computed(performance_cache *self, pfo_key_builder *builder, const computati
         return is_kept < 0 ? NULL : Py_NewRef(computed);
     }
     PyObject *kept;
+    call->how->flight = flight;
     if (keep(self, builder, call->key, computed, call->how, &kept) < 0) {
         return NULL;
     }

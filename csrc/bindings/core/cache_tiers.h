@@ -144,6 +144,7 @@ typedef struct pfo_keep {
     uint64_t
         absent_at; /* the table's `mutations` at which a search found nothing: while they stay, it is not repeated. 0, a new
                            * table's, always holds */
+    const pfo_flight *flight; /* NULL, or nothing is put into memory once it is stale: what a delete saw in flight */
     int only_if_changes; /* this is no change of its own, and happens only while the stripe's number is `changes` */
     uint64_t changes;
 } pfo_keep;

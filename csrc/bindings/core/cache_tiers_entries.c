@@ -429,7 +429,8 @@ keep_in_memory(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, P
     const int touches_disk = how->disk != PFO_KEEP_DISK_AS_IT_IS || how->only_if_changes;
     const int overtaken =
         tiers->disk != NULL && touches_disk && *stripe_of(tiers, builder) != expected_changes; /* [stripes] */
-    if (failed || tiers->closed || *first != NULL || overtaken) {
+    const int is_stale = how->flight != NULL && pfo_flight_is_stale(how->flight); /* since measuring ran code */
+    if (failed || tiers->closed || *first != NULL || overtaken || is_stale) {
         const int may_differ = overtaken && (!how->first_wins || how->disk == PFO_KEEP_DISK_WRITE);
         if (!failed && may_differ && slot != PFO_SLOT_NONE) {
             remove_slot(tiers, slot, PFO_LEAVE_REPLACED);

@@ -138,10 +138,11 @@ pfo_cached_keep(pfo_cached_function *self, pfo_key_builder *builder, const pfo_d
         .label = self->label,
         .culprit = &culprit,
         .absent_at = departure->absent_at,
+        .flight = departure->flight,
     };
     PyObject *kept = NULL;
     int is_kept = pfo_tiers_keep_prepared(self->tiers, builder, *value, Py_XNewRef(*guard), &how, &kept);
-    self->rejects += culprit != NULL || (is_kept == 0 && !self->tiers->closed);
+    self->rejects += culprit != NULL || (is_kept == 0 && !self->tiers->closed && !is_stale(self, departure));
     if (culprit != NULL && is_kept >= 0 && warn_not_storable(self, culprit) < 0) {
         is_kept = -1;
     }
