@@ -1,7 +1,6 @@
 """C engines of perfopt that need no NumPy: cache, profiler, memory monitor, backend loader."""
 
 from collections.abc import Callable, Iterable, Sequence
-from contextvars import ContextVar
 from datetime import timedelta
 from os import PathLike
 from typing import Any, Literal, Protocol, TypedDict, final
@@ -56,7 +55,6 @@ def report_unraisable(error: BaseException, where: object, /) -> None: ...
 # cache
 
 def _connect_flights(
-    innermost: ContextVar[Any],
     enter: Callable[[], Any],
     leave: Callable[[Any], object],
     begin_wait: Callable[[Any], Any],

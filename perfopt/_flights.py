@@ -7,7 +7,7 @@ if it had awaited the computation itself.
 
 Who would wait for itself computes on its own instead: a computation knows what it waits for, and the computation that a call is
 made in is found through a context variable, also from tasks that it starts, and from threads that asyncio.to_thread() starts for
-it. What a thread computes in there takes part in the same graph (csrc/bindings/core/flight_tasks.h), so that circles through
+it. What threads compute takes part in the same graph (csrc/bindings/core/flight_tasks.h), so that circles through
 tasks and threads are found too. Calls that other event loops make know nothing of this loop's flights.
 
 Nothing here keeps a loop, a task or an argument alive: flights are held by those who wait for them, and only weakly from here.
@@ -32,7 +32,7 @@ __all__ = ["Computation", "Flights", "WouldWaitForItself"]
 class Computation:
     """One computation of one key: what it waits for at this moment, and whether its key still leads to it.
 
-    around: of one that a thread does inside another computation (see the end of this file), that other one; else None.
+    around: of one that a thread does (see the end of this file) inside another computation, that other one; else None.
     """
 
     __slots__ = ("around", "awaits", "has_ended", "is_listed")
@@ -73,7 +73,7 @@ _innermost: ContextVar[Computation | None] = ContextVar("perfopt.cache.innermost
 def _current() -> Computation | None:
     """What this call is made in. A task that outlives the computation of a thread where it began is in the one around that."""
     computation = _innermost.get()
-    while computation is not None and computation.has_ended and computation.around is not None:
+    while computation is not None and computation.has_ended:
         computation = computation.around
     return computation
 
@@ -190,15 +190,14 @@ async def _landing_of(flight: _Flight) -> None:
         del flight, task  # an exception's traceback must not lead back to its task
 
 
-# ---- what threads compute inside a computation of tasks: called by flight_tasks.c ----------------------------------------------
+# ---- what threads compute: called by flight_tasks.c ----------------------------------------------------------------------------
 
 
-def _enter() -> Computation | None:
+def _enter() -> Computation:
     around = _current()
-    if around is None:
-        return None
     computation = Computation(around)
-    around.awaits.append(computation)
+    if around is not None:
+        around.awaits.append(computation)
     _innermost.set(computation)
     return computation
 
@@ -208,7 +207,7 @@ def _leave(computation: Computation) -> None:
     around = computation.around
     if around is not None:
         around.awaits.remove(computation)
-        _innermost.set(around)
+    _innermost.set(around)
 
 
 def _begin_wait(other: Computation) -> tuple[Computation, Computation] | bool | None:
@@ -231,4 +230,4 @@ def _end_wait(wait: tuple[Computation, Computation]) -> None:
     mine.awaits.remove(other)
 
 
-_core._connect_flights(_innermost, _enter, _leave, _begin_wait, _end_wait)
+_core._connect_flights(_enter, _leave, _begin_wait, _end_wait)

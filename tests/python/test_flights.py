@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -108,6 +109,55 @@ def test_a_circle_through_two_threads_and_two_tasks(keys: Keys) -> None:
 
     assert run(main()) == "anew"
     assert keys.calls == ["first", "middle", "last", "middle"]
+
+
+def test_a_circle_through_a_thread_outside_of_all_tasks(keys: Keys) -> None:
+    """first waits for a thread's plain, which waits for last, which waits for first: only the last of these waits closes it."""
+    asked = threading.Event()
+    answers: list[Any] = []
+
+    async def main() -> Any:
+        loop = asyncio.get_running_loop()
+        depth: list[int] = []
+
+        def plain() -> Any:
+            asked.wait(60)
+            return keys.of_thread("last", last)
+
+        def last() -> Any:
+            asked.set()
+            time.sleep(0.2)  # so that all others wait
+            return asyncio.run_coroutine_threadsafe(keys.of_task("first", first), loop).result()
+
+        async def first() -> Any:
+            depth.append(1)
+            return "anew" if len(depth) == 2 else await asyncio.to_thread(keys.of_thread, "plain", plain)
+
+        thread = threading.Thread(target=lambda: answers.append(keys.of_thread("plain", plain)))
+        thread.start()
+        while "plain" not in keys.calls:
+            await asyncio.sleep(0.001)
+        waiting = asyncio.ensure_future(keys.of_task("first", first))
+        await asyncio.sleep(0.05)
+        answer = await asyncio.to_thread(keys.of_thread, "last", last)
+        await asyncio.to_thread(thread.join)
+        return answer, await waiting
+
+    assert run(main()) == ("anew", "anew")
+    assert answers == ["anew"]
+    assert sorted(keys.calls) == ["first", "first", "last", "plain"]
+
+
+def test_a_thread_that_runs_a_loop_of_its_own(keys: Keys) -> None:
+    """The loop's tasks are part of what the thread computes, and ask for it from another thread."""
+    depth: list[int] = []
+
+    def outer() -> Any:
+        depth.append(1)
+        return "anew" if len(depth) == 2 else run(asyncio.to_thread(keys.of_thread, "outer", outer))
+
+    assert keys.of_thread("outer", outer) == "anew"
+    assert keys.calls == ["outer", "outer"]
 
 
 def test_a_circle_back_to_the_first_task(keys: Keys) -> None:

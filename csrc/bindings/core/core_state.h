@@ -47,7 +47,6 @@
     X(numpy_random_state)                                                                                              \
     X(random_random)                                                                                                   \
     X(keys_reduce)                                                                                                     \
-    X(tasks_innermost)                                                                                                 \
     X(tasks_enter)                                                                                                     \
     X(tasks_leave)                                                                                                     \
     X(tasks_begin_wait)                                                                                                \

@@ -514,7 +514,7 @@ pfo_flight_board(pfo_flights *flights, const pfo_key_builder *builder, pfo_board
     if (boarded->flight == NULL) {
         return PFO_FLIGHT_FAILED;
     }
-    if (builder->state->tasks_innermost != NULL && pfo_tasks_enter(builder->state, &boarded->flight->node) < 0) {
+    if (builder->state->tasks_enter != NULL && pfo_tasks_enter(builder->state, &boarded->flight->node) < 0) {
         pfo_flight_give_up(boarded->flight);
         return PFO_FLIGHT_FAILED;
     }

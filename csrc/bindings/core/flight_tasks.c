@@ -7,19 +7,8 @@
 int
 pfo_tasks_enter(pfo_core_state *state, PyObject **node)
 {
-    *node = NULL;
-    PyObject *around;
-    if (PyContextVar_Get(state->tasks_innermost, NULL, &around) < 0) {
-        return -1;
-    }
-    const int is_inside = around != NULL && around != Py_None;
-    Py_XDECREF(around);
-    if (!is_inside) {
-        return 0;
-    }
-    PyObject *begun = PyObject_CallNoArgs(state->tasks_enter);
-    *node = begun == Py_None ? NULL : begun;
-    return begun == NULL ? -1 : 0;
+    *node = PyObject_CallNoArgs(state->tasks_enter);
+    return *node == NULL ? -1 : 0;
 }
 
 /* Calls a function that has nothing to say, with what it is to end, whose reference it takes over. Keeps an exception that is set. */
@@ -67,23 +56,21 @@ pfo_tasks_end_wait(pfo_core_state *state, PyObject *wait)
 }
 
 PyDoc_STRVAR(connect_doc,
-             "_connect_flights(innermost, enter, leave, begin_wait, end_wait, /)\n--\n\n"
+             "_connect_flights(enter, leave, begin_wait, end_wait, /)\n--\n\n"
              "What the flights of threads are to know of those of tasks: perfopt._flights says it. Internal.");
 
 static PyObject *
 connect_flights(PyObject *module, PyObject *args)
 {
     pfo_core_state *state = pfo_core_state_of(module);
-    PyObject *innermost, *enter, *leave, *begin_wait, *end_wait;
-    if (!PyArg_ParseTuple(args, "O!OOOO:_connect_flights", &PyContextVar_Type, &innermost, &enter, &leave, &begin_wait,
-                          &end_wait)) {
+    PyObject *enter, *leave, *begin_wait, *end_wait;
+    if (!PyArg_ParseTuple(args, "OOOO:_connect_flights", &enter, &leave, &begin_wait, &end_wait)) {
         return NULL;
     }
-    Py_XSETREF(state->tasks_enter, Py_NewRef(enter));
     Py_XSETREF(state->tasks_leave, Py_NewRef(leave));
     Py_XSETREF(state->tasks_begin_wait, Py_NewRef(begin_wait));
     Py_XSETREF(state->tasks_end_wait, Py_NewRef(end_wait));
-    Py_XSETREF(state->tasks_innermost, Py_NewRef(innermost)); /* the last: it says that all are there */
+    Py_XSETREF(state->tasks_enter, Py_NewRef(enter)); /* the last: it says that all are there */
     Py_RETURN_NONE;
 }
 
