@@ -41,7 +41,8 @@ int pfo_file_sync_all(int descriptor); /* everything written to the file system 
 int pfo_file_truncate(int descriptor, uint64_t length);
 /* The file's first length bytes have room on the disk: a full disk is an error here and not a signal later. */
 int pfo_file_allocate(int descriptor, uint64_t length);
-/* The same as a wish: blocks are found in one go and not write by write. 0 also where the file system cannot: the writes will tell. */
+/* The same as a wish: blocks are found in one go and not write by write. 0 also where the file system cannot, or a
+ * signal came between: the writes will tell. */
 int pfo_file_reserve(int descriptor, uint64_t length);
 int pfo_file_rename(int directory, const char *from, const char *to);
 int pfo_file_remove(int directory, const char *name);
@@ -61,8 +62,8 @@ int pfo_file_lock(int descriptor, short kind, int waiting);
 typedef enum pfo_fault { PFO_FAULT_IO, PFO_FAULT_FULL, PFO_FAULT_SHORT } pfo_fault;
 /* The n-th call from now on fails, once (n >= 1), or moves only half of its bytes and then fails (SHORT); 0 switches injection off. */
 void pfo_files_fail_at(long n, pfo_fault fault);
-/* Other than 0: pfo_file_reserve() meets a file system that cannot. */
-void pfo_files_refuse_reserving(int refuses);
+/* pfo_file_reserve() meets a file system that answers with this errno value; 0: one that can. */
+void pfo_files_refuse_reserving(int error);
 void pfo_files_fail_from(long n, pfo_fault fault); /* the n-th and all after it, until pfo_files_fail_at(0, ...) */
 /* These bytes of a file (whole pages) cannot be read any more, until pages are written whole. begin == end: all can. */
 void pfo_files_unreadable(uint64_t inode, uint64_t begin, uint64_t end);
