@@ -130,14 +130,43 @@ pfo_status pfo_disk_grow(pfo_disk *disk, pfo_error *err);
 void pfo_disk_drop_index(pfo_disk *disk);
 /* pre: locked. The same with half the slots. OVERFLOW: they are too few. */
 pfo_status pfo_disk_shrink(pfo_disk *disk, pfo_error *err);
+/* pre: locked. Everything in the directory, in bytes, garbage included. */
+uint64_t pfo_disk_bytes(const pfo_disk *disk, const pfo_index *index);
+
+/* ---- disk_directory.c ---- */
+
 /* A name in tmp/ that nobody else uses; it ends with the bytes the file is meant to have. */
 void pfo_disk_temporary_name(pfo_disk *disk, uint64_t bytes, char name[PFO_DISK_NAME]);
 /* fsync of the folder `name` where the handle promises to survive a power cut. */
 pfo_status pfo_disk_sync_folder(pfo_disk *disk, const char *name, pfo_error *err);
 /* IO with the system's text, and which file. */
 pfo_status pfo_disk_io_error(pfo_error *err, int error, const char *what, const char *name);
-/* pre: locked. Everything in the directory, in bytes, garbage included. */
-uint64_t pfo_disk_bytes(const pfo_disk *disk, const pfo_index *index);
+/* Which run of the machine this is: after a power cut the index may be a mixture of old and new pages. */
+void pfo_disk_read_boot(unsigned char boot[16]);
+/* pre: `lock` is held. Opens the directory, for the first time or because the one that was open is gone: readers may be using its
+ * descriptor, which comes to name the new one. On failure the old one stays, and is found to be gone again. */
+pfo_status pfo_disk_open_directory(pfo_disk *disk, pfo_error *err);
+pfo_status pfo_disk_write_format(pfo_disk *disk, pfo_error *err); /* with the handle's salt */
+/* *known: the salt was read. STATE: not a directory for this version. */
+pfo_status pfo_disk_read_format(pfo_disk *disk, int *known, pfo_error *err);
+/* 1: has the salt of an index whose format file was lost, so that its segments can be read still. */
+int pfo_disk_salvage_salt(pfo_disk *disk);
+
+/* ---- disk.c ---- */
+
+static inline void
+pfo_disk_count_one(_Atomic uint64_t *counter)
+{
+    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+
+/* pre: locked. A damaged index is rebuilt before it is asked again: what is done to a key whose slot was lost would leave its record behind,
+ * to come back with a later rebuild. */
+pfo_status pfo_disk_find_locked(pfo_disk *disk, const pfo_digest *key, pfo_slot *slot, uint32_t *position, int *found,
+                                pfo_error *err);
+/* Whether the index says so without a doubt, which needs no lock: most changes of a key in memory meet nothing here, and a directory
+ * that cannot be written to has nothing to refuse them. */
+int pfo_disk_is_absent(pfo_disk *disk, const pfo_digest *key);
 
 /* ---- disk_recover.c; pre: locked, or a handle that only reads ---- */
 

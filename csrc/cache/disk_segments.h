@@ -52,6 +52,8 @@ pfo_status pfo_segment_append(pfo_disk *disk, pfo_index *index, void *record, ui
 /* Marks a record dead and takes it out of the accounts; a sealed segment without live records is unlinked. */
 pfo_status pfo_segment_kill(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t offset, uint32_t bytes,
                             pfo_error *err);
+/* Takes a record that is dead out of the accounts. */
+void pfo_segment_account_death(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t bytes);
 /* Takes back a record that was appended last and whose sync failed; it does not come back unless the system refuses to write and to cut. */
 void pfo_segment_take_back(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t offset, uint32_t bytes);
 /* fsync where the handle promises to survive a power cut. */
@@ -61,10 +63,17 @@ int pfo_segment_mark(pfo_disk *disk, uint32_t segment, uint32_t offset, uint32_t
 
 /* Unlinks a segment and frees its row; pre: nothing in it is live. */
 void pfo_segment_drop(pfo_disk *disk, pfo_index *index, uint32_t number);
+/* ---- disk_compact.c ---- */
+
 /* The sealed segment with the least live share. 0: none. */
 uint32_t pfo_segment_worst(const pfo_index *index, pfo_segment_row *row);
 /* Copies what is live in a segment to the active one, and unlinks it. Where that fails half-way the copies count and the rest stays. */
 pfo_status pfo_segment_compact(pfo_disk *disk, uint32_t number, pfo_error *err);
+
+/* A sealed segment that is mostly garbage is copied away at once, so that no search for such segments is needed. */
+void pfo_segment_tidy(pfo_disk *disk, uint32_t number);
+
+/* ---- disk_segments.c ---- */
 
 /* What a scan has found. */
 typedef struct pfo_segment_scan_report {
