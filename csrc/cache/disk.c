@@ -104,7 +104,7 @@ take_out(pfo_disk *disk, uint32_t position, const pfo_slot *slot, pfo_record_sta
 {
     if ((state == PFO_RECORD_STALE && (slot->flags & PFO_RECORD_FILE) == 0) ||
         pfo_disk_remove_entry(disk, position, slot, NULL) != PFO_OK) {
-        disk->must_rebuild = 1;
+        pfo_disk_distrust(disk);
     }
 }
 
@@ -293,7 +293,7 @@ clear_locked(pfo_disk *disk, pfo_error *err)
     pfo_index *index;
     const pfo_index *old = atomic_load(&disk->index);
     const int was_whole = !disk->must_rebuild;
-    disk->must_rebuild = 1; /* until it is done */
+    pfo_disk_distrust(disk); /* until it is done */
     PFO_TRY(pfo_disk_remove_all(disk, err));
     PFO_TRY(pfo_disk_sync_folder(disk, "segments", err));
     if (!was_whole) {
@@ -311,7 +311,7 @@ clear_locked(pfo_disk *disk, pfo_error *err)
     pfo_index_set_count(index, PFO_COUNT_SEQUENCE, sequence);
     pfo_index_set_count(index, PFO_COUNT_LAST_SEGMENT, last_segment);
     PFO_TRY(pfo_disk_publish_index(disk, index, name, err));
-    disk->must_rebuild = 0;
+    pfo_disk_trust(disk);
     pfo_disk_sweep_temporary(disk, NULL, NULL);
     return PFO_OK;
 }

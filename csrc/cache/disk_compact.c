@@ -6,6 +6,7 @@
 #include "cache/disk_segments.h"
 
 #include "base/alloc.h"
+#include "cache/disk_journal.h"
 
 uint32_t
 pfo_segment_worst(const pfo_index *index, pfo_segment_row *row)
@@ -54,6 +55,7 @@ copy_record(compaction *run, const pfo_record_header *header, uint32_t offset)
     }
     PFO_TRY(pfo_segment_append(run->disk, index, run->record, bytes, &slot.segment, &slot.offset, run->err));
     pfo_index_set(index, position, &slot);
+    pfo_journal_commit(index);
     run->moved++;
     const uint32_t before = run->target;
     run->target = slot.segment;
@@ -84,11 +86,13 @@ bury_moved(void *context, const pfo_record_header *header, uint32_t offset)
         slot.sequence != header->sequence || (slot.segment == run->number && slot.offset == offset)) {
         return PFO_OK;
     }
+    pfo_journal_undo(index, PFO_UNDO_MARK, run->number, offset, 0);
     const int error = pfo_segment_mark(run->disk, run->number, offset, PFO_DISK_DEAD);
     if (error != 0) {
         return pfo_disk_io_error(run->err, error, "write", "a segment");
     }
     pfo_segment_account_death(run->disk, index, run->number, pfo_record_bytes(header));
+    pfo_journal_commit(index);
     return PFO_OK;
 }
 
@@ -108,7 +112,31 @@ leave_segment(compaction *run)
     }
     PFO_TRY(
         pfo_segment_scan(run->disk, run->number, atomic_load(&run->disk->salt), bury_moved, run, &report, run->err));
-    return pfo_segment_sync(run->disk, run->number, run->err);
+    PFO_TRY(pfo_segment_sync(run->disk, run->number, run->err));
+    pfo_segment_drop_empty(run->disk, index, run->number);
+    return PFO_OK;
+}
+
+pfo_status
+pfo_segment_settle(pfo_disk *disk, uint32_t number, pfo_error *err)
+{
+    pfo_segment_scan_report report;
+    pfo_segment_row row;
+    compaction run = { .disk = disk, .err = err, .number = number };
+    pfo_index *index = atomic_load(&disk->index);
+    if (pfo_index_row(index, number, &row) != PFO_FOUND) {
+        return PFO_OK; /* it was dropped already */
+    }
+    const int error = pfo_file_sync_all(disk->root.descriptor); /* the copies, wherever they are */
+    if (error != 0) {
+        return pfo_disk_io_error(err, error, "sync", disk->directory);
+    }
+    PFO_TRY(pfo_segment_scan(disk, number, atomic_load(&disk->salt), bury_moved, &run, &report, err));
+    if (report.damaged != 0 || report.unreadable != 0) {
+        return pfo_fail(err, PFO_IO, "the disk cache cannot read a segment of %s", disk->directory);
+    }
+    pfo_segment_drop_empty(disk, index, number);
+    return PFO_OK;
 }
 
 pfo_status
@@ -119,6 +147,8 @@ pfo_segment_compact(pfo_disk *disk, uint32_t number, pfo_error *err)
     if (run.record == NULL) {
         return pfo_fail(err, PFO_NO_MEMORY, "out of memory compacting a segment");
     }
+    pfo_journal_commit(atomic_load(&disk->index));
+    const uint32_t depth = pfo_journal_note(atomic_load(&disk->index), PFO_NOTE_COMPACT, number);
     const pfo_status copied = pfo_segment_scan(disk, number, atomic_load(&disk->salt), move_record, &run, &report, err);
     pfo_free(run.record);
     pfo_status status = run.target == 0 ? PFO_OK : pfo_segment_sync(disk, run.target, err);
@@ -127,8 +157,9 @@ pfo_segment_compact(pfo_disk *disk, uint32_t number, pfo_error *err)
     }
     pfo_segment_row row;
     if (status != PFO_OK || (copied == PFO_OK && pfo_index_row(atomic_load(&disk->index), number, &row) == PFO_FOUND)) {
-        disk->must_rebuild = 1; /* records are live twice, or the scan missed a damaged one that a slot names */
+        pfo_disk_distrust(disk); /* records are live twice, or the scan missed a damaged one that a slot names */
     }
+    pfo_journal_done(atomic_load(&disk->index), depth);
     return copied == PFO_OK ? status : copied;
 }
 

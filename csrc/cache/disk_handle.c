@@ -2,6 +2,7 @@
 #include "cache/disk_handle.h"
 
 #include "base/alloc.h"
+#include "cache/disk_journal.h"
 #include "cache/disk_payload.h"
 
 #include <errno.h>
@@ -91,6 +92,27 @@ delist(pfo_disk *disk)
     pfo_mutex_unlock(&handles_lock);
 }
 
+void
+pfo_disk_distrust(pfo_disk *disk)
+{
+    pfo_index *index = atomic_load(&disk->index);
+    disk->must_rebuild = 1;
+    if (pfo_index_is_current(index) && index->writable) {
+        pfo_index_spoil(index);
+    }
+}
+
+void
+pfo_disk_trust(pfo_disk *disk)
+{
+    pfo_index *index = atomic_load(&disk->index);
+    disk->must_rebuild = 0;
+    if (index != NULL && index->writable && !index->in_memory) {
+        pfo_journal_clear(index);
+        atomic_store(&index->header->changing, PFO_CHANGE_NOTED);
+    }
+}
+
 /* ---- indexes ---- */
 
 uint64_t
@@ -137,7 +159,9 @@ pfo_disk_publish_index(pfo_disk *disk, pfo_index *index, const char *name, pfo_e
         adopt(disk, index);
         return PFO_OK;
     }
-    atomic_store(&index->header->changing, 1);
+    if (atomic_load(&index->header->changing) == 0) {
+        atomic_store(&index->header->changing, disk->must_rebuild ? PFO_CHANGE_SPOILED : PFO_CHANGE_NOTED);
+    }
     const int error = pfo_file_rename(disk->root.descriptor, name, "index");
     if (error != 0) {
         pfo_index_close(index);
@@ -155,7 +179,7 @@ void
 pfo_disk_drop_index(pfo_disk *disk)
 {
     pfo_index *old = atomic_load(&disk->index);
-    disk->must_rebuild = 1;
+    pfo_disk_distrust(disk);
     (void)pfo_file_remove(disk->root.descriptor, "index");
     if (old != NULL && old->writable) {
         pfo_index_retire(old);
@@ -176,6 +200,7 @@ change_size(pfo_disk *disk, uint32_t slots, pfo_error *err)
     const pfo_index *old = atomic_load(&disk->index);
     pfo_disk_temporary_name(disk, pfo_index_bytes(slots), name);
     PFO_TRY(pfo_index_create(&index, disk->root.descriptor, name, slots, old->salt, disk->boot, err));
+    pfo_journal_commit(atomic_load(&disk->index));
     const pfo_status copied = pfo_index_copy(old, index);
     if (copied == PFO_OK) {
         return pfo_disk_publish_index(disk, index, name, err);
@@ -183,7 +208,7 @@ change_size(pfo_disk *disk, uint32_t slots, pfo_error *err)
     pfo_index_close(index);
     (void)pfo_file_remove(disk->root.descriptor, name);
     if (copied != PFO_OVERFLOW) {
-        disk->must_rebuild = 1;
+        pfo_disk_distrust(disk);
         return pfo_fail(err, PFO_IO, "the index of %s is damaged; it will be rebuilt", disk->directory);
     }
     return PFO_OVERFLOW;
@@ -343,10 +368,11 @@ begin_change(pfo_disk *disk, int may_lack, pfo_error *err)
         index = atomic_load(&disk->index);
     }
     if (pfo_index_is_current(index) && index->salt == atomic_load(&disk->salt) && !disk->must_rebuild &&
-        memcmp(index->header->boot, disk->boot, sizeof disk->boot) == 0 && pfo_index_begin(index)) {
+        memcmp(index->header->boot, disk->boot, sizeof disk->boot) == 0 &&
+        (pfo_index_begin(index) || pfo_disk_resume(disk))) {
         return PFO_OK;
     }
-    disk->must_rebuild = 1;
+    pfo_disk_distrust(disk);
     return may_lack ? PFO_OK : pfo_disk_rebuild(disk, err);
 }
 

@@ -133,6 +133,16 @@ pfo_status pfo_disk_shrink(pfo_disk *disk, pfo_error *err);
 /* pre: locked. Everything in the directory, in bytes, garbage included. */
 uint64_t pfo_disk_bytes(const pfo_disk *disk, const pfo_index *index);
 
+/* pre: locked. Index and segments may disagree: who locks next rebuilds the index, whoever dies until then. */
+void pfo_disk_distrust(pfo_disk *disk);
+/* pre: locked. They agree again, in the index that was published last. */
+void pfo_disk_trust(pfo_disk *disk);
+
+/* ---- disk_resume.c; pre: locked ---- */
+
+/* Brings a change to an end whose writer was killed. 0: that cannot be done; the index must be rebuilt. */
+int pfo_disk_resume(pfo_disk *disk);
+
 /* ---- disk_directory.c ---- */
 
 /* A name in tmp/ that nobody else uses; it ends with the bytes the file is meant to have. */
@@ -177,6 +187,8 @@ void pfo_disk_sweep_temporary(pfo_disk *disk, uint64_t *orphans, uint64_t *orpha
 /* Payload files that no entry names; remove != 0 unlinks them. */
 pfo_status pfo_disk_sweep_payloads(pfo_disk *disk, const pfo_index *index, int remove, uint64_t *orphans,
                                    uint64_t *orphan_bytes, pfo_error *err);
+/* The same, with remove, for one of the 256 folders. */
+pfo_status pfo_disk_sweep_folder(pfo_disk *disk, const pfo_index *index, unsigned char number, pfo_error *err);
 /* Unlinks all segments and payload files. */
 pfo_status pfo_disk_remove_all(pfo_disk *disk, pfo_error *err);
 /* Calls each(context, folder, name) for everything in a folder but names that begin with a dot, until it does not return OK. A missing

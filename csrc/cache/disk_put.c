@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "cache/codec.h"
+#include "cache/disk_journal.h"
 #include "cache/disk_payload.h"
 
 #include <errno.h>
@@ -130,12 +131,11 @@ publish_record(pfo_disk *disk, new_record *made, int keeps_file, pfo_error *err)
         slot.used = old.used & 15U;
         if (pfo_segment_kill(disk, index, old.segment, old.offset, (uint32_t)old.units * PFO_DISK_ALIGNMENT, NULL) !=
             PFO_OK) {
-            disk->must_rebuild =
-                1; /* two live records: who locks next marks the older one dead, and removes its file */
+            /* two live records: who locks next marks the older one dead, and removes its file */
+            pfo_disk_distrust(disk);
             leaves_file = 0;
         }
     }
-    pfo_index_set(index, position, &slot);
     pfo_index_add(index, PFO_COUNT_ENTRIES, !replaces);
     if (replaces && (old.flags & PFO_RECORD_FILE) != 0) {
         pfo_index_add(index, PFO_COUNT_FILES, 0 - (uint64_t)1);
@@ -143,11 +143,18 @@ publish_record(pfo_disk *disk, new_record *made, int keeps_file, pfo_error *err)
     }
     pfo_index_add(index, PFO_COUNT_FILES, (slot.flags & PFO_RECORD_FILE) != 0);
     pfo_index_add(index, PFO_COUNT_FILE_PAGES, slot.file_pages);
+    const uint32_t depth = leaves_file ? pfo_journal_note(index, PFO_NOTE_FOLDER, old.key.bytes[0]) : 0;
+    pfo_index_set(index, position, &slot); /* last: what a reader has seen is not undone */
+    pfo_journal_commit(index);
+    if (replaces) {
+        pfo_segment_drop_empty(disk, index, old.segment);
+    }
     if (leaves_file) {
         const int error = is_named ? pfo_payload_remove(disk, &old.key, &old_file) : EIO;
         if (error != 0 && error != ENOENT) {
-            disk->must_rebuild = 1; /* which looks for files that no entry names */
+            pfo_disk_distrust(disk); /* which looks for files that no entry names */
         }
+        pfo_journal_done(index, depth);
     }
     if (replaces) {
         pfo_segment_tidy(disk, old.segment);
@@ -193,14 +200,16 @@ publish_file(pfo_disk *disk, pfo_payload_draft *draft, new_record *made, pfo_fil
     made->header->body_check = pfo_disk_check(made->header + 1, made->header->length);
     made->file_pages = (uint32_t)(draft->reserved / PFO_DISK_PAGE);
     pfo_payload_name(&made->header->key, extension->file_sequence, extension->suffix, name);
+    const uint32_t depth = pfo_journal_note(index, PFO_NOTE_FOLDER, made->header->key.bytes[0]);
     pfo_status status = pfo_payload_publish(disk, draft, name, err);
     if (status == PFO_OK) {
         *published = 1;
         status = publish_record(disk, made, 0, err);
         if (status != PFO_OK && pfo_file_remove(disk->root.descriptor, name) != 0) {
-            disk->must_rebuild = 1;
+            pfo_disk_distrust(disk);
         }
     }
+    pfo_journal_done(atomic_load(&disk->index), depth);
     return status;
 }
 

@@ -2,6 +2,7 @@
 #include "cache/disk_segments.h"
 
 #include "base/alloc.h"
+#include "cache/disk_journal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -332,6 +333,7 @@ start_segment(pfo_disk *disk, pfo_index *index, pfo_segment_row *row, pfo_error 
     pfo_index_set_row(index, number, row);
     pfo_index_set_count(index, PFO_COUNT_ACTIVE, number);
     pfo_index_add(index, PFO_COUNT_SEGMENTS, 1);
+    pfo_journal_commit(index); /* an empty segment is a whole one */
     return pfo_disk_sync_folder(disk, "segments", err);
 }
 
@@ -347,7 +349,7 @@ active_row(pfo_disk *disk, pfo_index *index, uint32_t bytes, pfo_segment_row *ro
         }
         pfo_index_set_count(index, PFO_COUNT_ACTIVE, 0); /* sealed */
         if (found != PFO_FOUND) {
-            disk->must_rebuild = 1; /* by who locks next; what is written now goes to a segment of its own */
+            pfo_disk_distrust(disk); /* by who locks next; what is written now goes to a segment of its own */
         } else if (row->live_records == 0) {
             pfo_segment_drop(disk, index, active);
         }
@@ -372,13 +374,16 @@ pfo_segment_append(pfo_disk *disk, pfo_index *index, void *record, uint32_t byte
         error = ENOENT;
     }
     if (error != 0) {
-        disk->must_rebuild |= error == ENOENT; /* someone else has unlinked or changed it, or put an old index there */
+        if (error == ENOENT) {
+            pfo_disk_distrust(disk);
+        } /* someone else has unlinked or changed it, or put an old index there */
         return pfo_disk_io_error(err, error, "open", name);
     }
     header->check = pfo_record_check(header, atomic_load(&disk->salt), row.number, row.size);
+    pfo_journal_undo(index, PFO_UNDO_TAIL, row.number, row.size, 0);
     error = pfo_file_write(use.file->descriptor, record, bytes, row.size);
     if (error != 0 && pfo_file_truncate(use.file->descriptor, row.size) != 0) {
-        disk->must_rebuild = 1; /* what was written of it is not in the accounts */
+        pfo_disk_distrust(disk); /* what was written of it is not in the accounts */
     }
     pfo_segment_release(&use);
     if (error != 0) {
@@ -433,27 +438,27 @@ pfo_segment_account_death(pfo_disk *disk, pfo_index *index, uint32_t segment, ui
 {
     pfo_segment_row row;
     if (pfo_index_row(index, segment, &row) != PFO_FOUND || row.live_bytes < bytes || row.live_records == 0) {
-        disk->must_rebuild = 1;
+        pfo_disk_distrust(disk);
         return;
     }
     row.live_bytes -= bytes;
     row.live_records--;
     pfo_index_set_row(index, segment, &row);
     pfo_index_add(index, PFO_COUNT_LIVE_BYTES, 0 - (uint64_t)bytes);
-    if (row.live_records == 0 && segment != pfo_index_count(index, PFO_COUNT_ACTIVE)) {
-        pfo_segment_drop(disk, index, segment);
-    }
 }
 
 pfo_status
 pfo_segment_kill(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t offset, uint32_t bytes, pfo_error *err)
 {
+    pfo_journal_undo(index, PFO_UNDO_MARK, segment, offset, 0);
     const int error = pfo_segment_mark(disk, segment, offset, PFO_DISK_DEAD);
     const pfo_status status =
         error == 0 ? pfo_segment_sync(disk, segment, err) : pfo_disk_io_error(err, error, "write", "a segment");
     if (status != PFO_OK) {
         (void)pfo_segment_mark(disk, segment, offset, PFO_DISK_LIVE); /* it may be half written; the entry stays */
-        disk->must_rebuild |= error == EIO; /* the page cannot be read, perhaps: a rebuild sees to that */
+        if (error == EIO) {
+            pfo_disk_distrust(disk);
+        } /* the page cannot be read, perhaps: a rebuild sees to that */
         return status;
     }
     pfo_segment_account_death(disk, index, segment, bytes);
@@ -469,7 +474,7 @@ pfo_segment_take_back(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32
         pfo_segment_account_death(disk, index, segment, bytes);
         return;
     }
-    disk->must_rebuild = 1;
+    pfo_disk_distrust(disk);
     if (pfo_segment_use_linked(disk, segment, &use) == 0) {
         (void)pfo_file_truncate(use.file->descriptor, offset);
         pfo_segment_release(&use);
@@ -482,9 +487,11 @@ pfo_segment_drop(pfo_disk *disk, pfo_index *index, uint32_t number)
     char name[PFO_DISK_NAME];
     pfo_segment_row row;
     pfo_segment_name(number, name);
+    pfo_journal_commit(index);
+    const uint32_t depth = pfo_journal_note(index, PFO_NOTE_DROP, number);
     const int error = pfo_file_remove(disk->root.descriptor, name);
     if ((error != 0 && error != ENOENT) || pfo_index_row(index, number, &row) != PFO_FOUND) {
-        disk->must_rebuild = 1;
+        pfo_disk_distrust(disk);
         return;
     }
     pfo_segment_file *place = &disk->segments[number % PFO_DISK_OPEN_SEGMENTS];
@@ -498,4 +505,16 @@ pfo_segment_drop(pfo_disk *disk, pfo_index *index, uint32_t number)
         pfo_index_set_count(index, PFO_COUNT_ACTIVE, 0);
     }
     pfo_index_set_row(index, number, NULL);
+    pfo_journal_commit(index);
+    pfo_journal_done(index, depth);
+}
+
+void
+pfo_segment_drop_empty(pfo_disk *disk, pfo_index *index, uint32_t number)
+{
+    pfo_segment_row row;
+    if (number != pfo_index_count(index, PFO_COUNT_ACTIVE) && pfo_index_row(index, number, &row) == PFO_FOUND &&
+        row.live_records == 0) {
+        pfo_segment_drop(disk, index, number);
+    }
 }
