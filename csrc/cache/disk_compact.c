@@ -127,7 +127,8 @@ pfo_segment_settle(pfo_disk *disk, uint32_t number, pfo_error *err)
     if (pfo_index_row(index, number, &row) != PFO_FOUND) {
         return PFO_OK; /* it was dropped already */
     }
-    const int error = pfo_file_sync_all(disk->root.descriptor); /* the copies, wherever they are */
+    const int error =
+        disk->durability == PFO_DURABLE_POWER ? pfo_file_sync_all(disk->root.descriptor) : 0; /* the copies */
     if (error != 0) {
         return pfo_disk_io_error(err, error, "sync", disk->directory);
     }

@@ -215,7 +215,7 @@ pfo_index_open(pfo_index **out, int directory, const char *name, int writable, u
         return pfo_fail(err, PFO_NO_MEMORY, "out of memory mapping the index");
     }
     lay_out(index, base, slot_count);
-    if (pfo_file_populate(&index->file, base, index->bytes) != 0) {
+    if (pfo_file_load(&index->file, base, index->bytes) != 0) {
         pfo_index_close(index); /* to touch what the disk cannot read would be a signal */
         return PFO_OK;
     }

@@ -5,6 +5,29 @@
  */
 #include "cache/disk_journal.h"
 
+#ifdef PFO_TESTING
+static void (*watcher)(void);
+
+void
+pfo_journal_watch(void (*watch)(void))
+{
+    watcher = watch;
+}
+
+static void
+tell_watcher(void)
+{
+    if (watcher != NULL) {
+        watcher();
+    }
+}
+#else
+static void
+tell_watcher(void)
+{
+}
+#endif
+
 static int
 is_kept(const pfo_index *index)
 {
@@ -19,6 +42,7 @@ pfo_journal_undo(pfo_index *index, pfo_undo kind, uint64_t at, uint64_t before, 
     if (!is_kept(index)) {
         return;
     }
+    tell_watcher();
     if (count >= PFO_JOURNAL_ENTRIES) {
         pfo_index_spoil(index);
         return;
@@ -28,13 +52,16 @@ pfo_journal_undo(pfo_index *index, pfo_undo kind, uint64_t at, uint64_t before, 
     atomic_store_explicit(&journal->entries[count].after, after, memory_order_relaxed);
     atomic_store_explicit(&journal->count, count + 1, memory_order_release);
     atomic_signal_fence(memory_order_seq_cst);
+    tell_watcher();
 }
 
 void
 pfo_journal_commit(pfo_index *index)
 {
+    tell_watcher();
     atomic_store_explicit(&index->journal->count, 0, memory_order_release);
     atomic_signal_fence(memory_order_seq_cst);
+    tell_watcher();
 }
 
 uint32_t
@@ -49,6 +76,7 @@ pfo_journal_note(pfo_index *index, pfo_note kind, uint32_t value)
     atomic_store_explicit(&journal->notes[depth], ((uint64_t)kind << 32) | value, memory_order_relaxed);
     atomic_store_explicit(&journal->depth, depth + 1, memory_order_release);
     atomic_signal_fence(memory_order_seq_cst);
+    tell_watcher();
     return depth;
 }
 

@@ -36,4 +36,9 @@ void pfo_journal_clear(pfo_index *index);
 /* The notes, and whether the change is spoiled, into an index that is to take the other's place; pre: committed. */
 void pfo_journal_copy(const pfo_index *from, pfo_index *to);
 
+#ifdef PFO_TESTING
+/* Called before and after every step of the journal, so that a test can die there; NULL: nothing. */
+void pfo_journal_watch(void (*watch)(void));
+#endif
+
 #endif

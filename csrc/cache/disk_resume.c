@@ -49,25 +49,7 @@ cut_tail(pfo_disk *disk, uint32_t number, uint64_t size)
     } else if ((uint64_t)facts.st_size != size) {
         error = pfo_file_truncate(use.file->descriptor, size);
     }
-    if (error == 0) {
-        error = pfo_file_sync(use.file->descriptor); /* the dead writer may have promised more than this handle does */
-    }
     pfo_segment_release(&use);
-    return error;
-}
-
-static int
-revive(pfo_disk *disk, uint32_t number, uint32_t offset)
-{
-    pfo_segment_use use;
-    int error = pfo_segment_mark(disk, number, offset, PFO_DISK_LIVE);
-    if (error == 0) {
-        error = pfo_segment_use_linked(disk, number, &use);
-    }
-    if (error == 0) {
-        error = pfo_file_sync(use.file->descriptor);
-        pfo_segment_release(&use);
-    }
     return error;
 }
 
@@ -86,7 +68,7 @@ undo_step(pfo_disk *disk, pfo_index *index)
             error = undo_word(index, at, before, atomic_load(&journal->entries[count].after));
             break;
         case PFO_UNDO_MARK:
-            error = revive(disk, (uint32_t)at, (uint32_t)before);
+            error = pfo_segment_mark(disk, (uint32_t)at, (uint32_t)before, PFO_DISK_LIVE);
             break;
         case PFO_UNDO_TAIL:
             error = cut_tail(disk, (uint32_t)at, before);
@@ -94,6 +76,9 @@ undo_step(pfo_disk *disk, pfo_index *index)
         default:
             error = EINVAL;
         }
+    }
+    if (error == 0 && disk->durability == PFO_DURABLE_POWER) {
+        error = pfo_file_sync_all(disk->root.descriptor); /* what was undone shall not be found after a power cut */
     }
     if (error == 0) {
         pfo_journal_commit(index);
