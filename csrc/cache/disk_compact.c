@@ -1,7 +1,7 @@
 /* disk_compact.c: how the room of dead records is taken back; see disk_segments.h for the contract.
  *
  * What is live in a segment is copied to the active one, the copies are synced where the handle promises that, and the segment is unlinked. A
- * copy has its record's sequence, so a kill in between leaves two equal ones, of which a rebuild keeps one.
+ * copy has its record's sequence, so a kill in between leaves two equal ones, of which pfo_segment_settle(), or a rebuild, keeps one.
  */
 #include "cache/disk_segments.h"
 

@@ -2,8 +2,8 @@
  *
  * Contract: pfo_disk_lock() gives the one right to write in the directory, over all threads and processes, with an index that is whole and
  * belongs to the directory that is there now; it makes or repairs what is missing. Between it and pfo_disk_unlock() the index says
- * `changing`; a writer that dies there leaves that word behind, and the next one rebuilds the index from the segments. A function
- * that cannot leave index and segments in agreement sets `must_rebuild` for the same effect.
+ * `changing`; a writer that is killed there leaves that word behind, and the next one takes back its last step (disk_journal.h). A function
+ * that cannot leave index and segments in agreement calls pfo_disk_distrust(): the index is rebuilt from the segments.
  * A reader counts itself into the place of the index it uses. A new index goes to the other place, whose former index is closed first; if
  * readers are in there still, it joins the current place and the one it replaces is closed with it later. So a handle keeps few indexes.
  * Threads: `lock` guards everything that is neither atomic nor constant. Order of locks: handles list, handle, payloads.

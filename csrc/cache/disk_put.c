@@ -1,7 +1,7 @@
 /* disk_put.c: storing and touching, which write a record; see disk.h for the contract.
  *
  * A change is made in an order that a kill cannot harm: payload file, record, death of the old record, slot, old payload file. Whatever was
- * done of it, a rebuild finds either the old entry or the new one, whole.
+ * done of it, a rebuild finds either the old entry or the new one, whole. All of it but the last is one step of the journal.
  * Threads: from anywhere; records are made without the writers' lock and published under it. Memory: a record on its way is its maker's.
  */
 #include "cache/disk.h"
