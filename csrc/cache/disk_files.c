@@ -428,6 +428,37 @@ pfo_file_populate(const pfo_file *file, void *map, size_t length)
 #endif
 }
 
+/* Whether the page cache holds all of it, read without an error. For a file that we may not write to the system may say so of any page. */
+static int
+is_in_memory(void *map, size_t length, size_t page)
+{
+    enum { WINDOW = 4096 }; /* pages asked for at once */
+    unsigned char held[WINDOW];
+    for (size_t begin = 0; begin < length; begin += WINDOW * page) {
+        const size_t part = length - begin < WINDOW * page ? length - begin : WINDOW * page;
+        if (mincore((char *)map + begin, part, held) != 0) {
+            return 0;
+        }
+        for (size_t i = 0; i < (part + page - 1) / page; i++) {
+            if ((held[i] & 1) == 0) {
+                return 0;
+            }
+        }
+    }
+    return 1;
+}
+
+int
+pfo_file_load(const pfo_file *file, void *map, size_t length)
+{
+    const int may_write = (fcntl(file->descriptor, F_GETFL) & O_ACCMODE) == O_RDWR;
+    if (may_write && is_in_memory(map, length, (size_t)sysconf(_SC_PAGESIZE)) &&
+        readable(file->descriptor, length, 0) == length) {
+        return 0;
+    }
+    return pfo_file_populate(file, map, length);
+}
+
 int
 pfo_file_lock(int descriptor, short kind, int waiting)
 {

@@ -55,6 +55,9 @@ void *pfo_file_map(int descriptor, size_t length, int protection, int flags);
  * before 5.14) cannot tell. */
 int pfo_file_populate(const pfo_file *file, void *map, size_t length);
 
+/* The same for the map of a file that is touched in few places: what is in memory already is left where it is. */
+int pfo_file_load(const pfo_file *file, void *map, size_t length);
+
 /* Open file description locks: kind F_RDLCK, F_WRLCK or F_UNLCK, over the whole file. EAGAIN when taken and not waiting. */
 int pfo_file_lock(int descriptor, short kind, int waiting);
 

@@ -1,16 +1,14 @@
-/* disk_handle.c: see disk_handle.h. Opening and closing a directory, the writers' lock, the change of indexes, fork. */
+/* disk_handle.c: see disk_handle.h. Opening and closing a handle, the writers' lock, the change of indexes, fork. */
 #include "cache/disk_handle.h"
 
 #include "base/alloc.h"
-#include "base/procfile.h"
+#include "cache/disk_journal.h"
 #include "cache/disk_payload.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h> /* snprintf() */
 #include <string.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 enum { LOCK_TRIES = 8, REMAP_TRIES = 16 };
 
@@ -94,16 +92,28 @@ delist(pfo_disk *disk)
     pfo_mutex_unlock(&handles_lock);
 }
 
-/* ---- small things ---- */
-
-pfo_status
-pfo_disk_io_error(pfo_error *err, int error, const char *what, const char *name)
+void
+pfo_disk_distrust(pfo_disk *disk)
 {
-    if (error == ENOMEM) {
-        return pfo_fail(err, PFO_NO_MEMORY, "out of memory: cannot %s %s", what, name);
+    pfo_index *index = atomic_load(&disk->index);
+    disk->must_rebuild = 1;
+    if (pfo_index_is_current(index) && index->writable) {
+        pfo_index_spoil(index);
     }
-    return pfo_fail(err, PFO_IO, "the disk cache cannot %s %s: %s", what, name, strerror(error));
 }
+
+void
+pfo_disk_trust(pfo_disk *disk)
+{
+    pfo_index *index = atomic_load(&disk->index);
+    disk->must_rebuild = 0;
+    if (index != NULL && index->writable && !index->in_memory) {
+        pfo_journal_clear(index);
+        atomic_store(&index->header->changing, PFO_CHANGE_NOTED);
+    }
+}
+
+/* ---- indexes ---- */
 
 uint64_t
 pfo_disk_bytes(const pfo_disk *disk, const pfo_index *index)
@@ -113,219 +123,6 @@ pfo_disk_bytes(const pfo_disk *disk, const pfo_index *index)
            pfo_index_count(index, PFO_COUNT_FILE_PAGES) * PFO_DISK_PAGE +
            pfo_index_count(index, PFO_COUNT_TEMPORARY_BYTES);
 }
-
-void
-pfo_disk_temporary_name(pfo_disk *disk, uint64_t bytes, char name[PFO_DISK_NAME])
-{
-    uint64_t random = 0;
-    if (getrandom(&random, sizeof random, GRND_NONBLOCK) != (ssize_t)sizeof random) {
-        random = ++disk->next_temporary; /* with the process id it is unique but for processes on other machines */
-    }
-    (void)snprintf(name, PFO_DISK_NAME, "tmp/%lx-%016llx-%llx", (unsigned long)getpid(), (unsigned long long)random,
-                   (unsigned long long)bytes);
-}
-
-pfo_status
-pfo_disk_sync_folder(pfo_disk *disk, const char *name, pfo_error *err)
-{
-    pfo_file folder;
-    if (disk->durability != PFO_DURABLE_POWER) {
-        return PFO_OK;
-    }
-    int error = pfo_file_open(&folder, disk->root.descriptor, name, O_RDONLY | O_DIRECTORY);
-    if (error == 0) {
-        error = pfo_file_sync(folder.descriptor);
-        pfo_file_close(&folder);
-    }
-    return error == 0 ? PFO_OK : pfo_disk_io_error(err, error, "sync", name);
-}
-
-/* Which run of the machine this is: after a power cut the index may be a mixture of old and new pages. */
-static void
-read_boot(unsigned char boot[16])
-{
-    char text[64];
-    unsigned char digest[PFO_DIGEST_BYTES] = { 0 };
-    const ptrdiff_t length = pfo_procfile_read("/proc/sys/kernel/random/boot_id", text, sizeof text);
-    if (length > 0) {
-        pfo_xxh_ops_best()->digest(text, (size_t)length, digest);
-    }
-    memcpy(boot, digest, 16);
-}
-
-/* ---- the directory ---- */
-
-static uint64_t
-format_check(const pfo_format_header *format)
-{
-    return pfo_disk_check(format, offsetof(pfo_format_header, check));
-}
-
-static pfo_status
-write_format(pfo_disk *disk, pfo_error *err)
-{
-    char name[PFO_DISK_NAME];
-    pfo_file file;
-    pfo_format_header format = { .magic = PFO_DISK_FORMAT_MAGIC,
-                                 .version = PFO_DISK_VERSION,
-                                 .version_again = ~(uint32_t)PFO_DISK_VERSION,
-                                 .salt = atomic_load(&disk->salt) };
-    format.check = format_check(&format);
-    pfo_disk_temporary_name(disk, sizeof format, name);
-    int error = pfo_file_open(&file, disk->root.descriptor, name, O_RDWR | O_CREAT | O_TRUNC);
-    if (error == 0) {
-        error = pfo_file_write(file.descriptor, &format, sizeof format, 0);
-        if (error == 0 && disk->durability == PFO_DURABLE_POWER) {
-            error = pfo_file_sync(file.descriptor);
-        }
-        if (error == 0) {
-            error = pfo_file_rename(disk->root.descriptor, name, "format");
-        }
-        pfo_file_close(&file);
-        if (error != 0) {
-            (void)pfo_file_remove(disk->root.descriptor, name);
-        }
-    }
-    if (error != 0) {
-        return pfo_disk_io_error(err, error, "write", "format");
-    }
-    return pfo_disk_sync_folder(disk, ".", err);
-}
-
-/* *known: the salt was read. STATE: not a directory for this version. */
-static pfo_status
-read_format(pfo_disk *disk, int *known, pfo_error *err)
-{
-    pfo_file file;
-    pfo_format_header format;
-    *known = 0;
-    const int error = pfo_file_open(&file, disk->root.descriptor, "format", O_RDONLY);
-    if (error != 0) {
-        return error == ENOENT ? PFO_OK : pfo_disk_io_error(err, error, "open", "format");
-    }
-    const size_t got = pfo_file_read(file.descriptor, &format, sizeof format, 0);
-    pfo_file_close(&file);
-    if (got >= 16 && format.magic == __builtin_bswap64(PFO_DISK_FORMAT_MAGIC)) {
-        return pfo_fail(err, PFO_STATE, "cache_dir %s was written on a machine of the other byte order",
-                        disk->directory);
-    }
-    if (got >= 16 && format.magic == PFO_DISK_FORMAT_MAGIC && format.version == ~format.version_again &&
-        format.version > PFO_DISK_VERSION) {
-        return pfo_fail(err, PFO_STATE,
-                        "cache_dir %s has format version %u; this version of perfopt reads versions up to %d",
-                        disk->directory, format.version, PFO_DISK_VERSION);
-    }
-    *known = got == sizeof format && format.magic == PFO_DISK_FORMAT_MAGIC && format.version == PFO_DISK_VERSION &&
-             format.check == format_check(&format);
-    if (*known) {
-        atomic_store(&disk->salt, format.salt);
-    }
-    return PFO_OK;
-}
-
-/* The salt of an index whose format file was lost, so that its segments can be read still. */
-static int
-salvage_salt(pfo_disk *disk)
-{
-    pfo_file file;
-    pfo_index_header header;
-    if (pfo_file_open(&file, disk->root.descriptor, "index", O_RDONLY) != 0) {
-        return 0;
-    }
-    const size_t got = pfo_file_read(file.descriptor, &header, sizeof header, 0);
-    pfo_file_close(&file);
-    if (got != sizeof header || header.magic != PFO_DISK_INDEX_MAGIC || header.version != PFO_DISK_VERSION ||
-        header.check != pfo_disk_check(&header, offsetof(pfo_index_header, check))) {
-        return 0;
-    }
-    atomic_store(&disk->salt, header.salt);
-    return 1;
-}
-
-/* mkdir -p */
-static int
-make_path(const char *path)
-{
-    char *copy = pfo_alloc(strlen(path) + 1);
-    if (copy == NULL) {
-        return ENOMEM;
-    }
-    (void)memcpy(copy, path, strlen(path) + 1);
-    int error = 0;
-    for (char *slash = strchr(copy + 1, '/'); slash != NULL && error == 0; slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        error = pfo_file_make_directory(AT_FDCWD, copy);
-        if (error != 0 && access(copy, F_OK) == 0) {
-            error = 0; /* one that is there may be where we may make nothing */
-        }
-        *slash = '/';
-    }
-    if (error == 0) {
-        error = pfo_file_make_directory(AT_FDCWD, copy);
-    }
-    pfo_free(copy);
-    return error;
-}
-
-static pfo_status
-open_root(const pfo_disk *disk, pfo_file *root, pfo_error *err)
-{
-    int error = pfo_file_open(root, AT_FDCWD, disk->directory, O_RDONLY | O_DIRECTORY);
-    if (error == ENOENT) {
-        error = make_path(disk->directory);
-        if (error == 0) {
-            error = pfo_file_open(root, AT_FDCWD, disk->directory, O_RDONLY | O_DIRECTORY);
-        }
-    }
-    return error == 0 ? PFO_OK : pfo_disk_io_error(err, error, "open", disk->directory);
-}
-
-/* The folders and the lock file in a directory that was opened; sets read_only where we may not write. 0 or an errno value. */
-static int
-furnish(pfo_disk *disk, const pfo_file *root)
-{
-    static const char *const folders[] = { "segments", "payloads", "tmp" };
-    int error = pfo_file_open(&disk->lock_file, root->descriptor, "lock", O_RDWR | O_CREAT);
-    for (size_t i = 0; i < sizeof folders / sizeof folders[0] && error == 0; i++) {
-        error = pfo_file_make_directory(root->descriptor, folders[i]);
-    }
-    if (error == EACCES || error == EROFS || error == EPERM) {
-        pfo_file_close(&disk->lock_file);
-        (void)pfo_file_open(&disk->lock_file, root->descriptor, "lock", O_RDONLY);
-        disk->read_only = 1;
-        return 0;
-    }
-    if (error == 0 && disk->durability == PFO_DURABLE_POWER) {
-        error = pfo_file_sync_all(
-            root->descriptor); /* also what handles without this promise have made, and the folders above */
-    }
-    return error;
-}
-
-/* pre: `lock` is held. Opens the directory, for the first time or because the one that was open is gone: readers may be using its
- * descriptor, which comes to name the new one. On failure the old one stays, and is found to be gone again. */
-static pfo_status
-open_directory(pfo_disk *disk, pfo_error *err)
-{
-    pfo_file root;
-    PFO_TRY(open_root(disk, &root, err));
-    int error = furnish(disk, &root);
-    if (error == 0 && disk->root.descriptor >= 0) {
-        error = pfo_file_exchange(&disk->root, &root);
-    } else if (error == 0) {
-        disk->root = root;
-        atomic_store(&disk->root_descriptor, root.descriptor);
-    } else {
-        pfo_file_close(&root);
-    }
-    if (error != 0) {
-        pfo_file_close(&disk->lock_file);
-        return pfo_disk_io_error(err, error, "make", disk->directory);
-    }
-    return PFO_OK;
-}
-
-/* ---- indexes ---- */
 
 /* Closes what was replaced, if its readers have left. New ones cannot stay: they look at `place` again once they are counted. */
 static int
@@ -362,7 +159,9 @@ pfo_disk_publish_index(pfo_disk *disk, pfo_index *index, const char *name, pfo_e
         adopt(disk, index);
         return PFO_OK;
     }
-    atomic_store(&index->header->changing, 1);
+    if (atomic_load(&index->header->changing) == 0) {
+        atomic_store(&index->header->changing, disk->must_rebuild ? PFO_CHANGE_SPOILED : PFO_CHANGE_NOTED);
+    }
     const int error = pfo_file_rename(disk->root.descriptor, name, "index");
     if (error != 0) {
         pfo_index_close(index);
@@ -380,7 +179,7 @@ void
 pfo_disk_drop_index(pfo_disk *disk)
 {
     pfo_index *old = atomic_load(&disk->index);
-    disk->must_rebuild = 1;
+    pfo_disk_distrust(disk);
     (void)pfo_file_remove(disk->root.descriptor, "index");
     if (old != NULL && old->writable) {
         pfo_index_retire(old);
@@ -401,6 +200,7 @@ change_size(pfo_disk *disk, uint32_t slots, pfo_error *err)
     const pfo_index *old = atomic_load(&disk->index);
     pfo_disk_temporary_name(disk, pfo_index_bytes(slots), name);
     PFO_TRY(pfo_index_create(&index, disk->root.descriptor, name, slots, old->salt, disk->boot, err));
+    pfo_journal_commit(atomic_load(&disk->index));
     const pfo_status copied = pfo_index_copy(old, index);
     if (copied == PFO_OK) {
         return pfo_disk_publish_index(disk, index, name, err);
@@ -408,7 +208,7 @@ change_size(pfo_disk *disk, uint32_t slots, pfo_error *err)
     pfo_index_close(index);
     (void)pfo_file_remove(disk->root.descriptor, name);
     if (copied != PFO_OVERFLOW) {
-        disk->must_rebuild = 1;
+        pfo_disk_distrust(disk);
         return pfo_fail(err, PFO_IO, "the index of %s is damaged; it will be rebuilt", disk->directory);
     }
     return PFO_OVERFLOW;
@@ -512,7 +312,7 @@ lock_directory(pfo_disk *disk, pfo_error *err)
             pfo_segments_close(disk);
             pfo_payloads_close(disk);
             pfo_file_close(&disk->lock_file);
-            PFO_TRY(open_directory(disk, err));
+            PFO_TRY(pfo_disk_open_directory(disk, err));
             if (disk->read_only) {
                 break;
             }
@@ -552,9 +352,9 @@ begin_change(pfo_disk *disk, int may_lack, pfo_error *err)
             }
         }
         int known;
-        PFO_TRY(read_format(disk, &known, err));
+        PFO_TRY(pfo_disk_read_format(disk, &known, err));
         if (!known) {
-            if (!salvage_salt(disk)) {
+            if (!pfo_disk_salvage_salt(disk)) {
                 uint64_t salt = 0;
                 PFO_TRY(pfo_disk_remove_all(disk, err)); /* nothing in them can be checked */
                 if (getrandom(&salt, sizeof salt, 0) != (ssize_t)sizeof salt) {
@@ -562,16 +362,17 @@ begin_change(pfo_disk *disk, int may_lack, pfo_error *err)
                 }
                 atomic_store(&disk->salt, salt);
             }
-            PFO_TRY(write_format(disk, err));
+            PFO_TRY(pfo_disk_write_format(disk, err));
         }
         PFO_TRY(remap(disk, err));
         index = atomic_load(&disk->index);
     }
     if (pfo_index_is_current(index) && index->salt == atomic_load(&disk->salt) && !disk->must_rebuild &&
-        memcmp(index->header->boot, disk->boot, sizeof disk->boot) == 0 && pfo_index_begin(index)) {
+        memcmp(index->header->boot, disk->boot, sizeof disk->boot) == 0 &&
+        (pfo_index_begin(index) || pfo_disk_resume(disk))) {
         return PFO_OK;
     }
-    disk->must_rebuild = 1;
+    pfo_disk_distrust(disk);
     return may_lack ? PFO_OK : pfo_disk_rebuild(disk, err);
 }
 
@@ -703,8 +504,8 @@ static pfo_status
 open_for_reading(pfo_disk *disk, pfo_error *err)
 {
     int known;
-    PFO_TRY(read_format(disk, &known, err));
-    if (!known && !salvage_salt(disk)) {
+    PFO_TRY(pfo_disk_read_format(disk, &known, err));
+    if (!known && !pfo_disk_salvage_salt(disk)) {
         return pfo_fail(err, PFO_UNAVAILABLE, "%s holds no cache, and one cannot be made there: it is read-only",
                         disk->directory);
     }
@@ -737,7 +538,7 @@ open_all(pfo_disk *disk, const pfo_disk_options *options, pfo_error *err)
         PFO_TRY(check_exists(disk, err));
     }
     pfo_mutex_lock(&disk->lock);
-    pfo_status status = open_directory(disk, err);
+    pfo_status status = pfo_disk_open_directory(disk, err);
     pfo_mutex_unlock(&disk->lock);
     PFO_TRY(status);
     if (disk->read_only) {
@@ -781,7 +582,7 @@ pfo_disk_open(pfo_disk **out, const pfo_disk_options *options, pfo_error *err)
         disk->compression = options->compression;
         disk->now_ns = options->now_ns != NULL ? options->now_ns : wall_clock_ns;
         disk->lock = disk->segments_lock = disk->payloads_lock = (pfo_mutex)PFO_MUTEX_INIT;
-        read_boot(disk->boot);
+        pfo_disk_read_boot(disk->boot);
         enlist(disk); /* before it locks: a child that is forked meanwhile must not share the lock */
         status = open_all(disk, options, err);
         if (status != PFO_OK) {

@@ -2,8 +2,8 @@
  *
  * Contract: pfo_disk_lock() gives the one right to write in the directory, over all threads and processes, with an index that is whole and
  * belongs to the directory that is there now; it makes or repairs what is missing. Between it and pfo_disk_unlock() the index says
- * `changing`; a writer that dies there leaves that word behind, and the next one rebuilds the index from the segments. A function
- * that cannot leave index and segments in agreement sets `must_rebuild` for the same effect.
+ * `changing`; a writer that is killed there leaves that word behind, and the next one takes back its last step (disk_journal.h). A function
+ * that cannot leave index and segments in agreement calls pfo_disk_distrust(): the index is rebuilt from the segments.
  * A reader counts itself into the place of the index it uses. A new index goes to the other place, whose former index is closed first; if
  * readers are in there still, it joins the current place and the one it replaces is closed with it later. So a handle keeps few indexes.
  * Threads: `lock` guards everything that is neither atomic nor constant. Order of locks: handles list, handle, payloads.
@@ -130,14 +130,53 @@ pfo_status pfo_disk_grow(pfo_disk *disk, pfo_error *err);
 void pfo_disk_drop_index(pfo_disk *disk);
 /* pre: locked. The same with half the slots. OVERFLOW: they are too few. */
 pfo_status pfo_disk_shrink(pfo_disk *disk, pfo_error *err);
+/* pre: locked. Everything in the directory, in bytes, garbage included. */
+uint64_t pfo_disk_bytes(const pfo_disk *disk, const pfo_index *index);
+
+/* pre: locked. Index and segments may disagree: who locks next rebuilds the index, whoever dies until then. */
+void pfo_disk_distrust(pfo_disk *disk);
+/* pre: locked. They agree again, in the index that was published last. */
+void pfo_disk_trust(pfo_disk *disk);
+
+/* ---- disk_resume.c; pre: locked ---- */
+
+/* Brings a change to an end whose writer was killed. 0: that cannot be done; the index must be rebuilt. */
+int pfo_disk_resume(pfo_disk *disk);
+
+/* ---- disk_directory.c ---- */
+
 /* A name in tmp/ that nobody else uses; it ends with the bytes the file is meant to have. */
 void pfo_disk_temporary_name(pfo_disk *disk, uint64_t bytes, char name[PFO_DISK_NAME]);
 /* fsync of the folder `name` where the handle promises to survive a power cut. */
 pfo_status pfo_disk_sync_folder(pfo_disk *disk, const char *name, pfo_error *err);
 /* IO with the system's text, and which file. */
 pfo_status pfo_disk_io_error(pfo_error *err, int error, const char *what, const char *name);
-/* pre: locked. Everything in the directory, in bytes, garbage included. */
-uint64_t pfo_disk_bytes(const pfo_disk *disk, const pfo_index *index);
+/* Which run of the machine this is: after a power cut the index may be a mixture of old and new pages. */
+void pfo_disk_read_boot(unsigned char boot[16]);
+/* pre: `lock` is held. Opens the directory, for the first time or because the one that was open is gone: readers may be using its
+ * descriptor, which comes to name the new one. On failure the old one stays, and is found to be gone again. */
+pfo_status pfo_disk_open_directory(pfo_disk *disk, pfo_error *err);
+pfo_status pfo_disk_write_format(pfo_disk *disk, pfo_error *err); /* with the handle's salt */
+/* *known: the salt was read. STATE: not a directory for this version. */
+pfo_status pfo_disk_read_format(pfo_disk *disk, int *known, pfo_error *err);
+/* 1: has the salt of an index whose format file was lost, so that its segments can be read still. */
+int pfo_disk_salvage_salt(pfo_disk *disk);
+
+/* ---- disk.c ---- */
+
+static inline void
+pfo_disk_count_one(_Atomic uint64_t *counter)
+{
+    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+
+/* pre: locked. A damaged index is rebuilt before it is asked again: what is done to a key whose slot was lost would leave its record behind,
+ * to come back with a later rebuild. */
+pfo_status pfo_disk_find_locked(pfo_disk *disk, const pfo_digest *key, pfo_slot *slot, uint32_t *position, int *found,
+                                pfo_error *err);
+/* Whether the index says so without a doubt, which needs no lock: most changes of a key in memory meet nothing here, and a directory
+ * that cannot be written to has nothing to refuse them. */
+int pfo_disk_is_absent(pfo_disk *disk, const pfo_digest *key);
 
 /* ---- disk_recover.c; pre: locked, or a handle that only reads ---- */
 
@@ -148,6 +187,8 @@ void pfo_disk_sweep_temporary(pfo_disk *disk, uint64_t *orphans, uint64_t *orpha
 /* Payload files that no entry names; remove != 0 unlinks them. */
 pfo_status pfo_disk_sweep_payloads(pfo_disk *disk, const pfo_index *index, int remove, uint64_t *orphans,
                                    uint64_t *orphan_bytes, pfo_error *err);
+/* The same, with remove, for one of the 256 folders. */
+pfo_status pfo_disk_sweep_folder(pfo_disk *disk, const pfo_index *index, unsigned char number, pfo_error *err);
 /* Unlinks all segments and payload files. */
 pfo_status pfo_disk_remove_all(pfo_disk *disk, pfo_error *err);
 /* Calls each(context, folder, name) for everything in a folder but names that begin with a dot, until it does not return OK. A missing

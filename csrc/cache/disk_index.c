@@ -3,7 +3,7 @@
  * The two buckets of a key come from its two halves, each mixed with the salt, so keys need not be spread evenly. With two choices of
  * eight places the table fills to nine tenths before an insertion finds no place.
  */
-#include "cache/disk_index.h"
+#include "cache/disk_journal.h"
 
 #include "base/alloc.h"
 
@@ -93,6 +93,7 @@ lay_out(pfo_index *index, unsigned char *base, uint32_t slot_count)
     index->base = base;
     index->bytes = (size_t)pfo_index_bytes(slot_count);
     index->header = (pfo_index_header *)(void *)base;
+    index->journal = (pfo_index_journal *)(void *)(base + PFO_JOURNAL_AT);
     index->slots = (_Atomic uint64_t *)(void *)(base + PFO_DISK_PAGE);
     index->rows = (pfo_segment_row *)(void *)(base + PFO_DISK_PAGE + (size_t)slot_count * sizeof(pfo_slot));
     index->slot_count = slot_count;
@@ -214,7 +215,7 @@ pfo_index_open(pfo_index **out, int directory, const char *name, int writable, u
         return pfo_fail(err, PFO_NO_MEMORY, "out of memory mapping the index");
     }
     lay_out(index, base, slot_count);
-    if (pfo_file_populate(&index->file, base, index->bytes) != 0) {
+    if (pfo_file_load(&index->file, base, index->bytes) != 0) {
         pfo_index_close(index); /* to touch what the disk cannot read would be a signal */
         return PFO_OK;
     }
@@ -429,13 +430,24 @@ pfo_index_neighbours(const pfo_index *index, const pfo_digest *key, uint32_t *po
     }
 }
 
+/* Every change of a word that a killed writer must not leave half done. */
+static void
+change_word(pfo_index *index, _Atomic uint64_t *word, uint64_t value)
+{
+    const uint64_t before = atomic_load_explicit(word, memory_order_relaxed);
+    if (before != value) {
+        pfo_journal_undo(index, PFO_UNDO_WORD, (uint64_t)((uintptr_t)word - (uintptr_t)index->base), before, value);
+        atomic_store_explicit(word, value, memory_order_release);
+    }
+}
+
 /* Brings the bucket's sum from the slot's present check to another. One that was wrong before stays wrong. */
 static void
 move_sum(pfo_index *index, uint32_t position, uint64_t check)
 {
     _Atomic uint64_t *sum = &index->sums[position / PFO_DISK_BUCKET];
     const uint64_t before = atomic_load_explicit(words_of(index, position), memory_order_relaxed);
-    atomic_store_explicit(sum, atomic_load_explicit(sum, memory_order_relaxed) - before + check, memory_order_relaxed);
+    change_word(index, sum, atomic_load_explicit(sum, memory_order_relaxed) - before + check);
 }
 
 void
@@ -447,7 +459,7 @@ pfo_index_set(pfo_index *index, uint32_t position, const pfo_slot *slot)
     memcpy(copy, &whole, sizeof copy);
     move_sum(index, position, whole.check);
     for (int i = 0; i < PFO_SLOT_WORDS; i++) {
-        atomic_store_explicit(&words_of(index, position)[i], copy[i], memory_order_relaxed);
+        change_word(index, &words_of(index, position)[i], copy[i]);
     }
 }
 
@@ -456,7 +468,7 @@ pfo_index_clear(pfo_index *index, uint32_t position)
 {
     move_sum(index, position, 0);
     for (int i = 0; i < PFO_SLOT_WORDS; i++) {
-        atomic_store_explicit(&words_of(index, position)[i], 0, memory_order_relaxed);
+        change_word(index, &words_of(index, position)[i], 0);
     }
 }
 
@@ -506,6 +518,7 @@ pfo_index_copy(const pfo_index *from, pfo_index *to)
         pfo_index_set_count(to, (pfo_counter)i, pfo_index_count(from, (pfo_counter)i));
     }
     atomic_store(&to->header->clock, atomic_load(&from->header->clock));
+    pfo_journal_copy(from, to);
     return PFO_OK;
 }
 
@@ -533,13 +546,16 @@ void
 pfo_index_set_row(pfo_index *index, uint32_t number, const pfo_segment_row *row)
 {
     const uint32_t place = number % index->row_count;
-    if (row == NULL) {
-        memset(&index->rows[place], 0, sizeof index->rows[place]);
-        return;
+    uint64_t words[sizeof *row / 8] = { 0 };
+    if (row != NULL) {
+        pfo_segment_row whole = *row;
+        whole.check = row_check(index, row, place);
+        memcpy(words, &whole, sizeof words);
     }
-    pfo_segment_row whole = *row;
-    whole.check = row_check(index, row, place);
-    index->rows[place] = whole;
+    _Atomic uint64_t *to = (_Atomic uint64_t *)(void *)&index->rows[place];
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        change_word(index, &to[i], words[i]);
+    }
 }
 
 /* ---- counters ---- */
@@ -553,7 +569,7 @@ pfo_index_count(const pfo_index *index, pfo_counter which)
 void
 pfo_index_set_count(pfo_index *index, pfo_counter which, uint64_t value)
 {
-    atomic_store_explicit(&index->header->counters[which], value, memory_order_relaxed);
+    change_word(index, &index->header->counters[which], value);
 }
 
 void
@@ -569,15 +585,23 @@ pfo_index_begin(pfo_index *index)
         atomic_load(&index->header->counters_check) != counters_check(index)) {
         return 0;
     }
-    atomic_store(&index->header->changing, 1);
+    pfo_journal_clear(index);
+    atomic_store(&index->header->changing, PFO_CHANGE_NOTED);
     return 1;
 }
 
 void
 pfo_index_end(pfo_index *index)
 {
+    pfo_journal_clear(index);
     atomic_store(&index->header->counters_check, counters_check(index));
     atomic_store(&index->header->changing, 0);
+}
+
+void
+pfo_index_spoil(pfo_index *index)
+{
+    atomic_store(&index->header->changing, PFO_CHANGE_SPOILED);
 }
 
 uint32_t

@@ -19,6 +19,7 @@ typedef struct pfo_index {
     unsigned char *base;
     size_t bytes;
     pfo_index_header *header;
+    pfo_index_journal *journal;
     _Atomic uint64_t *slots;
     pfo_segment_row *rows;
     _Atomic uint64_t *sums; /* of each bucket; see pfo_index_is_whole() */
@@ -84,6 +85,7 @@ void pfo_index_add(pfo_index *index, pfo_counter which, uint64_t amount); /* mod
 /* Marks the beginning and the end of a change. 0: the last writer died in one, or the counters are damaged. */
 int pfo_index_begin(pfo_index *index);
 void pfo_index_end(pfo_index *index);
+void pfo_index_spoil(pfo_index *index); /* who comes next rebuilds it, even if this writer dies now */
 uint32_t pfo_index_clock(const pfo_index *index);
 
 #endif

@@ -204,7 +204,7 @@ pfo_disk_next_victim(pfo_disk *disk, pfo_index *index, uint32_t *position, pfo_s
         if (disk->victim_next == disk->victim_count || disk->victims_of != index) {
             PFO_TRY(fill_batch(disk, index, err));
             if (disk->victim_count == 0) {
-                disk->must_rebuild = 1; /* entries are counted that no slot shows */
+                pfo_disk_distrust(disk); /* entries are counted that no slot shows */
                 return PFO_OK;
             }
         }

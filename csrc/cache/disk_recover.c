@@ -200,6 +200,15 @@ pfo_disk_sweep_payloads(pfo_disk *disk, const pfo_index *index, int remove, uint
     return status;
 }
 
+pfo_status
+pfo_disk_sweep_folder(pfo_disk *disk, const pfo_index *index, unsigned char number, pfo_error *err)
+{
+    payload_sweep sweep = { .disk = disk, .index = index, .remove = 1, .err = err };
+    char folder[PFO_DISK_NAME];
+    (void)snprintf(folder, sizeof folder, "payloads/%02x", number);
+    return pfo_disk_walk(disk, folder, sweep_payload, &sweep, err);
+}
+
 typedef struct removal {
     pfo_disk *disk;
     pfo_error *err;
@@ -498,7 +507,7 @@ pfo_status
 pfo_disk_rebuild(pfo_disk *disk, pfo_error *err)
 {
     rebuild run = { .disk = disk, .err = err };
-    disk->must_rebuild = 1; /* until all of this is done */
+    pfo_disk_distrust(disk); /* until all of this is done */
     pfo_status status;
     do {
         run.begin_again = 0;
@@ -518,7 +527,7 @@ pfo_disk_rebuild(pfo_disk *disk, pfo_error *err)
     atomic_store(&run.index->header->clock, run.sequence + SEQUENCE_GAP);
     atomic_fetch_add(&disk->corrupt, run.damaged);
     if (disk->read_only) {
-        disk->must_rebuild = 0;
+        pfo_disk_trust(disk);
         return pfo_disk_publish_index(disk, run.index, NULL, err);
     }
     status = pfo_disk_sweep_payloads(disk, run.index, 1, NULL, NULL, err);
@@ -534,7 +543,7 @@ pfo_disk_rebuild(pfo_disk *disk, pfo_error *err)
         }
     }
     PFO_TRY(pfo_disk_publish_index(disk, run.index, run.name, err));
-    disk->must_rebuild = 0;
+    pfo_disk_trust(disk);
     drop_empty_segments(disk, run.index);
     pfo_disk_sweep_temporary(disk, NULL, NULL);
     return PFO_OK;

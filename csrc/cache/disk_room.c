@@ -3,6 +3,7 @@
  * Order of work when bytes are wanted: drafts of dead writers, then garbage (the sealed segment with the least live share, while that
  * is below three quarters), then entries in the policy's order. Evicting makes garbage, so the loop ends.
  */
+#include "cache/disk_journal.h"
 #include "cache/disk_payload.h"
 
 #include <errno.h>
@@ -19,13 +20,17 @@ pfo_disk_remove_entry(pfo_disk *disk, uint32_t position, const pfo_slot *slot, p
         pfo_segment_kill(disk, index, slot->segment, slot->offset, (uint32_t)slot->units * PFO_DISK_ALIGNMENT, err));
     pfo_index_clear(index, position);
     pfo_index_add(index, PFO_COUNT_ENTRIES, 0 - (uint64_t)1);
+    pfo_index_add(index, PFO_COUNT_FILES, 0 - (uint64_t)is_file);
+    pfo_index_add(index, PFO_COUNT_FILE_PAGES, 0 - (uint64_t)slot->file_pages);
+    const uint32_t depth = is_file ? pfo_journal_note(index, PFO_NOTE_FOLDER, slot->key.bytes[0]) : 0;
+    pfo_journal_commit(index);
+    pfo_segment_drop_empty(disk, index, slot->segment);
     if (is_file) {
         const int error = is_named ? pfo_payload_remove(disk, &slot->key, &extension) : EIO;
-        pfo_index_add(index, PFO_COUNT_FILES, 0 - (uint64_t)1);
-        pfo_index_add(index, PFO_COUNT_FILE_PAGES, 0 - (uint64_t)slot->file_pages);
         if (error != 0 && error != ENOENT) {
-            disk->must_rebuild = 1; /* which looks for files that no entry names */
+            pfo_disk_distrust(disk); /* which looks for files that no entry names */
         }
+        pfo_journal_done(index, depth);
     }
     return PFO_OK;
 }
@@ -159,7 +164,7 @@ give_up_neighbour(pfo_disk *disk, const pfo_digest *key, uint32_t *position, pfo
         }
     }
     if (chosen.sequence == 0) {
-        disk->must_rebuild = 1; /* neither empty nor whole */
+        pfo_disk_distrust(disk); /* neither empty nor whole */
         return pfo_fail(err, PFO_IO, "the index of %s is damaged; it will be rebuilt", disk->directory);
     }
     PFO_TRY(pfo_disk_remove_entry(disk, *position, &chosen, err));

@@ -2,6 +2,7 @@
 #include "cache/disk_segments.h"
 
 #include "base/alloc.h"
+#include "cache/disk_journal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -332,6 +333,7 @@ start_segment(pfo_disk *disk, pfo_index *index, pfo_segment_row *row, pfo_error 
     pfo_index_set_row(index, number, row);
     pfo_index_set_count(index, PFO_COUNT_ACTIVE, number);
     pfo_index_add(index, PFO_COUNT_SEGMENTS, 1);
+    pfo_journal_commit(index); /* an empty segment is a whole one */
     return pfo_disk_sync_folder(disk, "segments", err);
 }
 
@@ -347,7 +349,7 @@ active_row(pfo_disk *disk, pfo_index *index, uint32_t bytes, pfo_segment_row *ro
         }
         pfo_index_set_count(index, PFO_COUNT_ACTIVE, 0); /* sealed */
         if (found != PFO_FOUND) {
-            disk->must_rebuild = 1; /* by who locks next; what is written now goes to a segment of its own */
+            pfo_disk_distrust(disk); /* by who locks next; what is written now goes to a segment of its own */
         } else if (row->live_records == 0) {
             pfo_segment_drop(disk, index, active);
         }
@@ -372,13 +374,16 @@ pfo_segment_append(pfo_disk *disk, pfo_index *index, void *record, uint32_t byte
         error = ENOENT;
     }
     if (error != 0) {
-        disk->must_rebuild |= error == ENOENT; /* someone else has unlinked or changed it, or put an old index there */
+        if (error == ENOENT) {
+            pfo_disk_distrust(disk);
+        } /* someone else has unlinked or changed it, or put an old index there */
         return pfo_disk_io_error(err, error, "open", name);
     }
     header->check = pfo_record_check(header, atomic_load(&disk->salt), row.number, row.size);
+    pfo_journal_undo(index, PFO_UNDO_TAIL, row.number, row.size, 0);
     error = pfo_file_write(use.file->descriptor, record, bytes, row.size);
     if (error != 0 && pfo_file_truncate(use.file->descriptor, row.size) != 0) {
-        disk->must_rebuild = 1; /* what was written of it is not in the accounts */
+        pfo_disk_distrust(disk); /* what was written of it is not in the accounts */
     }
     pfo_segment_release(&use);
     if (error != 0) {
@@ -428,36 +433,35 @@ pfo_segment_mark(pfo_disk *disk, uint32_t segment, uint32_t offset, uint32_t sta
     return error;
 }
 
-/* Takes a record that is dead out of the accounts. */
-static void
-account_death(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t bytes)
+void
+pfo_segment_account_death(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t bytes)
 {
     pfo_segment_row row;
     if (pfo_index_row(index, segment, &row) != PFO_FOUND || row.live_bytes < bytes || row.live_records == 0) {
-        disk->must_rebuild = 1;
+        pfo_disk_distrust(disk);
         return;
     }
     row.live_bytes -= bytes;
     row.live_records--;
     pfo_index_set_row(index, segment, &row);
     pfo_index_add(index, PFO_COUNT_LIVE_BYTES, 0 - (uint64_t)bytes);
-    if (row.live_records == 0 && segment != pfo_index_count(index, PFO_COUNT_ACTIVE)) {
-        pfo_segment_drop(disk, index, segment);
-    }
 }
 
 pfo_status
 pfo_segment_kill(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t offset, uint32_t bytes, pfo_error *err)
 {
+    pfo_journal_undo(index, PFO_UNDO_MARK, segment, offset, 0);
     const int error = pfo_segment_mark(disk, segment, offset, PFO_DISK_DEAD);
     const pfo_status status =
         error == 0 ? pfo_segment_sync(disk, segment, err) : pfo_disk_io_error(err, error, "write", "a segment");
     if (status != PFO_OK) {
         (void)pfo_segment_mark(disk, segment, offset, PFO_DISK_LIVE); /* it may be half written; the entry stays */
-        disk->must_rebuild |= error == EIO; /* the page cannot be read, perhaps: a rebuild sees to that */
+        if (error == EIO) {
+            pfo_disk_distrust(disk);
+        } /* the page cannot be read, perhaps: a rebuild sees to that */
         return status;
     }
-    account_death(disk, index, segment, bytes);
+    pfo_segment_account_death(disk, index, segment, bytes);
     return PFO_OK;
 }
 
@@ -467,10 +471,10 @@ pfo_segment_take_back(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32
     pfo_segment_use use;
     if (pfo_segment_mark(disk, segment, offset, PFO_DISK_DEAD) == 0) {
         (void)pfo_segment_sync(disk, segment, NULL); /* the sync before has failed: nobody can promise more */
-        account_death(disk, index, segment, bytes);
+        pfo_segment_account_death(disk, index, segment, bytes);
         return;
     }
-    disk->must_rebuild = 1;
+    pfo_disk_distrust(disk);
     if (pfo_segment_use_linked(disk, segment, &use) == 0) {
         (void)pfo_file_truncate(use.file->descriptor, offset);
         pfo_segment_release(&use);
@@ -483,9 +487,11 @@ pfo_segment_drop(pfo_disk *disk, pfo_index *index, uint32_t number)
     char name[PFO_DISK_NAME];
     pfo_segment_row row;
     pfo_segment_name(number, name);
+    pfo_journal_commit(index);
+    const uint32_t depth = pfo_journal_note(index, PFO_NOTE_DROP, number);
     const int error = pfo_file_remove(disk->root.descriptor, name);
     if ((error != 0 && error != ENOENT) || pfo_index_row(index, number, &row) != PFO_FOUND) {
-        disk->must_rebuild = 1;
+        pfo_disk_distrust(disk);
         return;
     }
     pfo_segment_file *place = &disk->segments[number % PFO_DISK_OPEN_SEGMENTS];
@@ -499,131 +505,16 @@ pfo_segment_drop(pfo_disk *disk, pfo_index *index, uint32_t number)
         pfo_index_set_count(index, PFO_COUNT_ACTIVE, 0);
     }
     pfo_index_set_row(index, number, NULL);
+    pfo_journal_commit(index);
+    pfo_journal_done(index, depth);
 }
 
-/* ---- compaction ---- */
-
-uint32_t
-pfo_segment_worst(const pfo_index *index, pfo_segment_row *row)
+void
+pfo_segment_drop_empty(pfo_disk *disk, pfo_index *index, uint32_t number)
 {
-    const uint32_t active = (uint32_t)pfo_index_count(index, PFO_COUNT_ACTIVE);
-    uint32_t worst = 0;
-    for (uint32_t place = 0; place < index->row_count; place++) {
-        pfo_segment_row one;
-        if (pfo_index_row_at(index, place, &one) == PFO_FOUND && one.number != active && one.size != 0 &&
-            (worst == 0 || (uint64_t)one.live_bytes * row->size < (uint64_t)row->live_bytes * one.size)) {
-            worst = one.number;
-            *row = one;
-        }
-    }
-    return worst;
-}
-
-typedef struct compaction {
-    pfo_disk *disk;
-    pfo_error *err;
-    unsigned char *record;
-    uint32_t number;
-    uint32_t moved;
-    uint32_t target; /* the segment that the last copy is in; 0: none yet */
-} compaction;
-
-/* Copies the record, and lets the slot name the copy: the index need not survive a power cut, so that can come before the sync. */
-static pfo_status
-copy_record(compaction *run, const pfo_record_header *header, uint32_t offset)
-{
-    pfo_index *index = atomic_load(&run->disk->index);
-    pfo_slot slot;
-    uint32_t position;
-    if (header->state != PFO_DISK_LIVE || pfo_index_find(index, &header->key, &slot, &position) != PFO_FOUND ||
-        slot.segment != run->number || slot.offset != offset) {
-        return PFO_OK;
-    }
-    const uint32_t bytes = (uint32_t)slot.units * PFO_DISK_ALIGNMENT;
-    const pfo_record_state state = pfo_segment_read(run->disk, &slot, run->record, bytes);
-    if (state == PFO_RECORD_UNREADABLE) {
-        return pfo_fail(run->err, PFO_IO, "the disk cache cannot read a segment of %s", run->disk->directory);
-    }
-    if (state != PFO_RECORD_WHOLE) {
-        atomic_fetch_add(&run->disk->corrupt, 1);
-        return pfo_disk_remove_entry(run->disk, position, &slot, run->err);
-    }
-    PFO_TRY(pfo_segment_append(run->disk, index, run->record, bytes, &slot.segment, &slot.offset, run->err));
-    pfo_index_set(index, position, &slot);
-    run->moved++;
-    const uint32_t before = run->target;
-    run->target = slot.segment;
-    return before == 0 || before == slot.segment ? PFO_OK : pfo_segment_sync(run->disk, before, run->err);
-}
-
-static pfo_status
-move_record(void *context, const pfo_record_header *header, uint32_t offset)
-{
-    compaction *run = context;
-    pfo_status status = copy_record(run, header, offset);
-    if (status == PFO_STATE) { /* no row for another segment */
-        status = pfo_disk_grow(run->disk, run->err);
-        return status == PFO_OK ? copy_record(run, header, offset) : status;
-    }
-    return status;
-}
-
-/* Marks a record dead that has a copy elsewhere. */
-static pfo_status
-bury_moved(void *context, const pfo_record_header *header, uint32_t offset)
-{
-    compaction *run = context;
-    pfo_index *index = atomic_load(&run->disk->index);
-    pfo_slot slot;
-    uint32_t position;
-    if (header->state != PFO_DISK_LIVE || pfo_index_find(index, &header->key, &slot, &position) != PFO_FOUND ||
-        slot.sequence != header->sequence || (slot.segment == run->number && slot.offset == offset)) {
-        return PFO_OK;
-    }
-    const int error = pfo_segment_mark(run->disk, run->number, offset, PFO_DISK_DEAD);
-    if (error != 0) {
-        return pfo_disk_io_error(run->err, error, "write", "a segment");
-    }
-    account_death(run->disk, index, run->number, pfo_record_bytes(header));
-    return PFO_OK;
-}
-
-/* The copies are safe: what they were copied from goes, at once if all of it was. */
-static pfo_status
-leave_segment(compaction *run)
-{
-    pfo_segment_scan_report report;
     pfo_segment_row row;
-    pfo_index *index = atomic_load(&run->disk->index);
-    if (pfo_index_row(index, run->number, &row) != PFO_FOUND) {
-        return PFO_OK; /* nothing in it was live */
+    if (number != pfo_index_count(index, PFO_COUNT_ACTIVE) && pfo_index_row(index, number, &row) == PFO_FOUND &&
+        row.live_records == 0) {
+        pfo_segment_drop(disk, index, number);
     }
-    if (row.live_records == run->moved) {
-        pfo_segment_drop(run->disk, index, run->number);
-        return pfo_disk_sync_folder(run->disk, "segments", run->err);
-    }
-    PFO_TRY(
-        pfo_segment_scan(run->disk, run->number, atomic_load(&run->disk->salt), bury_moved, run, &report, run->err));
-    return pfo_segment_sync(run->disk, run->number, run->err);
-}
-
-pfo_status
-pfo_segment_compact(pfo_disk *disk, uint32_t number, pfo_error *err)
-{
-    pfo_segment_scan_report report;
-    compaction run = { .disk = disk, .err = err, .record = pfo_alloc(PFO_RECORD_MOST), .number = number };
-    if (run.record == NULL) {
-        return pfo_fail(err, PFO_NO_MEMORY, "out of memory compacting a segment");
-    }
-    const pfo_status copied = pfo_segment_scan(disk, number, atomic_load(&disk->salt), move_record, &run, &report, err);
-    pfo_free(run.record);
-    pfo_status status = run.target == 0 ? PFO_OK : pfo_segment_sync(disk, run.target, err);
-    if (status == PFO_OK) {
-        status = leave_segment(&run);
-    }
-    pfo_segment_row row;
-    if (status != PFO_OK || (copied == PFO_OK && pfo_index_row(atomic_load(&disk->index), number, &row) == PFO_FOUND)) {
-        disk->must_rebuild = 1; /* records are live twice, or the scan missed a damaged one that a slot names */
-    }
-    return copied == PFO_OK ? status : copied;
 }

@@ -49,9 +49,11 @@ pfo_record_state pfo_segment_read(pfo_disk *disk, const pfo_slot *slot, void *re
  * free, the index must grow. */
 pfo_status pfo_segment_append(pfo_disk *disk, pfo_index *index, void *record, uint32_t bytes, uint32_t *segment,
                               uint32_t *offset, pfo_error *err);
-/* Marks a record dead and takes it out of the accounts; a sealed segment without live records is unlinked. */
+/* Marks a record dead and takes it out of the accounts. What it leaves empty goes with pfo_segment_drop_empty(), once the slot is changed. */
 pfo_status pfo_segment_kill(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t offset, uint32_t bytes,
                             pfo_error *err);
+/* Takes a record that is dead out of the accounts. */
+void pfo_segment_account_death(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t bytes);
 /* Takes back a record that was appended last and whose sync failed; it does not come back unless the system refuses to write and to cut. */
 void pfo_segment_take_back(pfo_disk *disk, pfo_index *index, uint32_t segment, uint32_t offset, uint32_t bytes);
 /* fsync where the handle promises to survive a power cut. */
@@ -59,12 +61,24 @@ pfo_status pfo_segment_sync(pfo_disk *disk, uint32_t segment, pfo_error *err);
 /* Writes a record's state. 0 (also where the segment is gone) or an errno value. */
 int pfo_segment_mark(pfo_disk *disk, uint32_t segment, uint32_t offset, uint32_t state);
 
-/* Unlinks a segment and frees its row; pre: nothing in it is live. */
+/* Unlinks a segment and frees its row; pre: nothing in it is live, and index and segments agree: a step ends here. */
 void pfo_segment_drop(pfo_disk *disk, pfo_index *index, uint32_t number);
+/* The same for a sealed segment that has no live records, and nothing for others. */
+void pfo_segment_drop_empty(pfo_disk *disk, pfo_index *index, uint32_t number);
+
+/* ---- disk_compact.c ---- */
+
 /* The sealed segment with the least live share. 0: none. */
 uint32_t pfo_segment_worst(const pfo_index *index, pfo_segment_row *row);
 /* Copies what is live in a segment to the active one, and unlinks it. Where that fails half-way the copies count and the rest stays. */
 pfo_status pfo_segment_compact(pfo_disk *disk, uint32_t number, pfo_error *err);
+
+/* Ends a compaction whose writer was killed: what has a copy is dead. */
+pfo_status pfo_segment_settle(pfo_disk *disk, uint32_t number, pfo_error *err);
+/* A sealed segment that is mostly garbage is copied away at once, so that no search for such segments is needed. */
+void pfo_segment_tidy(pfo_disk *disk, uint32_t number);
+
+/* ---- disk_segments.c ---- */
 
 /* What a scan has found. */
 typedef struct pfo_segment_scan_report {

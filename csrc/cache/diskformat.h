@@ -24,10 +24,13 @@ enum {
 };
 
 #define PFO_DISK_FORMAT_MAGIC 0x31656863616f6670ULL /* "pfoache1" where the low byte comes first */
-#define PFO_DISK_INDEX_MAGIC 0x327865646e696670ULL  /* "pfindex2" */
+#define PFO_DISK_INDEX_MAGIC 0x337865646e696670ULL  /* "pfindex3" */
 /* Far apart, so that no damage of three bytes or fewer turns one into the other. */
 #define PFO_DISK_LIVE 0x4556494cU /* "LIVE" */
 #define PFO_DISK_DEAD 0x9ca9b6b3U /* ... with every bit turned */
+/* `changing` in the index, if not 0. Anything else counts as SPOILED. */
+#define PFO_CHANGE_NOTED 0x45544f4eU   /* "NOTE": the journal says what a dead writer was at */
+#define PFO_CHANGE_SPOILED 0xbaabb0b1U /* the index must be rebuilt */
 
 /* The file `format`. The first 16 bytes mean the same in every version to come. */
 typedef struct pfo_format_header {
@@ -122,12 +125,29 @@ typedef struct pfo_index_header {
     unsigned char boot[16];    /* of the machine's run in which it was made: what another run left may be a mixture */
     uint64_t check;            /* over all before it */
     _Atomic uint32_t retired;  /* another file has taken its place */
-    _Atomic uint32_t changing; /* a writer is at work, or died there */
+    _Atomic uint32_t changing; /* PFO_CHANGE_*: a writer is at work, or died there */
     _Atomic uint64_t counters[PFO_COUNTERS];
     _Atomic uint64_t counters_check; /* over the counters and salt; right whenever `changing` is 0 */
     _Atomic uint64_t clock;          /* of accesses */
 } pfo_index_header;
-static_assert(sizeof(pfo_index_header) <= PFO_DISK_PAGE, "the header has a page");
+
+enum { PFO_JOURNAL_AT = 512, PFO_JOURNAL_NOTES = 16, PFO_JOURNAL_ENTRIES = 140 };
+
+/* In the header's page behind it; disk_journal.h. Of no meaning while `changing` is 0. */
+typedef struct pfo_journal_entry {
+    _Atomic uint64_t what; /* pfo_undo in the highest byte, and where */
+    _Atomic uint64_t before;
+    _Atomic uint64_t after;
+} pfo_journal_entry;
+
+typedef struct pfo_index_journal {
+    _Atomic uint32_t count;                    /* of entries */
+    _Atomic uint32_t depth;                    /* of notes */
+    _Atomic uint64_t notes[PFO_JOURNAL_NOTES]; /* pfo_note in the upper half, and of what */
+    pfo_journal_entry entries[PFO_JOURNAL_ENTRIES];
+} pfo_index_journal;
+static_assert(sizeof(pfo_index_header) <= PFO_JOURNAL_AT, "the header has the beginning of a page");
+static_assert(PFO_JOURNAL_AT + sizeof(pfo_index_journal) <= PFO_DISK_PAGE, "and the journal the rest");
 static_assert(sizeof(_Atomic uint64_t) == 8 && sizeof(_Atomic uint32_t) == 4, "atomics are plain words in the map");
 
 #endif
