@@ -4,6 +4,31 @@
 #include "base/alloc.h"
 #include "profiler/capture_tables.h"
 
+static void
+what_is_decoded_is_what_was_encoded(void)
+{
+    for (int spans = 0; spans < 20; spans += 19) { /* nearly empty tables, too */
+        pfo_capture *capture = made(spans);
+        pfo_capture *read = NULL;
+        unsigned char *bytes = NULL;
+        unsigned char *again = NULL;
+        size_t length = 0;
+        size_t same = 0;
+        REQUIRE(pfo_capture_encode(capture, &bytes, &length, NULL) == PFO_OK);
+        REQUIRE(pfo_capture_decode(bytes, length, &read, NULL) == PFO_OK);
+        CHECK(read->row_count == capture->row_count && read->node_count == capture->node_count);
+        CHECK(read->thread_count == 1 && read->process_count == 1 && read->name_count == FIXTURE_NAMES);
+        const pfo_capture_row *row = row_of(read, "a");
+        CHECK(spans == 0 ? row == NULL : row->memory_count == 1 && row->memory_sum < -4.5);
+        REQUIRE(pfo_capture_encode(read, &again, &same, NULL) == PFO_OK);
+        CHECK(same == length && memcmp(bytes, again, length) == 0);
+        pfo_free(bytes);
+        pfo_free(again);
+        pfo_capture_destroy(capture);
+        pfo_capture_destroy(read);
+    }
+}
+
 /* Tables whose checksum somebody has made right: nothing may crash, whatever they say. */
 static void
 hostile_tables(void)
@@ -37,6 +62,7 @@ hostile_tables(void)
 int
 main(void)
 {
+    RUN(what_is_decoded_is_what_was_encoded);
     RUN(hostile_tables);
     return FINISH();
 }
