@@ -135,6 +135,15 @@ def test_split_work_is_reported_as_it_was_split(percent: int) -> None:
     assert any(measured == pytest.approx(expected, abs=0.02) for measured, expected in tries)
 
 
+@pytest.mark.spec("S0-58")
+def test_the_profiler_reports_its_own_cost(profiler: PerformanceProfiler) -> None:
+    for _ in range(200):
+        with profiler.profile("work"):
+            spin(0.0001)
+    summary = profiler.get_profile_summary()
+    assert 0 < summary["overhead_seconds"] < 0.1 * summary["total_duration"]  # 200 times 100 us or more
+
+
 def test_percentiles_are_within_the_stated_error(profiler: PerformanceProfiler) -> None:
     trace = PerformanceProfiler(trace=True)
     for _ in range(3000):
