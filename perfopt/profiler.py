@@ -14,9 +14,9 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from perfopt import _children, _core, _wrapping
+from perfopt import _children, _core, _profile_table, _wrapping
 
-__all__ = ["PerformanceProfiler", "default_profiler", "load", "merge", "profile_operation"]
+__all__ = ["PerformanceProfiler", "default_profiler", "load", "merge", "profile_operation", "timer"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,8 +37,8 @@ class PerformanceProfiler(_core.Profiler):
         span_capacity: with ``trace``, how many of the latest ranges are kept one by one, over all threads; 32 bytes each,
             taken up as they come. From 1 to 1073741824.
         trace: keep them; an older one is overwritten by a newer one and counted as dropped.
-        memory: measure by how many bytes the process's resident set changed over each range of ``profile()`` and of
-            decorated coroutines and generators (two reads of about half a microsecond a range).
+        memory: measure by how many bytes the process's resident set changed over each range: of ``profile()`` and of
+            decorated functions, coroutines and generators (two reads of about half a microsecond a range).
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -102,6 +102,36 @@ class PerformanceProfiler(_core.Profiler):
     def dump(self, path: str | os.PathLike[str]) -> None:
         """Writes :meth:`capture` to a file, to be read by :func:`perfopt.profiler.load`. Raises OSError."""
         self.capture().dump(path)
+
+    def export(self, format: str, file: Any, *, children: bool = False) -> None:
+        """Writes :meth:`capture` for another tool: the same as ``capture(children=children).export(format, file)``.
+
+        Args:
+            format: ``chrome``, ``perfetto``, ``speedscope``, ``collapsed``, ``pstats``, ``prometheus``, ``otel`` or ``csv``;
+                docs/profiler-exports.md says what each is for. The first two are made from spans: they need ``trace=True``.
+            file: a path, or anything with ``write(bytes)``.
+            children: with what followed child processes have reported; see :meth:`follow_children`.
+
+        Raises:
+            ValueError: there is no such format.
+            TypeError: ``file`` is neither a path nor has ``write``.
+            OSError: the file cannot be written, or a report not be read.
+            RuntimeError: ``children`` without :meth:`follow_children`.
+        """
+        self.capture(children=children).export(format, file)
+
+    def table(self, *, sort_by: str = "self", row_limit: int = 10) -> str:
+        """The operations that matter most as lines of text, times in milliseconds (percentiles within the row's ``error``).
+
+        Args:
+            sort_by: the column that decides, largest first: ``count``, ``total``, ``active``, ``self``, ``mean``, ``p50``,
+                ``p99`` or ``max``.
+            row_limit: how many operations at most; what is left out is counted in the last line.
+
+        Raises:
+            ValueError: ``sort_by`` is no column, or ``row_limit`` is below 1.
+        """
+        return _profile_table.table(self.capture().rows(), sort_by, row_limit)
 
     def _followed(self) -> Path:
         folder: Path | None = getattr(self, "_children", None)
@@ -235,6 +265,11 @@ def default_profiler() -> PerformanceProfiler:
                     profiler.follow_children()
                 _default = profiler
     return _default
+
+
+def timer(name: str) -> _core.Range:
+    """``with timer("load"):`` records a range into :func:`default_profiler`. Raises TypeError unless ``name`` is a str."""
+    return default_profiler().profile(name)
 
 
 @overload

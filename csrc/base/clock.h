@@ -2,10 +2,14 @@
  *
  * A tick is one count of the invariant time stamp counter where the kernel itself trusts it (clocksource "tsc"), else
  * one nanosecond of CLOCK_MONOTONIC. Ticks are stored as they are and become nanoseconds once, when they are read:
- * the rate is the slope between an anchor taken at start and one taken at the moment of conversion, so it is
+ * the rate is the slope between a reading taken at start and one taken at the moment of conversion, so it is
  * the more exact the longer the program ran, and the start of the program pays nothing.
+ *
+ * Sleep: where the machine was suspended or a virtual one restored, counter and clock part. Each conversion looks for
+ * that and then begins a new slope, so that only what was open meanwhile is off, by that gap: the rate, and with it every
+ * other duration, holds. A tick from before the gap that is placed on the clock of today is off by it, too.
  * Threads: pfo_clock_start() runs once (call it from module init); everything else is safe from any thread.
- * Fork: ticks and anchors stay valid in the child.
+ * Fork: ticks and rate stay valid in the child.
  * Under PFO_TESTING the clock can be set, so that tests know every duration without waiting for it.
  */
 #ifndef PFO_BASE_CLOCK_H
@@ -18,6 +22,13 @@
 #include <x86intrin.h>
 #endif
 
+/* One moment on three clocks; CLOCK_BOOTTIME runs on while the machine sleeps. */
+typedef struct pfo_clock_reading {
+    int64_t tick;
+    int64_t monotonic_ns;
+    int64_t boottime_ns;
+} pfo_clock_reading;
+
 typedef struct pfo_clock_info {
     const char *source; /* "tsc" or "clock_monotonic" */
     double nanoseconds_per_tick;
@@ -29,6 +40,11 @@ typedef struct pfo_clock_info {
 /* What every clock function then says, in ticks of one nanosecond; PFO_CLOCK_REAL switches the real clock on again. */
 #define PFO_CLOCK_REAL INT64_MIN
 extern _Atomic int64_t pfo_clock_fake;
+
+/* A machine whose clocks the test makes: it is asked instead of the real ones whenever counter and clock are compared,
+ * and what was learned of the one before is forgotten. NULL: the real machine. */
+typedef void (*pfo_clock_reader)(pfo_clock_reading *reading);
+void pfo_clock_fake_reader(pfo_clock_reader reader);
 #endif
 
 /* 1 where ticks come from the time stamp counter. Written once by pfo_clock_start(). */
@@ -60,14 +76,11 @@ pfo_ticks(void)
     return pfo_monotonic_ns();
 }
 
-/* Chooses the source and takes the first anchor. Idempotent. */
+/* Chooses the source and takes the first reading. Idempotent. */
 void pfo_clock_start(void);
 
-/* Nanoseconds per tick as known now (takes the second anchor; up to 2 ms of waiting in the first 2 ms after start). */
+/* Nanoseconds per tick as known now: a reading of about 2 us; 2 ms of waiting the first time, and after a jump. */
 double pfo_clock_ns_per_tick(void);
-
-/* CLOCK_MONOTONIC nanoseconds of a tick, for joining recordings with other clocks. */
-int64_t pfo_clock_tick_to_monotonic_ns(int64_t tick);
 
 /* One moment on all clocks, and the rate up to it. */
 typedef struct pfo_clock_anchor {

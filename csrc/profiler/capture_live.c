@@ -196,15 +196,23 @@ typedef struct ring_reader {
     uint64_t at;
 } ring_reader;
 
+/* Nanoseconds from the moment of the capture to a tick; negative before it. */
+static int64_t
+since_now(const ring_store *store, int64_t tick)
+{
+    return (int64_t)llround((double)(tick - store->now.tick) * store->now.ns_per_tick);
+}
+
 static int
 convert(const ring_store *store, const pfo_raw_span *raw, pfo_span *span)
 {
     if (raw->lane >= store->lane_room || store->threads[raw->lane] < 0 || raw->name > (uint32_t)store->name_count) {
         return 0;
     }
-    const double before = (double)(raw->begin_tick - store->now.tick) * store->now.ns_per_tick;
-    span->begin_ns = store->now.epoch_ns - store->base_epoch_ns + (int64_t)llround(before);
-    span->duration_ns = (int64_t)llround((double)raw->ticks * store->now.ns_per_tick);
+    /* Both ends are rounded, and the duration is what lies between: spans that touch in ticks touch in nanoseconds. */
+    const int64_t begin_ns = since_now(store, raw->begin_tick);
+    span->begin_ns = store->now.epoch_ns - store->base_epoch_ns + begin_ns;
+    span->duration_ns = since_now(store, raw->begin_tick + raw->ticks) - begin_ns;
     span->name = (int32_t)raw->name - 1;
     span->thread = store->threads[raw->lane];
     span->flags = raw->flags;

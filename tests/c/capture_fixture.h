@@ -139,4 +139,24 @@ read_spans(const pfo_capture *capture, pfo_span *spans, int64_t room)
     return filled;
 }
 
+/* Nested ranges under four names, one beyond the limit and one with memory; 2 * spans + 1 spans. */
+static inline pfo_capture *
+made(int spans)
+{
+    const taped tape = taped_new(FIXTURE_NAMES, 2 * spans + 10);
+    for (int i = 0; i < spans; i++) {
+        pfo_open_range outer = begin(&tape, i % 3, 2000 + 100 * i);
+        one(&tape, 3, 2010 + 100 * i, 2020 + 101 * i);
+        end(&tape, &outer, 2090 + 101 * i);
+    }
+    const pfo_name beyond = pfo_recorder_add_name(tape.recorder);
+    pfo_open_range range;
+    pfo_recorder_begin(tape.recorder, beyond, &range);
+    pfo_recorder_end(tape.recorder, &range, range.begin_tick + 3);
+    pfo_recorder_add_memory(tape.recorder, tape.names[0], -5);
+    pfo_capture *capture = take(&tape);
+    pfo_recorder_destroy(tape.recorder);
+    return capture;
+}
+
 #endif

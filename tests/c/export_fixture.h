@@ -140,7 +140,7 @@ source_close(void *context)
 static inline pfo_span_source
 array_source_of(array_source *source)
 {
-    return (pfo_span_source){ array_read, array_rewind, source_close, source };
+    return (pfo_span_source){ .read = array_read, .rewind = array_rewind, .context = source, .close = source_close };
 }
 
 /* As many spans as wanted, made while they are read: steps of ten ranges each, on four threads, every hundredth suspending. */
@@ -182,7 +182,8 @@ endless_rewind(void *context, pfo_error *err)
 static inline pfo_span_source
 endless_source_of(endless_source *source)
 {
-    return (pfo_span_source){ endless_read, endless_rewind, source_close, source };
+    return (
+        pfo_span_source){ .read = endless_read, .rewind = endless_rewind, .context = source, .close = source_close };
 }
 
 /* Remembers everything in `bytes` unless keep is 0. The write with the number fail_at fails. */

@@ -218,6 +218,79 @@ memory_and_reset(void)
     pfo_recorder_destroy(tape.recorder);
 }
 
+/* A clock of 3.7 ns a tick: spans that touch in ticks touch in nanoseconds, none overlaps the next. */
+static void
+coarse_reading(pfo_clock_reading *reading)
+{
+    static int64_t moment;
+    moment += 100000;
+    reading->tick = moment;
+    reading->monotonic_ns = moment * 37 / 10;
+    reading->boottime_ns = reading->monotonic_ns;
+}
+
+static void
+touching_spans_touch_on_a_coarse_clock(void)
+{
+    enum { SPANS = 500 };
+    const taped tape = taped_new(10, SPANS);
+    for (int i = 0; i < SPANS; i++) {
+        one(&tape, i % 3, 1000 + 7 * i, 1000 + 7 * (i + 1));
+    }
+    pfo_clock_fake_reader(coarse_reading);
+    pfo_capture *capture = take(&tape);
+    static pfo_span spans[SPANS + 1];
+    REQUIRE(read_spans(capture, spans, SPANS + 1) == SPANS);
+    int touching = 0;
+    int longer = 0;
+    for (int i = 1; i < SPANS; i++) {
+        touching += spans[i - 1].begin_ns + spans[i - 1].duration_ns == spans[i].begin_ns;
+        longer += spans[i].duration_ns == 26;
+        CHECK(spans[i].duration_ns == 25 || spans[i].duration_ns == 26);
+    }
+    CHECK(touching == SPANS - 1 && longer > SPANS * 8 / 10 && longer < SPANS - 1); /* 25.9 ns each */
+    pfo_capture_destroy(capture);
+    pfo_recorder_destroy(tape.recorder);
+    pfo_clock_fake_reader(NULL);
+}
+
+/* Equal units of work, of which a known share is done by the outer range itself and the rest by a range that it calls;
+ * begin and end cost something, too. What is reported is within 2 points of what was done, for every share. */
+static void
+shares_of_work_are_those_that_were_done(void)
+{
+    enum { UNITS = 2000, UNIT = 200, COST = 3 };
+    unsigned long long state = 11;
+    for (int percent = 5; percent <= 95; percent += 5) {
+        const taped tape = taped_new(10, 0);
+        int inlined = 0;
+        int64_t now = 1000;
+        pfo_open_range outer = begin(&tape, 0, now);
+        for (int i = 0; i < UNITS; i++) {
+            if ((int)(check_random(&state) % 100) < percent) {
+                now += UNIT;
+                inlined++;
+            } else {
+                now += COST;
+                pfo_open_range called = begin(&tape, 1, now);
+                now += UNIT + COST;
+                end(&tape, &called, now);
+            }
+        }
+        end(&tape, &outer, now);
+        pfo_capture *capture = take(&tape);
+        const double total = row_of(capture, "a")->total_ns;
+        const double own = row_of(capture, "a")->self_ns;
+        const double called = row_of(capture, "b")->self_ns;
+        CHECK(fabs(own / total - (double)inlined / UNITS) < 0.02);
+        CHECK(fabs(called / total - (double)(UNITS - inlined) / UNITS) < 0.02);
+        CHECK(fabs(own + called - total) < 0.5 && fabs(node_at(capture, "a")->total_ns - total) < 0.5);
+        CHECK(row_of(capture, "b")->count == (uint64_t)(UNITS - inlined));
+        pfo_capture_destroy(capture);
+        pfo_recorder_destroy(tape.recorder);
+    }
+}
+
 static void
 failing_allocations(void)
 {
@@ -251,6 +324,8 @@ main(void)
     RUN(an_end_on_another_thread);
     RUN(too_many_and_too_deep);
     RUN(memory_and_reset);
+    RUN(touching_spans_touch_on_a_coarse_clock);
+    RUN(shares_of_work_are_those_that_were_done);
     RUN(failing_allocations);
     return FINISH();
 }

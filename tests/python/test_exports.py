@@ -640,6 +640,25 @@ def test_a_recording_goes_to_a_path_and_to_a_file_alike(capture: Any, tmp_path: 
     assert {"outer", 'in"ner'} <= {name.rpartition(";")[2] for name in names}
 
 
+@pytest.mark.spec("S3-35")
+def test_the_profiler_exports_by_itself(tmp_path: Path) -> None:
+    profiler = PerformanceProfiler(trace=True)
+    for _ in range(100):
+        with profiler.profile("model"):
+            pass
+    profiler.export("chrome", tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_bytes())["traceEvents"]
+    assert sum(event["ph"] == "X" and event["name"] == "model" for event in events) == 100
+    taken = io.BytesIO()
+    profiler.export("csv", taken)
+    (line,) = csv.DictReader(io.StringIO(taken.getvalue().decode()))
+    assert (line["name"], line["count"]) == ("model", "100")
+    with pytest.raises(RuntimeError, match="no children are followed"):
+        profiler.export("csv", taken, children=True)
+    with pytest.raises(ValueError, match="format"):
+        profiler.export("excel", taken)
+
+
 def test_a_recording_nests_on_its_threads(capture: Any, tmp_path: Path) -> None:
     capture.export("chrome", str(tmp_path / "trace.json"))
     events = json.loads((tmp_path / "trace.json").read_bytes())["traceEvents"]

@@ -9,6 +9,7 @@
 #include "bindings/core/profiler_objects.h"
 
 #include "base/clock.h"
+#include "base/platform.h"
 
 #include <structmember.h>
 
@@ -23,30 +24,65 @@ typedef struct profiled_function {
     PyObject *weak_references;
 } profiled_function;
 
+/* 1 and *name if this call is to be recorded, 0 if not, -1 with an exception set. */
+static inline int
+is_recorded(profiled_function *self, pfo_name *name)
+{
+    pfo_profiler_object *profiler = self->profiler;
+    if (profiler == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this profiled function was already cleared by the garbage collector");
+        return -1;
+    }
+    if (!profiler->enabled) {
+        return 0;
+    }
+    *name = self->name;
+    if (name->epoch != profiler->epoch) {
+        if (pfo_profiler_name(profiler, self->text, name) < 0) {
+            return -1;
+        }
+        self->name = *name;
+    }
+    return 1;
+}
+
 static PyObject *
 call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     profiled_function *self = (profiled_function *)callable;
-    pfo_profiler_object *profiler = self->profiler;
-    if (profiler == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "this profiled function was already cleared by the garbage collector");
-        return NULL;
+    pfo_name name;
+    const int recorded = is_recorded(self, &name);
+    if (recorded <= 0) {
+        return recorded < 0 ? NULL : PyObject_Vectorcall(self->function, args, nargsf, kwnames);
     }
-    if (!profiler->enabled) {
-        return PyObject_Vectorcall(self->function, args, nargsf, kwnames);
-    }
-    pfo_name name = self->name;
-    if (name.epoch != profiler->epoch) {
-        if (pfo_profiler_name(profiler, self->text, &name) < 0) {
-            return NULL;
-        }
-        self->name = name;
-    }
-    pfo_recorder *recorder = profiler->recorder; /* alive: whoever calls holds self, self the profiler */
+    pfo_recorder *recorder = self->profiler->recorder; /* alive: whoever calls holds self, self the profiler */
     pfo_open_range range;
     pfo_recorder_begin(recorder, name, &range);
     PyObject *result = PyObject_Vectorcall(self->function, args, nargsf, kwnames);
     pfo_recorder_end(recorder, &range, pfo_ticks());
+    return result;
+}
+
+/* The same where the profiler measures memory, so that nobody else pays for the question. */
+static PyObject *
+call_measured(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    profiled_function *self = (profiled_function *)callable;
+    pfo_name name;
+    const int recorded = is_recorded(self, &name);
+    if (recorded <= 0) {
+        return recorded < 0 ? NULL : PyObject_Vectorcall(self->function, args, nargsf, kwnames);
+    }
+    pfo_recorder *recorder = self->profiler->recorder;
+    pfo_open_range range;
+    const int64_t before = pfo_process_rss();
+    pfo_recorder_begin(recorder, name, &range);
+    PyObject *result = PyObject_Vectorcall(self->function, args, nargsf, kwnames);
+    pfo_recorder_end(recorder, &range, pfo_ticks());
+    const int64_t after = pfo_process_rss();
+    if (before >= 0 && after >= 0) {
+        pfo_recorder_add_memory(recorder, name, after - before);
+    }
     return result;
 }
 
@@ -60,7 +96,7 @@ pfo_profiled_function_new(pfo_profiler_object *profiler, PyObject *function, PyO
     Py_INCREF(profiler);
     Py_INCREF(function);
     Py_INCREF(text);
-    self->vectorcall = call;
+    self->vectorcall = profiler->memory ? call_measured : call;
     self->profiler = profiler;
     self->function = function;
     self->text = text;

@@ -28,7 +28,7 @@ typedef struct pfo_profiler_object {
     pfo_recorder *recorder;
     uint64_t epoch; /* the recorder's; names of another epoch are looked up again */
     int enabled;
-    int memory; /* measure the resident set around every range of a `with` and of what is driven */
+    int memory; /* measure the resident set around every range; never changes, ProfiledFunction relies on it */
     PyObject *ids;
     PyObject *texts; /* [0] is None: the overflow row */
     PyTypeObject *range_type;

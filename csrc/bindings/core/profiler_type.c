@@ -469,7 +469,7 @@ PyDoc_STRVAR(
     "Profiler(*, max_names=10000, span_capacity=1000000, trace=False, memory=False)\n--\n\n"
     "Records how often and how long named ranges run, per thread and without locks.\n\n"
     "``trace`` also keeps the last ``span_capacity`` ranges of all threads one by one, 32 bytes each, taken up\n"
-    "as they come. ``memory`` measures the resident set around every range of ``profile()``. Raises TypeError\n"
+    "as they come. ``memory`` measures the resident set around every range. Raises TypeError\n"
     "for arguments of another type, ValueError unless max_names is from 1 to 16777216 and span_capacity from\n"
     "1 to 1073741824.");
 
