@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,90 @@ def test_an_exception_in_a_callback_is_reported_and_the_watch_goes_on(monkeypatc
         shares.wait()
         shares.value = 0.95
         assert calls.get(timeout=60) == 0.95
+
+
+def test_a_look_that_fails_does_not_hide_pressure_that_comes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: queue.Queue[Any] = queue.Queue()
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: reports.put(report.exc_value))
+    failures = [OSError("no figures")]
+
+    def shares() -> dict[str, float]:
+        if failures:
+            raise failures.pop()
+        return {"rss": 0.9}
+
+    calls: queue.Queue[dict[str, Any]] = queue.Queue()
+    with PressureWatch(calls.put, 0.8, 0.001, shares, paths=[]):
+        assert isinstance(reports.get(timeout=60), OSError)
+        assert calls.get(timeout=60)["share"] == 0.9
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_watch_whose_thread_cannot_start_leaves_no_file_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    optimizer = MemoryOptimizer()
+    optimizer.pressure()  # opens what is kept open
+    before = open_files()
+    with pytest.raises(RuntimeError, match="can't start"):
+        optimizer.on_pressure(print)
+    assert open_files() == before
+
+
+def test_closing_a_watch_whose_thread_has_just_ended_writes_to_nobody() -> None:
+    """The thread may see that it shall end, and close its files, before close() has woken it."""
+    watch = PressureWatch(print, 0.8, 0.001, dict, paths=[])
+    watch._closed = True
+    watch._thread.join(60)
+    read, write = os.pipe()  # takes the numbers that have become free
+    assert {read, write} & {watch._wake_read, watch._wake_write}
+    watch.close()
+    os.close(write)
+    assert os.read(read, 1) == b""
+    os.close(read)
+
+
+def test_every_close_waits_for_the_callback_that_runs() -> None:
+    in_callback = threading.Event()
+    go_on = threading.Event()
+    ended = threading.Event()
+    watches: queue.Queue[PressureWatch] = queue.Queue()
+
+    def callback(_: dict[str, Any]) -> None:
+        watches.get(timeout=60).close()
+        in_callback.set()
+        assert go_on.wait(60)
+        ended.set()
+
+    watch = PressureWatch(callback, 0.8, 0.001, lambda: {"rss": 0.9}, paths=[])
+    watches.put(watch)
+    assert in_callback.wait(60)
+    threading.Timer(0.05, go_on.set).start()
+    watch.close()
+    assert ended.is_set()
+
+
+def test_a_watch_whose_file_was_closed_by_somebody_else_does_not_spin() -> None:
+    looks = Shares()
+    watch = PressureWatch(print, 0.8, 0.2, looks, paths=[])
+    looks.wait()
+    stolen = os.dup(watch._wake_read)
+    os.close(watch._wake_read)
+    looks.wait()
+    while looks.looked.acquire(blocking=False):
+        pass
+    started = time.monotonic()
+    for _ in range(3):
+        assert looks.looked.acquire(timeout=60)
+    assert time.monotonic() - started > 0.3
+    os.dup2(stolen, watch._wake_read)
+    os.close(stolen)
+    watch.close()
 
 
 def test_reporting_takes_exceptions_only() -> None:
