@@ -78,6 +78,18 @@ def _checked_threshold(threshold: object) -> float:
     return value
 
 
+def _checked_interval(interval: object, least: float) -> float:
+    if isinstance(interval, bool) or not isinstance(interval, numbers.Real):
+        raise TypeError(f"interval must be a number of seconds, not {type(interval).__name__}")
+    try:
+        seconds = float(interval)
+    except OverflowError:  # an int beyond the range of float
+        seconds = math.inf
+    if not least <= seconds <= 86400.0:
+        raise ValueError(f"interval is {interval!r} s; accepted: {least:g} to 86400 s")
+    return seconds
+
+
 def _live_cuda() -> Any | None:
     """``torch.cuda`` if the program has imported torch and initialised CUDA, else None."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
@@ -220,7 +232,7 @@ class MemoryOptimizer:
     def __init__(self, threshold: float = 0.8, *, interval: float = 0.1, capacity: int = 16384) -> None:
         self.threshold = threshold
         self._sampler = _core.MemorySampler(interval, capacity)
-        self._gpu_history: deque[tuple[float, int]] = deque(maxlen=_GPU_HISTORY)
+        self._gpu_history: deque[tuple[int, int, int, int]] = deque(maxlen=_GPU_HISTORY)
 
     def __repr__(self) -> str:
         """Show the threshold and whether the sampler runs."""
@@ -322,12 +334,13 @@ class MemoryOptimizer:
         The samples are taken by a thread in C that never needs the GIL. When it runs already it goes on at the new
         interval.
         """
+        wanted = None if interval is None else _checked_interval(interval, 0.0001)
         with _monitor_lock:
             if self._sampler.running:
-                if interval is None or math.isclose(interval, self._sampler.interval):
+                if wanted is None or math.isclose(wanted, self._sampler.interval):
                     return
                 self._sampler.stop()
-            self._sampler.start(interval)
+            self._sampler.start(wanted)
 
     def stop_monitoring(self) -> None:
         """Stop sampling; the samples are kept. Does nothing when it does not run."""
@@ -347,6 +360,18 @@ class MemoryOptimizer:
     def samples(self) -> dict[str, list[int | None]]:
         """The samples held, oldest first, as lists of equal length; see ``MemorySampler.samples`` for the columns."""
         return self._sampler.samples()
+
+    def cuda_samples(self) -> dict[str, list[int | None]]:
+        """CUDA's figures, oldest first: ``time_ns`` (as in :meth:`samples`), ``allocated``, ``reserved``, ``total``.
+
+        Bytes, sums over the devices; lists of equal length, empty until CUDA is initialised. Torch's allocator can only
+        be asked under the GIL, so these are not of the sampler's thread: each call of :meth:`check`, :meth:`pressure`,
+        :meth:`get_memory_usage` and :meth:`get_memory_trends` adds one, as does each look of :meth:`on_pressure`. The
+        newest 4096 are kept.
+        """
+        rows = list(self._gpu_history)
+        names = ("time_ns", "allocated", "reserved", "total")
+        return {name: [row[column] for row in rows] for column, name in enumerate(names)}
 
     def clear_history(self) -> None:
         """Forget all samples, also those of the GPU; monitoring goes on."""
@@ -374,10 +399,11 @@ class MemoryOptimizer:
     def get_memory_trends(self) -> dict[str, dict[str, Any]]:
         """Whether resident set and CUDA memory rise or fall, over the samples held; takes one sample now.
 
-        ``cpu_memory_trend`` and ``gpu_memory_trend`` each have ``trend`` (``increasing``, ``decreasing`` or ``stable``;
-        stable also with fewer than 10 samples), ``slope_bytes_per_second`` with its 95 % ``interval`` (a list of two),
-        ``change_bytes`` over ``seconds``, ``samples``, ``verdict`` (as trend, but ``insufficient`` where there are
-        too few), and ``leak``: the whole result of :func:`leak_verdict` on the same series.
+        ``cpu_memory_trend``, ``gpu_memory_trend`` (allocated) and ``gpu_reserved_trend`` each have ``trend``
+        (``increasing``, ``decreasing`` or ``stable``; stable also with fewer than 10 samples), ``slope_bytes_per_second``
+        with its 95 % ``interval`` (a list of two), ``change_bytes`` over ``seconds``, ``samples``, ``verdict`` (as trend,
+        but ``insufficient`` where there are too few), and ``leak``: the whole result of :func:`leak_verdict` on the same
+        series.
 
         The slope is the median over pairs of window minima (Theil-Sen); a rise or fall counts when the whole interval
         is on one side of zero and the change is at least 1 MiB and 0.5 % of the usual value. CPU samples come from
@@ -386,13 +412,12 @@ class MemoryOptimizer:
         :meth:`recommendations` tells it from memory that malloc keeps.
         """
         self._sampler.sample()
-        columns = self._sampler.samples()
-        times, resident = _points(columns, "rss")
         self._note_gpu()
-        gpu = list(self._gpu_history)
+        cuda = self.cuda_samples()
         return {
-            "cpu_memory_trend": _trend(times, resident),
-            "gpu_memory_trend": _trend([t for t, _ in gpu], [float(b) for _, b in gpu]),
+            "cpu_memory_trend": _trend(*_points(self._sampler.samples(), "rss")),
+            "gpu_memory_trend": _trend(*_points(cuda, "allocated")),
+            "gpu_reserved_trend": _trend(*_points(cuda, "reserved")),
         }
 
     def recommendations(self) -> list[str]:
@@ -470,20 +495,17 @@ class MemoryOptimizer:
         """
         if not callable(callback):
             raise TypeError(f"callback must be callable, not {type(callback).__name__}")
-        if isinstance(interval, bool) or not isinstance(interval, numbers.Real):
-            raise TypeError(f"interval must be a number of seconds, not {type(interval).__name__}")
-        if not 0.001 <= interval <= 86400.0:
-            raise ValueError(f"interval is {interval!r} s; accepted: 0.001 to 86400 s")
+        pause = _checked_interval(interval, 0.001)
         share = self.threshold if threshold is None else _checked_threshold(threshold)
-        return PressureWatch(callback, share, float(interval), self.pressure)
+        return PressureWatch(callback, share, pause, self.pressure)
 
     def _note_gpu(self) -> list[tuple[int, int, int]]:
         """CUDA figures of now, noted for the trend."""
         devices = _cuda_bytes()
         if devices:
-            total = sum(allocated for allocated, _, _ in devices)
+            allocated, reserved, total = (sum(figures) for figures in zip(*devices, strict=True))
             with _monitor_lock:  # or a thread that read the clock earlier could append later
-                self._gpu_history.append((time.monotonic(), total))
+                self._gpu_history.append((time.monotonic_ns(), allocated, reserved, total))
         return devices
 
 
@@ -585,8 +607,15 @@ class _Cleaned:
     def __enter__(self) -> None:
         self._before = self._clean()
 
-    def __exit__(self, *_: object) -> None:
-        self._reports.update(before=self._before, after=self._clean())
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        after: _Report
+        try:
+            after = self._clean()
+        except RuntimeError as problem:  # looking at a broken CUDA context must not hide the error that broke it
+            if error is None:
+                raise
+            after = {"cuda_error": str(problem)}
+        self._reports.update(before=self._before, after=after)
 
 
 def _wrap(function: Any, clean: Callable[[], _Report]) -> Any:

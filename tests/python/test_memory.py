@@ -480,6 +480,28 @@ def test_a_broken_cuda_does_not_hide_the_users_error(monkeypatch: pytest.MonkeyP
     assert "device-side assert" in fails.memory_reports["after"]["cuda_error"]  # type: ignore[attr-defined]
 
 
+def test_a_cuda_that_breaks_inside_a_decorator_with_a_threshold_hides_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    install(monkeypatch, cuda)
+
+    def refuse(_: int) -> int:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    @optimize_memory(threshold=1.0)
+    def breaks(error: Exception | None) -> None:
+        monkeypatch.setattr(cuda, "memory_allocated", refuse)
+        if error is not None:
+            raise error
+
+    with pytest.raises(KeyError, match="mine"):
+        breaks(KeyError("mine"))
+    assert "device-side assert" in breaks.memory_reports["after"]["cuda_error"]  # type: ignore[attr-defined]
+    monkeypatch.undo()
+    install(monkeypatch, cuda)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        breaks(None)
+
+
 def test_torch_is_never_imported_from_here() -> None:
     code = (
         "import sys, perfopt.memory as m\n"
@@ -550,6 +572,16 @@ def test_starting_again_changes_the_interval_and_stopping_twice_is_nothing() -> 
     optimizer.stop_monitoring()
     optimizer.stop_monitoring()
     assert "not monitoring" in repr(optimizer)
+
+
+@pytest.mark.parametrize("interval", [0, -1.0, math.nan, True, "1", 10**400])
+def test_a_bad_interval_is_named_and_does_not_end_the_monitoring(interval: Any) -> None:
+    optimizer = MemoryOptimizer(interval=1.0)
+    optimizer.start_monitoring()
+    with pytest.raises((TypeError, ValueError), match=r"interval (is|must be)"):
+        optimizer.start_monitoring(interval)
+    assert optimizer.monitoring
+    optimizer.stop_monitoring()
 
 
 def test_sampler_as_a_context_manager_and_its_ring() -> None:
@@ -711,7 +743,7 @@ def test_interpreter_ends_with_the_sampler_running() -> None:
 @pytest.mark.spec("S0-23")
 def test_trends_are_there_without_any_sample() -> None:
     trends = MemoryOptimizer().get_memory_trends()
-    for key in ("cpu_memory_trend", "gpu_memory_trend"):
+    for key in ("cpu_memory_trend", "gpu_memory_trend", "gpu_reserved_trend"):
         assert trends[key]["trend"] == "stable"
         assert trends[key]["verdict"] == "insufficient"
         assert trends[key]["slope_bytes_per_second"] == 0.0
@@ -769,6 +801,29 @@ def test_gpu_memory_that_grows_is_increasing(monkeypatch: pytest.MonkeyPatch) ->
         trends = optimizer.get_memory_trends()
     assert trends["gpu_memory_trend"]["trend"] == "increasing"
     assert trends["gpu_memory_trend"]["samples"] == 20
+    assert trends["gpu_reserved_trend"]["trend"] == "stable"
+
+
+@pytest.mark.spec("S0-51", "S0-52", "S0-54")
+def test_cuda_is_sampled_at_each_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = MemoryOptimizer(1.0)
+    assert optimizer.check() is None
+    assert optimizer.cuda_samples() == {"time_ns": [], "allocated": [], "reserved": [], "total": []}
+    cuda = FakeCuda()
+    install(monkeypatch, cuda)
+    for _ in range(20):
+        cuda.reserved[0] += 16 * MIB
+        assert optimizer.check() is None
+    held = optimizer.cuda_samples()
+    assert held["time_ns"] == sorted(held["time_ns"])  # type: ignore[type-var]
+    assert held["allocated"] == [3 * GB] * 20
+    assert held["reserved"] == [6 * GB + 16 * MIB * (i + 1) for i in range(20)]
+    assert held["total"] == [16 * GB] * 20
+    trends = optimizer.get_memory_trends()
+    assert trends["gpu_reserved_trend"]["trend"] == "increasing"
+    assert trends["gpu_memory_trend"]["trend"] == "stable"
+    optimizer.clear_history()
+    assert optimizer.cuda_samples()["total"] == []
 
 
 def test_gpu_samples_of_several_threads_are_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -777,19 +832,19 @@ def test_gpu_samples_of_several_threads_are_in_order(monkeypatch: pytest.MonkeyP
     others: list[threading.Thread] = []
     clock = iter(range(10))
 
-    def monotonic() -> float:
+    def monotonic_ns() -> int:
         """Between this thread's reading of the clock and its note, another thread does both."""
-        now = float(next(clock))
+        now = next(clock)
         if not others:
             others.append(threading.Thread(target=optimizer.pressure))
             others[0].start()
             others[0].join(0.3)
         return now
 
-    monkeypatch.setattr(memory.time, "monotonic", monotonic)
+    monkeypatch.setattr(memory.time, "monotonic_ns", monotonic_ns)
     optimizer.pressure()
     others[0].join()
-    assert [t for t, _ in optimizer._gpu_history] == [0.0, 1.0]
+    assert optimizer.cuda_samples()["time_ns"] == [0, 1]
     assert optimizer.get_memory_trends()["gpu_memory_trend"]["samples"] == 3
 
 
