@@ -157,22 +157,30 @@ def test_every_close_waits_for_the_callback_that_runs() -> None:
     assert ended.is_set()
 
 
-def test_a_watch_whose_file_was_closed_by_somebody_else_does_not_spin() -> None:
-    looks = Shares()
-    watch = PressureWatch(print, 0.8, 0.2, looks, paths=[])
-    looks.wait()
-    stolen = os.dup(watch._wake_read)
-    os.close(watch._wake_read)
-    looks.wait()
-    while looks.looked.acquire(blocking=False):
-        pass
-    started = time.monotonic()
-    for _ in range(3):
-        assert looks.looked.acquire(timeout=60)
-    assert time.monotonic() - started > 0.3
-    os.dup2(stolen, watch._wake_read)
-    os.close(stolen)
-    watch.close()
+class BadFilePoll:
+    """Says of every registered file that it is not open: poll() would say so at once, each time."""
+
+    def __init__(self) -> None:
+        self.registered: set[int] = set()
+
+    def register(self, descriptor: int, _: int) -> None:
+        self.registered.add(descriptor)
+
+    def unregister(self, descriptor: int) -> None:
+        self.registered.remove(descriptor)
+
+    def poll(self, _: float) -> list[tuple[int, int]]:
+        time.sleep(0.001)
+        return [(descriptor, select.POLLNVAL) for descriptor in self.registered]
+
+
+def test_a_file_that_somebody_else_closed_is_not_polled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = BadFilePoll()
+    monkeypatch.setattr(_memory_pressure.select, "poll", lambda: bad)
+    shares = Shares()
+    with PressureWatch(print, 0.8, 0.001, shares, paths=[]):
+        shares.wait()
+        assert bad.registered == set()
 
 
 def test_reporting_takes_exceptions_only() -> None:
