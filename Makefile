@@ -69,6 +69,11 @@ $(BUILD)/c-$(1)/fake_%.so: tests/c/fake_backend.c $(C_HEADERS) csrc/flags.mk
 	@mkdir -p $$(dir $$@)
 	@$(CC) $(PFO_CSTD) -Icsrc -DFAKE_$$* $(PFO_WARN) -Werror $(2) -ffp-contract=off -fPIC -shared $$< -o $$@ -lm
 
+$(BUILD)/c-$(1)/fake_nvml.so: tests/c/fake_nvml.c csrc/flags.mk
+	@mkdir -p $$(dir $$@)
+	@$(CC) $(PFO_CSTD) $(PFO_WARN) -Werror $(2) -fPIC -shared $$< -o $$@
+$(BUILD)/c-$(1)/test_nvml: $(BUILD)/c-$(1)/fake_nvml.so
+
 $(BUILD)/c-$(1)/test_loader $(BUILD)/c-$(1)/test_device_table $(BUILD)/c-$(1)/test_execute_device: $(FAKES:%=$(BUILD)/c-$(1)/%)
 endef
 $(eval $(call c_lane,plain,-O2 -g))

@@ -76,14 +76,20 @@ class PressureWatch:
         self._threshold = threshold
         self._interval = interval
         self._shares = shares
-        self._psi = open_psi_trigger(psi_paths() if paths is None else paths)
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_write, False)
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # guards _closed and _files
         self._closed = False
         self._pid = os.getpid()
+        self._psi = open_psi_trigger(psi_paths() if paths is None else paths)
+        self._files = [] if self._psi is None else [self._psi]  # open here; emptied when they are closed
         self._thread = threading.Thread(target=self._run, name="perfopt-pressure", daemon=True)
-        self._thread.start()
+        try:
+            self._wake_read, self._wake_write = os.pipe()
+            self._files += [self._wake_read, self._wake_write]
+            os.set_blocking(self._wake_write, False)
+            self._thread.start()
+        except BaseException:
+            self._close_files()
+            raise
 
     @property
     def source(self) -> str:
@@ -97,15 +103,14 @@ class PressureWatch:
 
     def close(self) -> None:
         """End the watch; returns when no callback runs any more, unless called from the callback. May be called again."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        if os.getpid() != self._pid:  # the thread is the parent's; its descriptors here are copies
+        if os.getpid() != self._pid:  # the thread is the parent's, and may have held the lock; files here are copies
             self._close_files()
             return
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"x")
+        with self._lock:
+            self._closed = True
+            if self._files:  # else the thread has ended, and these numbers may name files of somebody else
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._wake_write, b"x")
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -116,9 +121,8 @@ class PressureWatch:
         self.close()
 
     def _close_files(self) -> None:
-        for descriptor in (self._psi, self._wake_read, self._wake_write):
-            if descriptor is not None:
-                os.close(descriptor)
+        while self._files:
+            os.close(self._files.pop())
 
     def _run(self) -> None:
         poll = select.poll()
@@ -134,21 +138,25 @@ class PressureWatch:
                 for descriptor, event in poll.poll(self._interval * 1000.0):
                     if descriptor == self._psi:
                         stalled = bool(event & select.POLLPRI)
-                        if event & select.POLLERR:  # the cgroup is gone
-                            poll.unregister(descriptor)
+                    if event & (select.POLLERR | select.POLLNVAL):  # the cgroup is gone, or somebody closed our file
+                        poll.unregister(descriptor)
         finally:
-            self._close_files()
+            with self._lock:
+                self._close_files()
 
     def _look(self, above: bool, stalled: bool) -> bool:
-        """Look once and call back if need be; whether a share is at the threshold now."""
+        """Look once and call back if need be; whether a share was at the threshold when last seen."""
         try:
             shares = self._shares()
-            what, share = max(shares.items(), key=lambda item: item[1], default=("unknown", 0.0))
-            now_above = share >= self._threshold
-            if stalled or (now_above and not above):
-                reason = "stall" if stalled and not now_above else "threshold"
-                self._callback({"reason": reason, "what": what, "share": share, "shares": shares})
-            return now_above
         except BaseException as error:
-            _core.report_unraisable(error, self._callback)
-            return True
+            _core.report_unraisable(error, self._shares)
+            return above
+        what, share = max(shares.items(), key=lambda item: item[1], default=("unknown", 0.0))
+        now_above = share >= self._threshold
+        if stalled or (now_above and not above):
+            reason = "stall" if stalled and not now_above else "threshold"
+            try:
+                self._callback({"reason": reason, "what": what, "share": share, "shares": shares})
+            except BaseException as error:
+                _core.report_unraisable(error, self._callback)
+        return now_above

@@ -19,7 +19,10 @@ def _checked_limit(limit: object) -> float | None:
         return None
     if isinstance(limit, bool) or not isinstance(limit, numbers.Real):
         raise TypeError(f"limit must be a number of bytes or None, not {type(limit).__name__}")
-    value = float(limit)
+    try:
+        value = float(limit)
+    except OverflowError:  # an int beyond the range of float
+        value = math.inf
     if not (math.isfinite(value) and value > 0.0):
         raise ValueError(f"limit is {limit!r}; accepted: a finite number of bytes above 0, or None")
     return value
@@ -48,8 +51,8 @@ def leak_verdict(seconds: Sequence[float], bytes: Sequence[float], limit: float 
         0.75 % of the level), ``level_bytes``, ``noise_bytes``, ``correlation``, ``steps``, ``releases``, ``teeth``,
         ``warm_up_seconds`` (cut at the start), ``seconds``, ``samples``, ``windows``.
 
-    Raises ValueError for lengths that differ, numbers that are not finite, times that decrease and a limit that is not
-    above 0; TypeError for what is not a sequence of numbers.
+    Raises ValueError for lengths that differ, numbers that are not finite or beyond 1e100, times that decrease and a
+    limit that is not above 0; TypeError for what is not a sequence of numbers.
 
     Source: Theil-Sen slope within segments (Sen 1968; Hirsch, Slack and Smith 1982), Potts segmentation (Auger and Lawrence
     1989), model choice by the Bayesian information criterion (Schwarz 1978); ``docs/memory.md`` has the error rates.
@@ -60,7 +63,7 @@ def leak_verdict(seconds: Sequence[float], bytes: Sequence[float], limit: float 
     slope = found["slope"]
     remaining = None
     if verdict == "leak" and checked is not None:
-        remaining = max(0.0, checked - float(bytes[len(bytes) - 1])) / slope
+        remaining = max(0.0, checked - found["last"]) / slope
     return {
         "verdict": verdict,
         "slope_per_hour": slope * _HOUR,

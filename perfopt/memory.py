@@ -17,7 +17,6 @@ v2. Torch is used when the program has imported it and CUDA is initialised, and 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import math
@@ -27,12 +26,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
 
 from perfopt import _core, _wrapping
 from perfopt import _memory_advice as advice
+from perfopt._memory_cuda import cuda_bytes, device_memory, release_cuda
 from perfopt._memory_pressure import PressureWatch
+from perfopt._memory_retain import retain_heap
 from perfopt._memory_verdict import leak_verdict
 
 __all__ = ["MemoryOptimizer", "PressureWatch", "device_memory", "leak_verdict", "optimize_memory", "retain_heap"]
@@ -49,17 +50,15 @@ _Report = dict[str, Any] | None  # of a cleaning; None where there was no pressu
 # Of all optimizers together, and reentrant: a signal handler or a finalizer that stops the monitoring may run while this
 # very thread starts it.
 _monitor_lock = threading.RLock()
-_retain_lock = threading.RLock()
 
 
-def _renew_locks() -> None:
-    """In a forked child: a thread that is not in it may have held them."""
-    global _monitor_lock, _retain_lock
+def _renew_lock() -> None:
+    """In a forked child: a thread that is not in it may have held it."""
+    global _monitor_lock
     _monitor_lock = threading.RLock()
-    _retain_lock = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_renew_locks)
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _gb(value: int | None) -> float | None:
@@ -78,49 +77,16 @@ def _checked_threshold(threshold: object) -> float:
     return value
 
 
-def _live_cuda() -> Any | None:
-    """``torch.cuda`` if the program has imported torch and initialised CUDA, else None."""
-    cuda = getattr(sys.modules.get("torch"), "cuda", None)
-    is_initialized = getattr(cuda, "is_initialized", None)  # torch may be half imported on another thread
-    return cuda if is_initialized is not None and is_initialized() else None
-
-
-def _cuda_bytes() -> list[tuple[int, int, int]]:
-    """``(allocated, reserved, total)`` of every CUDA device; empty without an initialised CUDA."""
-    cuda = _live_cuda()
-    if cuda is None:
-        return []
-    return [
-        (
-            int(cuda.memory_allocated(device)),
-            int(cuda.memory_reserved(device)),
-            int(cuda.get_device_properties(device).total_memory),
-        )
-        for device in range(cuda.device_count())
-    ]
-
-
-def device_memory() -> list[dict[str, int]]:
-    """``total``, ``used`` and ``free`` bytes of each NVIDIA device as the driver counts them, by NVML; empty without one.
-
-    ``used`` is over all processes, with what CUDA contexts take, so it is more than torch's allocator reports. Torch is
-    not needed and CUDA is not initialised. The first call opens the driver's library and takes milliseconds.
-    """
+def _checked_interval(interval: object, least: float) -> float:
+    if isinstance(interval, bool) or not isinstance(interval, numbers.Real):
+        raise TypeError(f"interval must be a number of seconds, not {type(interval).__name__}")
     try:
-        figures = _core.nvml_memory()
-    except NotImplementedError:
-        return []
-    return [{"total": total, "used": used, "free": free} for total, used, free in figures]
-
-
-def _release_cuda() -> int:
-    """Bytes of CUDA memory that torch's allocator gave back to the driver."""
-    cuda = _live_cuda()
-    if cuda is None:
-        return 0
-    before = sum(reserved for _, reserved, _ in _cuda_bytes())
-    cuda.empty_cache()
-    return max(0, before - sum(reserved for _, reserved, _ in _cuda_bytes()))
+        seconds = float(interval)
+    except OverflowError:  # an int beyond the range of float
+        seconds = math.inf
+    if not least <= seconds <= 86400.0:
+        raise ValueError(f"interval is {interval!r} s; accepted: {least:g} to 86400 s")
+    return seconds
 
 
 def _shares(info: dict[str, Any], devices: list[tuple[int, int, int]]) -> dict[str, float]:
@@ -153,7 +119,7 @@ def _clean() -> dict[str, Any]:
     error = None
     released = 0
     try:
-        released = _release_cuda()
+        released = release_cuda()
     except RuntimeError as problem:  # a broken CUDA context must not hide the error that broke it
         error = str(problem)
     trimmed = _trim()
@@ -220,7 +186,7 @@ class MemoryOptimizer:
     def __init__(self, threshold: float = 0.8, *, interval: float = 0.1, capacity: int = 16384) -> None:
         self.threshold = threshold
         self._sampler = _core.MemorySampler(interval, capacity)
-        self._gpu_history: deque[tuple[float, int]] = deque(maxlen=_GPU_HISTORY)
+        self._gpu_history: deque[tuple[int, int, int, int]] = deque(maxlen=_GPU_HISTORY)
 
     def __repr__(self) -> str:
         """Show the threshold and whether the sampler runs."""
@@ -322,12 +288,13 @@ class MemoryOptimizer:
         The samples are taken by a thread in C that never needs the GIL. When it runs already it goes on at the new
         interval.
         """
+        wanted = None if interval is None else _checked_interval(interval, 0.0001)
         with _monitor_lock:
             if self._sampler.running:
-                if interval is None or math.isclose(interval, self._sampler.interval):
+                if wanted is None or math.isclose(wanted, self._sampler.interval):
                     return
                 self._sampler.stop()
-            self._sampler.start(interval)
+            self._sampler.start(wanted)
 
     def stop_monitoring(self) -> None:
         """Stop sampling; the samples are kept. Does nothing when it does not run."""
@@ -347,6 +314,18 @@ class MemoryOptimizer:
     def samples(self) -> dict[str, list[int | None]]:
         """The samples held, oldest first, as lists of equal length; see ``MemorySampler.samples`` for the columns."""
         return self._sampler.samples()
+
+    def cuda_samples(self) -> dict[str, list[int | None]]:
+        """CUDA's figures, oldest first: ``time_ns`` (as in :meth:`samples`), ``allocated``, ``reserved``, ``total``.
+
+        Bytes, sums over the devices; lists of equal length, empty until CUDA is initialised. Torch's allocator can only
+        be asked under the GIL, so these are not of the sampler's thread: each call of :meth:`check`, :meth:`pressure`,
+        :meth:`get_memory_usage` and :meth:`get_memory_trends` adds one, as does each look of :meth:`on_pressure`. The
+        newest 4096 are kept.
+        """
+        rows = list(self._gpu_history)
+        names = ("time_ns", "allocated", "reserved", "total")
+        return {name: [row[column] for row in rows] for column, name in enumerate(names)}
 
     def clear_history(self) -> None:
         """Forget all samples, also those of the GPU; monitoring goes on."""
@@ -374,10 +353,11 @@ class MemoryOptimizer:
     def get_memory_trends(self) -> dict[str, dict[str, Any]]:
         """Whether resident set and CUDA memory rise or fall, over the samples held; takes one sample now.
 
-        ``cpu_memory_trend`` and ``gpu_memory_trend`` each have ``trend`` (``increasing``, ``decreasing`` or ``stable``;
-        stable also with fewer than 10 samples), ``slope_bytes_per_second`` with its 95 % ``interval`` (a list of two),
-        ``change_bytes`` over ``seconds``, ``samples``, ``verdict`` (as trend, but ``insufficient`` where there are
-        too few), and ``leak``: the whole result of :func:`leak_verdict` on the same series.
+        ``cpu_memory_trend``, ``gpu_memory_trend`` (allocated) and ``gpu_reserved_trend`` each have ``trend``
+        (``increasing``, ``decreasing`` or ``stable``; stable also with fewer than 10 samples), ``slope_bytes_per_second``
+        with its 95 % ``interval`` (a list of two), ``change_bytes`` over ``seconds``, ``samples``, ``verdict`` (as trend,
+        but ``insufficient`` where there are too few), and ``leak``: the whole result of :func:`leak_verdict` on the same
+        series.
 
         The slope is the median over pairs of window minima (Theil-Sen); a rise or fall counts when the whole interval
         is on one side of zero and the change is at least 1 MiB and 0.5 % of the usual value. CPU samples come from
@@ -386,19 +366,18 @@ class MemoryOptimizer:
         :meth:`recommendations` tells it from memory that malloc keeps.
         """
         self._sampler.sample()
-        columns = self._sampler.samples()
-        times, resident = _points(columns, "rss")
         self._note_gpu()
-        gpu = list(self._gpu_history)
+        cuda = self.cuda_samples()
         return {
-            "cpu_memory_trend": _trend(times, resident),
-            "gpu_memory_trend": _trend([t for t, _ in gpu], [float(b) for _, b in gpu]),
+            "cpu_memory_trend": _trend(*_points(self._sampler.samples(), "rss")),
+            "gpu_memory_trend": _trend(*_points(cuda, "allocated")),
+            "gpu_reserved_trend": _trend(*_points(cuda, "reserved")),
         }
 
     def recommendations(self) -> list[str]:
         """Advice on memory, each line with the figures it rests on; empty when nothing calls for any."""
         info = _core.memory_info()
-        devices = _cuda_bytes()
+        devices = cuda_bytes()
         columns = self._sampler.samples()
         verdict = self.leak_verdict()
         found = [
@@ -470,77 +449,18 @@ class MemoryOptimizer:
         """
         if not callable(callback):
             raise TypeError(f"callback must be callable, not {type(callback).__name__}")
-        if isinstance(interval, bool) or not isinstance(interval, numbers.Real):
-            raise TypeError(f"interval must be a number of seconds, not {type(interval).__name__}")
-        if not 0.001 <= interval <= 86400.0:
-            raise ValueError(f"interval is {interval!r} s; accepted: 0.001 to 86400 s")
+        pause = _checked_interval(interval, 0.001)
         share = self.threshold if threshold is None else _checked_threshold(threshold)
-        return PressureWatch(callback, share, float(interval), self.pressure)
+        return PressureWatch(callback, share, pause, self.pressure)
 
     def _note_gpu(self) -> list[tuple[int, int, int]]:
         """CUDA figures of now, noted for the trend."""
-        devices = _cuda_bytes()
+        devices = cuda_bytes()
         if devices:
-            total = sum(allocated for allocated, _, _ in devices)
+            allocated, reserved, total = (sum(figures) for figures in zip(*devices, strict=True))
             with _monitor_lock:  # or a thread that read the clock earlier could append later
-                self._gpu_history.append((time.monotonic(), total))
+                self._gpu_history.append((time.monotonic_ns(), allocated, reserved, total))
         return devices
-
-
-# -- keeping pages --
-
-_retain_depths: dict[int, int] = {}  # open blocks by the thread that opened them
-
-
-@contextlib.contextmanager
-def retain_heap() -> Iterator[bool]:
-    """Let malloc keep freed pages inside the block, so that tensors of each training step reuse those of the last one.
-
-    Works on the whole process. Blocks may be nested and may overlap on several threads; when the last one ends free()
-    gives memory back again and the heap is trimmed. In a forked child only the blocks of the thread that forked are
-    still open: the others' ends will never come there. Yields False, and does nothing, where malloc has no such setting.
-    """
-    owner = threading.get_ident()
-    with _retain_lock:
-        try:
-            if not _retain_depths:
-                _core.heap_retain(True)
-            available = True
-            _retain_depths[owner] = _retain_depths.get(owner, 0) + 1
-        except NotImplementedError:
-            available = False
-    try:
-        yield available
-    finally:
-        if available:
-            with _retain_lock:
-                _leave_retained(owner)
-
-
-def _leave_retained(owner: int) -> None:
-    """One block of owner has ended. A block of a thread that a fork left behind may end here after all: it counts no more."""
-    if owner not in _retain_depths:
-        return
-    _retain_depths[owner] -= 1
-    if _retain_depths[owner] == 0:
-        del _retain_depths[owner]
-        if not _retain_depths:
-            _core.heap_retain(False)
-
-
-def _forget_blocks_of_lost_threads() -> None:
-    """In a forked child: only the forking thread's blocks can still end."""
-    if not _retain_depths:
-        return
-    own = _retain_depths.get(threading.get_ident())
-    _retain_depths.clear()
-    if own is not None:
-        _retain_depths[threading.get_ident()] = own
-    else:
-        _core.heap_retain(False)
-
-
-os.register_at_fork(after_in_child=_forget_blocks_of_lost_threads)
 
 
 # -- the decorator --
@@ -585,8 +505,15 @@ class _Cleaned:
     def __enter__(self) -> None:
         self._before = self._clean()
 
-    def __exit__(self, *_: object) -> None:
-        self._reports.update(before=self._before, after=self._clean())
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        after: _Report
+        try:
+            after = self._clean()
+        except RuntimeError as problem:  # looking at a broken CUDA context must not hide the error that broke it
+            if error is None:
+                raise
+            after = {"cuda_error": str(problem)}
+        self._reports.update(before=self._before, after=after)
 
 
 def _wrap(function: Any, clean: Callable[[], _Report]) -> Any:

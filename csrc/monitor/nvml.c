@@ -86,6 +86,13 @@ open_locked(const char *name, pfo_error *err)
     return PFO_OK;
 }
 
+/* Some drivers say "all bits set" for what they do not know. */
+static int64_t
+bytes_of(unsigned long long figure)
+{
+    return figure > INT64_MAX ? INT64_MAX : (int64_t)figure;
+}
+
 static pfo_status
 read_locked(pfo_nvml_memory *memory, int *count, pfo_error *err)
 {
@@ -99,7 +106,7 @@ read_locked(pfo_nvml_memory *memory, int *count, pfo_error *err)
         if (refused == 0) {
             refused = opened.memory(device, &figures);
         }
-        memory[i] = (pfo_nvml_memory){ (int64_t)figures.total, (int64_t)figures.used, (int64_t)figures.free };
+        memory[i] = (pfo_nvml_memory){ bytes_of(figures.total), bytes_of(figures.used), bytes_of(figures.free) };
     }
     if (refused != 0) {
         return pfo_fail(err, PFO_UNAVAILABLE, "NVML gives no memory figures (its error %d)", refused);

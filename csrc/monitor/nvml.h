@@ -14,7 +14,7 @@
 enum { PFO_NVML_MAX_DEVICES = 64 };
 
 typedef struct pfo_nvml_memory {
-    int64_t total; /* bytes */
+    int64_t total; /* bytes; what does not fit saturates */
     int64_t used;  /* by all processes, and what the driver keeps */
     int64_t free;
 } pfo_nvml_memory;

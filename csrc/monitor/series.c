@@ -7,6 +7,13 @@
 #include <math.h>
 #include <string.h>
 
+/* Not for NaN either. */
+static int
+is_usable(double number)
+{
+    return fabs(number) <= PFO_SERIES_LARGEST;
+}
+
 pfo_status
 pfo_series_check(const double *seconds, const double *values, int64_t count, double minimum_change, pfo_error *err)
 {
@@ -17,9 +24,9 @@ pfo_series_check(const double *seconds, const double *values, int64_t count, dou
         return pfo_fail(err, PFO_BAD_ARGUMENT, "minimum_change is %g; accepted: 0 or more", minimum_change);
     }
     for (int64_t i = 0; i < count; i++) {
-        if (!isfinite(seconds[i]) || !isfinite(values[i])) {
-            return pfo_fail(err, PFO_BAD_ARGUMENT, "point %lld is (%g, %g); both numbers must be finite", (long long)i,
-                            seconds[i], values[i]);
+        if (!is_usable(seconds[i]) || !is_usable(values[i])) {
+            return pfo_fail(err, PFO_BAD_ARGUMENT, "point %lld is (%g, %g); both numbers must be finite, at most %g",
+                            (long long)i, seconds[i], values[i], PFO_SERIES_LARGEST);
         }
         if (i > 0 && seconds[i] < seconds[i - 1]) {
             return pfo_fail(err, PFO_BAD_ARGUMENT, "times[%lld] is %g after %g; times must not decrease", (long long)i,

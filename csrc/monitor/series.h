@@ -10,8 +10,11 @@
 
 #include <stdint.h>
 
+/* The largest number of a series, either sign: squares and slopes of such numbers are finite. */
+#define PFO_SERIES_LARGEST 1e100
+
 /* PFO_BAD_ARGUMENT, which names the first of: a negative count, a minimum_change that is not 0 or more, a number that is not
- * finite, a time that decreases. */
+ * finite or beyond PFO_SERIES_LARGEST, a time that decreases. */
 pfo_status pfo_series_check(const double *seconds, const double *values, int64_t count, double minimum_change,
                             pfo_error *err);
 

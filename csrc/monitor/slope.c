@@ -39,7 +39,7 @@ pair_slopes(const double *x, const double *y, const int *starts, int segments, d
     for (int k = 0; k < segments; k++) {
         for (int i = starts[k]; i < starts[k + 1]; i++) {
             for (int j = i + 1; j < starts[k + 1]; j++) {
-                if (x[j] > x[i]) {
+                if (x[j] - x[i] >= PFO_SLOPE_APART) {
                     slopes[pairs++] = (y[j] - y[i]) / (x[j] - x[i]);
                 }
             }
@@ -93,9 +93,6 @@ pfo_slope_correlation(const double *residuals, const int *starts, int segments)
     }
     const double biased = product / square;
     const double r = biased + (1.0 + 4.0 * biased) / count;
-    if (!isfinite(r)) { /* residuals whose squares overflow tell nothing: the widest interval */
-        return largest_correlation;
-    }
     return r < 0.0 ? 0.0 : r > largest_correlation ? largest_correlation : r;
 }
 

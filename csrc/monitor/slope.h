@@ -14,13 +14,14 @@
 #include <stdint.h>
 
 enum { PFO_SLOPE_MAX_POINTS = 256 };
+#define PFO_SLOPE_APART 1e-12 /* closer in x is no distance: a second or a span in parts of a million million */
 
 typedef struct pfo_slope {
     double slope;
     double low; /* 95 % interval */
     double high;
     double correlation; /* r, in [0, 0.95] */
-    int64_t pairs;      /* 0: no two points of a segment are apart in x; all else is 0 then */
+    int64_t pairs;      /* 0: no two points of a segment are PFO_SLOPE_APART apart in x; all else is 0 then */
 } pfo_slope;
 
 /* Segment k is [starts[k], starts[k + 1]); starts has segments + 1 numbers, the last of them the number of points, which is at

@@ -40,7 +40,7 @@ pfo_trend_estimate(const double *seconds, const double *values, int64_t count, d
     memset(trend, 0, sizeof *trend);
     trend->verdict = PFO_TREND_INSUFFICIENT;
     PFO_TRY(pfo_series_check(seconds, values, count, minimum_change, err));
-    if (count < PFO_TREND_MIN_POINTS || !(seconds[count - 1] > seconds[0])) {
+    if (count < PFO_TREND_MIN_POINTS || !(seconds[count - 1] - seconds[0] >= PFO_TREND_MIN_SECONDS)) {
         return PFO_OK;
     }
     double x[PFO_TREND_MAX_WINDOWS];

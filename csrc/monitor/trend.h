@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 enum { PFO_TREND_MAX_WINDOWS = 256, PFO_TREND_MIN_POINTS = 10 };
+#define PFO_TREND_MIN_SECONDS 1e-9
 
 /* X(enumerator, name) */
 #define PFO_TREND_VERDICTS(X)                                                                                          \
@@ -43,7 +44,7 @@ typedef struct pfo_trend {
 
 /* seconds must not decrease; both arrays have count finite numbers. The verdict is INCREASING or DECREASING when the whole
  * interval is on that side of zero and |change| >= minimum_change (>= 0), STABLE when not, INSUFFICIENT (all numbers zero)
- * with fewer than PFO_TREND_MIN_POINTS points or no time between them.
+ * with fewer than PFO_TREND_MIN_POINTS points or less than PFO_TREND_MIN_SECONDS between them.
  * PFO_BAD_ARGUMENT names what is not as above; PFO_NO_MEMORY. */
 pfo_status pfo_trend_estimate(const double *seconds, const double *values, int64_t count, double minimum_change,
                               pfo_trend *trend, pfo_error *err);

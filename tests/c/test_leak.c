@@ -130,7 +130,7 @@ hostile_series_get_a_verdict_or_an_error(void)
     pfo_leak found;
     for (int i = 0; i < COUNT; i++) {
         seconds[i] = i < COUNT / 2 ? 0.0 : 1e6; /* two moments */
-        bytes[i] = i % 2 == 0 ? 1e300 : -1e300;
+        bytes[i] = i % 2 == 0 ? 1e100 : -1e100;
     }
     CHECK(pfo_leak_judge(seconds, bytes, COUNT, &found, NULL) == PFO_OK && found.verdict != PFO_LEAK_LEAK);
     for (int i = 0; i < COUNT; i++) {

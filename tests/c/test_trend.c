@@ -101,14 +101,30 @@ constants_and_plateaus_are_stable(void)
 }
 
 static void
-numbers_whose_squares_overflow_have_an_interval(void)
+numbers_are_finite_up_to_the_largest_and_refused_beyond(void)
 {
     for (int64_t i = 0; i < 40; i++) {
         seconds[i] = (double)i;
-        values[i] = 1e200 * (double)(i * i);
+        values[i] = 1e96 * (double)(i * i);
     }
     const pfo_trend trend = trend_of(40, 0.0);
     CHECK(trend.low < trend.slope && trend.slope < trend.high);
+    pfo_trend none;
+    values[39] = 1.1e100;
+    CHECK(pfo_trend_estimate(seconds, values, 40, 0.0, &none, NULL) == PFO_BAD_ARGUMENT);
+}
+
+static void
+times_a_rounding_apart_have_no_slope(void)
+{
+    for (int64_t i = 0; i < 40; i++) {
+        seconds[i] = (double)i * 1e-320;
+        values[i] = 1e9 * (double)i;
+    }
+    CHECK(trend_of(40, 0.0).verdict == PFO_TREND_INSUFFICIENT);
+    seconds[39] = 1.0; /* and one that is apart */
+    const pfo_trend trend = trend_of(40, 0.0);
+    CHECK(isfinite(trend.slope) && isfinite(trend.low) && isfinite(trend.high));
 }
 
 static void
@@ -257,7 +273,8 @@ main(void)
     RUN(exact_lines_are_found_exactly);
     RUN(few_points_say_nothing);
     RUN(constants_and_plateaus_are_stable);
-    RUN(numbers_whose_squares_overflow_have_an_interval);
+    RUN(numbers_are_finite_up_to_the_largest_and_refused_beyond);
+    RUN(times_a_rounding_apart_have_no_slope);
     RUN(saw_teeth_on_a_slope_are_still_a_slope);
     RUN(growth_in_steps_is_increasing);
     RUN(outliers_do_not_move_the_slope);

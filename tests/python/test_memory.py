@@ -480,6 +480,28 @@ def test_a_broken_cuda_does_not_hide_the_users_error(monkeypatch: pytest.MonkeyP
     assert "device-side assert" in fails.memory_reports["after"]["cuda_error"]  # type: ignore[attr-defined]
 
 
+def test_a_cuda_that_breaks_inside_a_decorator_with_a_threshold_hides_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    install(monkeypatch, cuda)
+
+    def refuse(_: int) -> int:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    @optimize_memory(threshold=1.0)
+    def breaks(error: Exception | None) -> None:
+        monkeypatch.setattr(cuda, "memory_allocated", refuse)
+        if error is not None:
+            raise error
+
+    with pytest.raises(KeyError, match="mine"):
+        breaks(KeyError("mine"))
+    assert "device-side assert" in breaks.memory_reports["after"]["cuda_error"]  # type: ignore[attr-defined]
+    monkeypatch.undo()
+    install(monkeypatch, cuda)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        breaks(None)
+
+
 def test_torch_is_never_imported_from_here() -> None:
     code = (
         "import sys, perfopt.memory as m\n"
@@ -522,6 +544,22 @@ def test_the_sampler_runs_while_the_gil_is_held() -> None:
 
 
 @linux
+@pytest.mark.spec("S0-56")
+def test_a_full_ring_takes_less_than_eight_percent_of_a_small_process() -> None:
+    """In a process of its own of at least 32 MiB, so that nothing else allocates meanwhile."""
+    code = (
+        "from perfopt import _core\nfrom perfopt.memory import MemoryOptimizer\n"
+        "block = bytearray(b'x') * 2**24\nMemoryOptimizer().check()\nbefore = _core.resident_bytes()\n"
+        "optimizer = MemoryOptimizer()\noptimizer.start_monitoring()\n"
+        "for _ in range(16384):\n    optimizer._sampler.sample()\n"
+        "assert len(optimizer._sampler) == 16384\n"
+        "print((_core.resident_bytes() - before) / before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert 0.0 < float(done.stdout) < 0.08
+
+
+@linux
 def test_peak_remembers_what_is_gone() -> None:
     optimizer = MemoryOptimizer()
     assert optimizer.peak == 0
@@ -550,6 +588,16 @@ def test_starting_again_changes_the_interval_and_stopping_twice_is_nothing() -> 
     optimizer.stop_monitoring()
     optimizer.stop_monitoring()
     assert "not monitoring" in repr(optimizer)
+
+
+@pytest.mark.parametrize("interval", [0, -1.0, math.nan, True, "1", 10**400])
+def test_a_bad_interval_is_named_and_does_not_end_the_monitoring(interval: Any) -> None:
+    optimizer = MemoryOptimizer(interval=1.0)
+    optimizer.start_monitoring()
+    with pytest.raises((TypeError, ValueError), match=r"interval (is|must be)"):
+        optimizer.start_monitoring(interval)
+    assert optimizer.monitoring
+    optimizer.stop_monitoring()
 
 
 def test_sampler_as_a_context_manager_and_its_ring() -> None:
@@ -711,7 +759,7 @@ def test_interpreter_ends_with_the_sampler_running() -> None:
 @pytest.mark.spec("S0-23")
 def test_trends_are_there_without_any_sample() -> None:
     trends = MemoryOptimizer().get_memory_trends()
-    for key in ("cpu_memory_trend", "gpu_memory_trend"):
+    for key in ("cpu_memory_trend", "gpu_memory_trend", "gpu_reserved_trend"):
         assert trends[key]["trend"] == "stable"
         assert trends[key]["verdict"] == "insufficient"
         assert trends[key]["slope_bytes_per_second"] == 0.0
@@ -769,6 +817,29 @@ def test_gpu_memory_that_grows_is_increasing(monkeypatch: pytest.MonkeyPatch) ->
         trends = optimizer.get_memory_trends()
     assert trends["gpu_memory_trend"]["trend"] == "increasing"
     assert trends["gpu_memory_trend"]["samples"] == 20
+    assert trends["gpu_reserved_trend"]["trend"] == "stable"
+
+
+@pytest.mark.spec("S0-23", "S0-54")
+def test_cuda_is_sampled_at_each_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = MemoryOptimizer(1.0)
+    assert optimizer.check() is None
+    assert optimizer.cuda_samples() == {"time_ns": [], "allocated": [], "reserved": [], "total": []}
+    cuda = FakeCuda()
+    install(monkeypatch, cuda)
+    for _ in range(20):
+        cuda.reserved[0] += 16 * MIB
+        assert optimizer.check() is None
+    held = optimizer.cuda_samples()
+    assert held["time_ns"] == sorted(held["time_ns"])  # type: ignore[type-var]
+    assert held["allocated"] == [3 * GB] * 20
+    assert held["reserved"] == [6 * GB + 16 * MIB * (i + 1) for i in range(20)]
+    assert held["total"] == [16 * GB] * 20
+    trends = optimizer.get_memory_trends()
+    assert trends["gpu_reserved_trend"]["trend"] == "increasing"
+    assert trends["gpu_memory_trend"]["trend"] == "stable"
+    optimizer.clear_history()
+    assert optimizer.cuda_samples()["total"] == []
 
 
 def test_gpu_samples_of_several_threads_are_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -777,19 +848,19 @@ def test_gpu_samples_of_several_threads_are_in_order(monkeypatch: pytest.MonkeyP
     others: list[threading.Thread] = []
     clock = iter(range(10))
 
-    def monotonic() -> float:
+    def monotonic_ns() -> int:
         """Between this thread's reading of the clock and its note, another thread does both."""
-        now = float(next(clock))
+        now = next(clock)
         if not others:
             others.append(threading.Thread(target=optimizer.pressure))
             others[0].start()
             others[0].join(0.3)
         return now
 
-    monkeypatch.setattr(memory.time, "monotonic", monotonic)
+    monkeypatch.setattr(memory.time, "monotonic_ns", monotonic_ns)
     optimizer.pressure()
     others[0].join()
-    assert [t for t, _ in optimizer._gpu_history] == [0.0, 1.0]
+    assert optimizer.cuda_samples()["time_ns"] == [0, 1]
     assert optimizer.get_memory_trends()["gpu_memory_trend"]["samples"] == 3
 
 
@@ -991,88 +1062,6 @@ def test_many_page_faults_are_advised_on() -> None:
     columns["minor_faults"] = [i * 100 for i in range(20)]
     assert advice.advise_on_faults(columns) is None
     assert advice.advise_on_faults({"time_ns": [1], "minor_faults": [1]}) is None
-
-
-# -- keeping pages --
-
-
-@linux
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_keeps_the_open_blocks_of_its_own_thread_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[bool] = []
-
-    def record(on: bool) -> int:
-        calls.append(on)
-        return 0
-
-    monkeypatch.setattr(memory._core, "heap_retain", record)
-    inside, go_on = threading.Event(), threading.Event()
-
-    def other() -> None:
-        with retain_heap():
-            inside.set()
-            assert go_on.wait(60)
-
-    def in_child(check: Callable[[], bool]) -> int:
-        child = os.fork()
-        if child == 0:
-            right = False
-            with contextlib.suppress(BaseException):
-                right = check()
-            os._exit(0 if right else 1)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    assert inside.wait(60)
-    assert calls == [True]
-    assert in_child(lambda: calls == [True, False] and memory._retain_depths == {}) == 0
-    with retain_heap(), retain_heap():
-        assert in_child(lambda: calls == [True] and list(memory._retain_depths.values()) == [2]) == 0
-    go_on.set()
-    thread.join()
-    assert calls == [True, False]
-
-
-@linux
-@glibc
-def test_retained_heap_is_reused_without_page_faults() -> None:
-    code = """
-import ctypes
-from perfopt import _core
-from perfopt.memory import retain_heap
-libc = ctypes.CDLL(None)
-libc.malloc.restype = ctypes.c_void_p
-libc.malloc.argtypes = [ctypes.c_size_t]
-libc.free.argtypes = [ctypes.c_void_p]
-
-def faults(turns=4, size=200 << 20):
-    before = _core.memory_info()["minor_faults"]
-    for _ in range(turns):
-        block = libc.malloc(size)
-        ctypes.memset(block, 1, size)
-        libc.free(block)
-    return _core.memory_info()["minor_faults"] - before
-
-plain = faults()
-with retain_heap() as available:
-    assert available
-    faults(1)
-    with retain_heap():
-        pass
-    kept = faults()
-    resident = _core.resident_bytes()
-given = resident - _core.resident_bytes()
-again = faults()
-assert plain > 1000 and kept < 200 and again > 1000 and given > 150 << 20, (plain, kept, again, given)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, env=ENVIRONMENT)
-
-
-@pytest.mark.parametrize("on", [1, None, "yes"])
-def test_heap_retain_takes_a_bool(on: Any) -> None:
-    with pytest.raises(TypeError, match="on must be True or False, not"):
-        _core.heap_retain(on)
 
 
 # -- the decorator --

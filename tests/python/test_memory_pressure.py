@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,98 @@ def test_an_exception_in_a_callback_is_reported_and_the_watch_goes_on(monkeypatc
         shares.wait()
         shares.value = 0.95
         assert calls.get(timeout=60) == 0.95
+
+
+def test_a_look_that_fails_does_not_hide_pressure_that_comes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: queue.Queue[Any] = queue.Queue()
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: reports.put(report.exc_value))
+    failures = [OSError("no figures")]
+
+    def shares() -> dict[str, float]:
+        if failures:
+            raise failures.pop()
+        return {"rss": 0.9}
+
+    calls: queue.Queue[dict[str, Any]] = queue.Queue()
+    with PressureWatch(calls.put, 0.8, 0.001, shares, paths=[]):
+        assert isinstance(reports.get(timeout=60), OSError)
+        assert calls.get(timeout=60)["share"] == 0.9
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_watch_whose_thread_cannot_start_leaves_no_file_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    optimizer = MemoryOptimizer()
+    optimizer.pressure()  # opens what is kept open
+    before = open_files()
+    with pytest.raises(RuntimeError, match="can't start"):
+        optimizer.on_pressure(print)
+    assert open_files() == before
+
+
+def test_closing_a_watch_whose_thread_has_just_ended_writes_to_nobody() -> None:
+    """The thread may see that it shall end, and close its files, before close() has woken it."""
+    watch = PressureWatch(print, 0.8, 0.001, dict, paths=[])
+    watch._closed = True
+    watch._thread.join(60)
+    read, write = os.pipe()  # takes the numbers that have become free
+    assert {read, write} & {watch._wake_read, watch._wake_write}
+    watch.close()
+    os.close(write)
+    assert os.read(read, 1) == b""
+    os.close(read)
+
+
+def test_every_close_waits_for_the_callback_that_runs() -> None:
+    in_callback = threading.Event()
+    go_on = threading.Event()
+    ended = threading.Event()
+    watches: queue.Queue[PressureWatch] = queue.Queue()
+
+    def callback(_: dict[str, Any]) -> None:
+        watches.get(timeout=60).close()
+        in_callback.set()
+        assert go_on.wait(60)
+        ended.set()
+
+    watch = PressureWatch(callback, 0.8, 0.001, lambda: {"rss": 0.9}, paths=[])
+    watches.put(watch)
+    assert in_callback.wait(60)
+    threading.Timer(0.05, go_on.set).start()
+    watch.close()
+    assert ended.is_set()
+
+
+class BadFilePoll:
+    """Says of every registered file that it is not open: poll() would say so at once, each time."""
+
+    def __init__(self) -> None:
+        self.registered: set[int] = set()
+
+    def register(self, descriptor: int, _: int) -> None:
+        self.registered.add(descriptor)
+
+    def unregister(self, descriptor: int) -> None:
+        self.registered.remove(descriptor)
+
+    def poll(self, _: float) -> list[tuple[int, int]]:
+        time.sleep(0.001)
+        return [(descriptor, select.POLLNVAL) for descriptor in self.registered]
+
+
+def test_a_file_that_somebody_else_closed_is_not_polled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = BadFilePoll()
+    monkeypatch.setattr(_memory_pressure.select, "poll", lambda: bad)
+    shares = Shares()
+    with PressureWatch(print, 0.8, 0.001, shares, paths=[]):
+        shares.wait()
+        assert bad.registered == set()
 
 
 def test_reporting_takes_exceptions_only() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from perfopt import _core
 from perfopt.memory import leak_verdict
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -147,3 +148,36 @@ def test_too_little_is_insufficient(count: int, interval: float) -> None:
 def test_bad_arguments_are_named(arguments: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         leak_verdict(*arguments)
+
+
+def test_figures_of_any_size_give_numbers_that_json_takes() -> None:
+    times = [float(i) for i in range(60)]
+    for size in (5e-324, 1e-300, 1e15, 2.0**63, 1e99):
+        for series in ([size * (-1) ** i for i in range(60)], [size * i / 60 for i in range(60)]):
+            json.dumps(leak_verdict(times, series, limit=1e9), allow_nan=False)
+            for scale in (5e-324, 1e-300, 1.0, 1e90):
+                json.dumps(_core.trend([t * scale for t in times], series), allow_nan=False)
+
+
+@pytest.mark.parametrize("number", [1.1e100, -1e308, 10**400])
+def test_figures_no_memory_can_have_are_refused(number: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        leak_verdict([float(i) for i in range(60)], [1.0] * 59 + [number])
+
+
+def test_the_distance_to_the_limit_is_from_the_last_figure_read() -> None:
+    class Labelled(list[float]):
+        """Like a pandas Series whose labels are no positions: iterates as it should, subscripts by label."""
+
+        def __getitem__(self, label: Any) -> Any:
+            raise KeyError(label)
+
+    times = [float(i) for i in range(600)]
+    found = leak_verdict(times, Labelled(1e9 + 1e5 * i for i in range(600)), limit=1e9 + 1e5 * 1199)
+    assert found["verdict"] == "leak"
+    assert found["seconds_to_limit"] == pytest.approx(600.0, rel=1e-3)
+
+
+def test_a_limit_beyond_float_is_refused() -> None:
+    with pytest.raises(ValueError, match="accepted: a finite number of bytes"):
+        leak_verdict([], [], limit=10**400)

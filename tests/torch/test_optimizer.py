@@ -217,6 +217,38 @@ def test_flags_switch_their_feature_off_for_real(monkeypatch: pytest.MonkeyPatch
     assert engine.get_performance_summary()["profiling_summary"]["total_operations"] == 0
 
 
+@pytest.mark.spec("S0-51", "S0-52")
+def test_memory_is_watched_during_training_and_cleaned_under_pressure(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = PerformanceOptimizer(config(memory_threshold=1.0))
+    memory = engine.memory_optimizer
+    shares = {"rss": 0.5}
+    watched: list[bool] = []
+    cleaned_at: list[int] = []
+    steps = 0
+
+    def clean() -> dict[str, Any]:
+        cleaned_at.append(steps)
+        return {}
+
+    def on_step(step: int, _: Any) -> None:
+        nonlocal steps
+        steps = step
+        watched.append(memory.monitoring)
+        shares["rss"] = 1.0 if step >= 20 else 0.5
+
+    monkeypatch.setattr(memory, "pressure", lambda: shares)
+    monkeypatch.setattr(memory, "optimize_memory", clean)
+    model = make_model()
+    optimizer = torch.optim.AdamW(model.parameters())
+    engine.optimize_training_loop(
+        model, make_batches(48), optimizer, functional.cross_entropy, 1, on_step=on_step, quiet=True
+    )
+    assert watched == [True] * 48
+    assert not memory.monitoring
+    assert cleaned_at == [31, 47]  # in steps 32 and 48, before on_step; at 16 nothing pressed
+    assert engine.get_performance_summary()["memory_trends"]["cpu_memory_trend"]["samples"] >= 2
+
+
 @pytest.mark.spec("S0-07", "S0-08")
 def test_clear_metrics_is_a_fresh_start() -> None:
     engine = PerformanceOptimizer(config())

@@ -191,7 +191,7 @@ PyDoc_STRVAR(
     "that counts as a trend, in the unit of values. Returns a dict: ``trend`` (increasing, decreasing, stable or\n"
     "insufficient: fewer than 10 points or no time between them), ``slope``, ``low`` and ``high`` (per second),\n"
     "``change`` (slope times span), ``span`` (seconds), ``windows`` and ``samples``.\n"
-    "Raises ValueError for lengths that differ, numbers that are not finite and times that decrease.");
+    "Raises ValueError for lengths that differ, numbers that are not finite or beyond 1e100, and times that decrease.");
 
 /* A sequence of numbers as a new array of doubles, NULL with an exception; *length is its length. */
 static double *
@@ -219,6 +219,10 @@ doubles_of(PyObject *sequence, const char *name, Py_ssize_t *length)
         numbers[i] = PyFloat_AsDouble(item);
         Py_DECREF(item);
         if (numbers[i] == -1.0 && PyErr_Occurred()) {
+            if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
+                PyErr_Format(PyExc_ValueError, "%s[%zd] is an int beyond the range of float; numbers must be finite",
+                             name, i);
+            }
             break;
         }
     }
@@ -291,15 +295,15 @@ trend(PyObject *module, PyObject *args, PyObject *kwargs)
     return result;
 }
 
-PyDoc_STRVAR(
-    leak_doc,
-    "leak($module, /, seconds, bytes)\n--\n\n"
-    "Whether a memory series grows without end; see leak.h for the method and perfopt.memory.leak_verdict.\n\n"
-    "seconds: not decreasing; bytes: as many finite numbers. Returns a dict: ``verdict``, ``model``,\n"
-    "``slope``, ``low`` and ``high`` (bytes per second), ``margin``, ``growth``, ``minimum``, ``level``,\n"
-    "``noise`` (bytes), ``correlation``, ``span``, ``warm_up`` (seconds), ``windows``, ``steps``,\n"
-    "``releases``, ``teeth``, ``samples``. Raises ValueError for lengths that differ, numbers that are not finite and\n"
-    "seconds that decrease.");
+PyDoc_STRVAR(leak_doc,
+             "leak($module, /, seconds, bytes)\n--\n\n"
+             "Whether a memory series grows without end; see leak.h for the method and perfopt.memory.leak_verdict.\n\n"
+             "seconds: not decreasing; bytes: as many finite numbers. Returns a dict: ``verdict``, ``model``,\n"
+             "``slope``, ``low`` and ``high`` (bytes per second), ``margin``, ``growth``, ``minimum``, ``level``,\n"
+             "``noise`` (bytes), ``correlation``, ``span``, ``warm_up`` (seconds), ``windows``, ``steps``,\n"
+             "``releases``, ``teeth``, ``samples``, ``last`` (the last of bytes; 0.0 without any). Raises ValueError "
+             "for lengths\n"
+             "that differ, numbers that are not finite or beyond 1e100, and seconds that decrease.");
 
 static PyObject *
 leak_of_arrays(const double *seconds, const double *bytes, Py_ssize_t count)
@@ -313,13 +317,13 @@ leak_of_arrays(const double *seconds, const double *bytes, Py_ssize_t count)
     if (status != PFO_OK) {
         return pfo_raise(status, &err);
     }
-    return Py_BuildValue("{s:s,s:s,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:L,s:i,s:i,s:i,s:n}", "verdict",
+    return Py_BuildValue("{s:s,s:s,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:L,s:i,s:i,s:i,s:n,s:d}", "verdict",
                          pfo_leak_verdict_name(found.verdict), "model", pfo_leak_model_name(found.model), "slope",
                          found.slope, "low", found.low, "high", found.high, "margin", found.margin, "growth",
                          found.growth, "minimum", found.minimum, "level", found.level, "noise", found.noise,
                          "correlation", found.correlation, "span", found.span, "warm_up", found.warm_up, "windows",
                          (long long)found.windows, "steps", found.steps, "releases", found.releases, "teeth",
-                         found.teeth, "samples", count);
+                         found.teeth, "samples", count, "last", count > 0 ? bytes[count - 1] : 0.0);
 }
 
 static PyObject *
