@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ __all__ = [
     "json_schema",
     "load",
     "loads",
+    "map_texts",
     "save",
 ]
 
@@ -215,9 +216,35 @@ def json_schema() -> Mapping[str, Any]:
     return msgspec.json.schema(Report)
 
 
+def map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """value with change() applied to every text in it, keys of dicts included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [map_texts(item, change) for item in value]
+    if isinstance(value, tuple):
+        return tuple(map_texts(item, change) for item in value)
+    if isinstance(value, dict):
+        return {map_texts(key, change): map_texts(item, change) for key, item in value.items()}
+    if isinstance(value, msgspec.Struct) and not isinstance(value, Histogram):
+        fields = {name: map_texts(getattr(value, name), change) for name in value.__struct_fields__}
+        return type(value)(**fields)
+    return value
+
+
+def _without_surrogates(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def dumps(report: Report) -> bytes:
-    """The report as JSON. ValueError when it could not be read back: JSON has no infinity and no NaN."""
-    data = _encoder.encode(report)
+    """The report as JSON. ValueError when it could not be read back: JSON has no infinity and no NaN.
+
+    Lone surrogates, which names of files and arguments of the command hold for bytes that are no UTF-8, are written as
+    backslash escapes."""
+    try:
+        data = _encoder.encode(report)
+    except UnicodeEncodeError:
+        data = _encoder.encode(map_texts(report, _without_surrogates))
     try:
         _decoder.decode(data)
     except msgspec.DecodeError as error:

@@ -127,4 +127,6 @@ def write(
     target = Path(path)
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} is there already; overwrite it with overwrite=True")
-    return atomic_write(target, render(report, comparison=comparison, confidential=confidential).encode("utf-8"))
+    return atomic_write(
+        target, render(report, comparison=comparison, confidential=confidential).encode("utf-8", "backslashreplace")
+    )

@@ -7,12 +7,13 @@ memory in bytes; the page formats them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
-from perfopt.report.document import Histogram, Loader, Node, Operation, Report
+from perfopt.report import document
+from perfopt.report.document import Loader, Node, Operation, Report
 
 __all__ = ["OTHERS", "OUTSIDE", "Slice", "breakdown", "cleaned", "confidential", "icicle", "thinned"]
 
@@ -162,24 +163,8 @@ def cleaned(value: _T) -> _T:
     def clean(text: str) -> str:
         return _PATH.sub(hide, text)
 
-    result: _T = _mapped(value, clean)
+    result: _T = document.map_texts(value, clean)
     return result
-
-
-def _mapped(value: Any, clean: Callable[[str], str]) -> Any:
-    """value with clean() applied to every text in it, keys included."""
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, list):
-        return [_mapped(item, clean) for item in value]
-    if isinstance(value, tuple):
-        return tuple(_mapped(item, clean) for item in value)
-    if isinstance(value, dict):
-        return {_mapped(key, clean): _mapped(item, clean) for key, item in value.items()}
-    if isinstance(value, msgspec.Struct) and not isinstance(value, Histogram):
-        fields = {name: _mapped(getattr(value, name), clean) for name in value.__struct_fields__}
-        return type(value)(**fields)
-    return value
 
 
 def waiting_share(loader: Loader) -> float | None:

@@ -130,6 +130,14 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(
     assert os.listdir(tmp_path) == ["run.json"]
 
 
+def test_bytes_that_are_no_utf8_in_names_and_arguments_do_not_stop_a_save(tmp_path: Path) -> None:
+    report = a_report(title="\udcff", command=["caf\udce9.py"], extra={"\ud800": ["\udfff", ("\udcff",)]})
+    loaded = document.load(document.save(report, tmp_path / "run.json"))
+    assert (loaded.title, loaded.command) == ("\\udcff", ["caf\\udce9.py"])
+    assert loaded.extra == {"\\ud800": ["\\udfff", ["\\udcff"]]}
+    assert loaded.operations == report.operations
+
+
 def test_reports_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         a_report().title = "other"  # type: ignore[misc]
