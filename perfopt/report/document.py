@@ -6,7 +6,8 @@ added within a version, and readers pass over what they do not know; a change th
 ``VERSION``, and a reader refuses a newer version by name.
 
 Times are in seconds, moments in nanoseconds since 1970 UTC, memory in bytes; None says "not known here", never 0.
-Instances are immutable.
+Instances are immutable; parts that do not fit together (a node before its parent, columns of unequal length) are refused with
+ValueError, also when they are read.
 """
 
 from __future__ import annotations
@@ -89,6 +90,12 @@ class Histogram(msgspec.Struct, frozen=True, kw_only=True):
     upper: list[float]
     counts: list[int]
 
+    def __post_init__(self) -> None:
+        if not len(self.lower) == len(self.upper) == len(self.counts):
+            raise ValueError("lower, upper and counts of a histogram must be of one length")
+        if any(count < 1 for count in self.counts):
+            raise ValueError("the counts of a histogram must be above 0")
+
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """One name over all threads and processes. Wall time from begin to end; active only while it ran (they differ for
@@ -137,6 +144,11 @@ class MemoryRecord(msgspec.Struct, frozen=True, kw_only=True):
     verdict: dict[str, Any] | None = None  # of perfopt.memory.leak_verdict
     collector: dict[str, float] | None = None  # garbage collections: count, seconds, collected, uncollectable
     events: dict[str, int] = {}  # cgroup events and pressure events since the start
+
+    def __post_init__(self) -> None:
+        for name, column in self.columns.items():
+            if len(column) != len(self.seconds):
+                raise ValueError(f"column {name!r} has {len(column)} values for {len(self.seconds)} moments")
 
 
 class Loader(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,6 +202,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     findings: list[Finding] = []
     notes: list[str] = []  # what was not measured here, and why
     extra: dict[str, Any] = {}  # for callers: JSON values under names of their own
+
+    def __post_init__(self) -> None:
+        for index, node in enumerate(self.tree):
+            if not -1 <= node.parent < index:
+                raise ValueError(
+                    f"node {index} of the tree has the parent {node.parent}, which does not stand before it"
+                )
 
     def operation(self, name: str) -> Operation:
         """The operation of that name; KeyError names those there are."""

@@ -100,6 +100,29 @@ def test_what_is_no_json_of_ours_is_refused(data: bytes) -> None:
         document.loads(data)
 
 
+@pytest.mark.parametrize(
+    ("place", "wrong"),
+    [
+        (("tree", 0, "parent"), 0),  # its own
+        (("tree", 0, "parent"), -2),
+        (("tree", 0, "parent"), 7),
+        (("operations", 0, "histogram", "counts"), [3]),
+        (("operations", 0, "histogram", "counts"), [4, -1]),
+        (("operations", 0, "histogram", "counts"), [3, 0]),
+        (("memory", "columns", "rss"), [1]),
+        (("memory", "seconds"), [0.0, None]),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(place: tuple[Any, ...], wrong: Any) -> None:
+    plain = json.loads(document.dumps(a_report()))
+    part = plain
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = wrong
+    with pytest.raises(ValueError, match="run.json is a damaged perfopt report"):
+        document.loads(json.dumps(plain), source="run.json")
+
+
 def test_every_truncation_is_refused() -> None:
     data = document.dumps(a_report())
     for length in range(len(data)):
