@@ -119,13 +119,12 @@ def compare(
             raise ValueError(f"{name} must be a finite number from 0, not {number!r}")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be between 0 and 1, not {alpha!r}")
-    names = list(dict.fromkeys(name for report in (*before, *after) for name in _names(report)))
-    both = [name for name in names if all(any(name in _names(report) for report in side) for side in (before, after))]
-    level = alpha / max(1, len(both))
+    side_before, side_after = _by_name(before), _by_name(after)
+    level = alpha / max(1, len(side_before.keys() & side_after.keys()))
     range_cost = max(report.recording.range_cost_seconds for report in (*before, *after))
     rows = []
-    for name in names:
-        olds, news = _operations(before, name), _operations(after, name)
+    for name in side_before | side_after:
+        olds, news = side_before.get(name, []), side_after.get(name, [])
         if not olds or not news:
             where, verdict = ("before", "gone") if olds else ("after", "new")
             calls = sum(operation.count for operation in olds or news) / len(olds or news)
@@ -155,12 +154,14 @@ def compare(
     )
 
 
-def _names(report: Report) -> set[str]:
-    return {operation.name for operation in report.operations if operation.name is not None}
-
-
-def _operations(reports: Sequence[Report], name: str) -> list[Operation]:
-    return [operation for report in reports for operation in report.operations if operation.name == name]
+def _by_name(reports: Sequence[Report]) -> dict[str, list[Operation]]:
+    """The operations of one side by their names, one a run that has it."""
+    operations: dict[str, list[Operation]] = {}
+    for report in reports:
+        for operation in report.operations:
+            if operation.name is not None:
+                operations.setdefault(operation.name, []).append(operation)
+    return operations
 
 
 def _judge(
@@ -178,7 +179,9 @@ def _judge(
         statistics.fmean(operation.count for operation in news),
     )
     fewest = min(operation.count for operation in (*olds, *news))
-    if fewest < LEAST_CALLS or any(operation.histogram is None for operation in (*olds, *news)):
+    if fewest < LEAST_CALLS or not all(
+        operation.histogram and operation.histogram.counts for operation in (*olds, *news)
+    ):
         reason = f"{fewest} calls, {LEAST_CALLS} are needed" if fewest < LEAST_CALLS else "saved without a histogram"
         return Row(name=name, verdict="few", calls_before=calls[0], calls_after=calls[1], reason=reason)
     z = statistics.NormalDist().inv_cdf(1 - level)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from report_models import operation, program, report
 
@@ -119,9 +120,10 @@ def test_reports_without_operations_judge_nothing() -> None:
     assert compare([report({})], [report({})]).judged == 0
 
 
-def test_an_operation_without_histogram_is_not_judged() -> None:
+@pytest.mark.parametrize("histogram", [None, document.Histogram(lower=[], upper=[], counts=[])])
+def test_an_operation_without_histogram_is_not_judged(histogram: document.Histogram | None) -> None:
     step = operation("step", numpy.full(100, 1.0))
-    bare = document.Operation(**{field: getattr(step, field) for field in step.__struct_fields__} | {"histogram": None})
+    bare = msgspec.structs.replace(step, histogram=histogram)
     comparison = compare([report({}, operations=[bare])], [report({}, operations=[step])])
     assert row_of(comparison, "step").verdict == "few"
 
