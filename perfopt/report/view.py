@@ -135,9 +135,10 @@ def thinned(
 
 
 _PATH_END = r"""[^\s'"<>|:;,)\]}]*[^\s'"<>|:;,)\]}.]"""
-_PATH = re.compile(
-    rf"""(?<![\w)\]])(?:[A-Za-z]:\\|\\\\|~\w*/|\.{{0,2}}/){_PATH_END}"""  # from a root, a home or the current folder
-    r"""|(?<![\w/.])[\w.-]+(?:/[\w.-]+)+\.\w+"""  # relative, down to a file with an extension; not "samples/s"
+_PATH = re.compile(  # no alternative may begin inside of what it could match itself, or long texts take quadratic time
+    rf"""(?<![\w+.-])[A-Za-z][\w+.-]*://[^\s'"<>|)\]}}]+"""  # a URL, with its user and port
+    rf"""|(?<![\w)\]])(?:[A-Za-z]:\\|\\\\|~\w*/|\.{{0,2}}/){_PATH_END}"""  # from a root, a home or the current folder
+    r"""|(?<![\w/\\.-])[\w.-]+(?:[/\\][\w.-]+)+\.\w+"""  # relative, down to a file with an extension; not "samples/s"
 )
 
 

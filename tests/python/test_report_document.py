@@ -119,7 +119,7 @@ def test_parts_that_do_not_fit_together_are_refused(place: tuple[Any, ...], wron
     for key in place[:-1]:
         part = part[key]
     part[place[-1]] = wrong
-    with pytest.raises(ValueError, match="run.json is a damaged perfopt report"):
+    with pytest.raises(ValueError, match=r"run\.json is a damaged perfopt report"):
         document.loads(json.dumps(plain), source="run.json")
 
 

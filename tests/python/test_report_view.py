@@ -138,6 +138,13 @@ def test_a_short_series_is_left_as_it_is() -> None:
         ("(/tmp/a, /tmp/b; /tmp/a)", "(<path 1>, <path 2>; <path 1>)"),
         ("wait and/or compute at 3 samples/s, 5 MB/s.", "wait and/or compute at 3 samples/s, 5 MB/s."),
         ("Model.forward", "Model.forward"),
+        ("GET https://me:word@host:8080/a/b?c=d failed", "GET <path 1> failed"),
+        ("s3://bucket/key", "<path 1>"),
+        (r"C:\Users\My Name\a.txt", "<path 1> <path 2>"),
+        (r"data\me\a.txt", "<path 1>"),
+        ("a-" * 500_000, "a-" * 500_000),  # in linear time
+        ("a/" * 500_000, "a/" * 500_000),
+        ("~a" * 500_000, "~a" * 500_000),
     ],
 )
 def test_paths_are_numbered(text: str, shown: str) -> None:
