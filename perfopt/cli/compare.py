@@ -75,13 +75,21 @@ def _show(comparison: Comparison) -> None:
             if row.ratio is None
             else f"{'-' if row.extra_seconds < 0 else '+'}{text.seconds(abs(row.extra_seconds))}"
         )
-        cells = [row.name, text.seconds(row.before), text.seconds(row.after), _change(row), interval, calls, extra]
+        cells = [
+            text.printable(row.name),
+            text.seconds(row.before),
+            text.seconds(row.after),
+            _change(row),
+            interval,
+            calls,
+            extra,
+        ]
         verdict = row.reason if row.verdict == "same" else f"{row.verdict}: {row.reason}"
         table.add_row(*(Text(cell) for cell in (*cells, verdict)), style=_STYLES[row.verdict])
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     for warning in comparison.warnings:
-        console.print(Text(f"note: {warning}"))
+        console.print(Text(f"note: {text.printable(warning, 1000)}"))
 
 
 @click.command()

@@ -14,10 +14,12 @@ import click
 from perfopt.profiling.config import LEVELS, create_profiler_config
 from perfopt.report import text
 from perfopt.report.document import Report
+from perfopt.report.view import label
 
 __all__ = ["command", "profiled_run", "show_findings", "show_operations"]
 
 MODES = ("basic", "data_loading", "memory", "gpu", "comprehensive", "bottlenecks", "monitoring", "all")
+_SENTENCE = 1000  # characters
 
 
 def profiled_run(
@@ -81,12 +83,14 @@ def show_operations(report: Report, most: int = 20) -> None:
     rows = sorted(report.operations, key=lambda row: -row.total)
     for row in rows[:most]:
         figures = (row.total, row.self_time, row.mean, row.p50, row.p99, row.greatest)
-        table.add_row(Text(row.name or "(others)"), f"{row.count:,}", *(text.seconds(figure) for figure in figures))
+        table.add_row(
+            Text(text.printable(label(row.name))), f"{row.count:,}", *(text.seconds(figure) for figure in figures)
+        )
     for call in report.extra.get("call_stacks", ())[: max(0, most - len(rows))]:
         where = f"{call['function']} ({Path(call['file']).name}:{call['line']})" if call["line"] else call["function"]
         mean = call["total"] / max(1, call["calls"])
         times = [text.seconds(figure) for figure in (call["total"], call["self"], mean)]
-        table.add_row(Text(where, style="dim"), f"{call['calls']:,}", *times)
+        table.add_row(Text(text.printable(where), style="dim"), f"{call['calls']:,}", *times)
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)
     recording = report.recording
@@ -95,7 +99,7 @@ def show_operations(report: Report, most: int = 20) -> None:
     if len(rows) > most:
         click.echo(f"{len(rows) - most} more operations are in the report")
     for note in report.notes:
-        click.echo(f"note: {note}")
+        click.echo(f"note: {text.printable(note, _SENTENCE)}")
 
 
 def show_findings(report: Report) -> None:
@@ -106,9 +110,9 @@ def show_findings(report: Report) -> None:
         share = "" if finding.share is None else f" [{finding.share:.1%} of the run"
         if finding.gain_bound is not None and finding.gain_bound <= 100:
             share += f", at most {finding.gain_bound:.2f}x faster without it"
-        click.echo(f"{finding.rule.replace('_', ' ')}: {finding.subject}{share + ']' if share else ''}")
-        click.echo(f"  {finding.evidence}")
-        click.echo(f"  advice: {finding.advice}")
+        click.echo(f"{finding.rule.replace('_', ' ')}: {text.printable(finding.subject)}{share + ']' if share else ''}")
+        click.echo(f"  {text.printable(finding.evidence, _SENTENCE)}")
+        click.echo(f"  advice: {text.printable(finding.advice, _SENTENCE)}")
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

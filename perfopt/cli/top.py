@@ -15,8 +15,10 @@ import click
 
 from perfopt.report import document
 from perfopt.report.document import Operation, Report
+from perfopt.report.text import printable
 from perfopt.report.text import seconds as time_text
 from perfopt.report.text import size as size_text
+from perfopt.report.view import label
 
 __all__ = ["command", "view"]
 
@@ -44,7 +46,7 @@ def view(report: Report, *, key: str = "t", rows: int = 20, paused: bool = False
         else None
     )
     head = Text(
-        f"{' '.join(report.command or [report.title])[:120]}\n"
+        f"{printable(' '.join(report.command or [report.title]), 120)}\n"
         f"{time_text(report.duration)} profiled, {report.recording.ranges:,} ranges, "
         f"recording {report.recording.overhead_seconds / report.duration if report.duration else 0:.2%}, "
         f"resident {size_text(resident)} of {size_text(report.host.limit_bytes)}, {age:.0f} s old"
@@ -57,7 +59,7 @@ def view(report: Report, *, key: str = "t", rows: int = 20, paused: bool = False
     shown = sorted(report.operations, key=sort, reverse=True)
     for row in shown[:rows]:
         figures = (row.total, row.self_time, row.mean, row.p50, row.p99, row.greatest)
-        table.add_row(Text(row.name or "(others)"), f"{row.count:,}", *(time_text(figure) for figure in figures))
+        table.add_row(Text(printable(label(row.name))), f"{row.count:,}", *(time_text(figure) for figure in figures))
     more = f"{len(shown) - rows} more; " if len(shown) > rows else ""
     keys = ", ".join(f"{letter} {text}" for letter, (text, _) in _KEYS.items())
     return Group(

@@ -26,13 +26,12 @@
 
   // plotly reads <b>, <a href> and the like in text: names are shown as they are
   const text = (name) => name.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const short = (name) => (name.length > 200 ? `${name.slice(0, 200)}…` : name);
 
   const draw = () => {
     if (document.getElementById("icicle")) {
       const { ids, parents, labels, values, totals, counts } = data.icicle;
       Plotly.react("icicle", [{
-        type: "icicle", ids, parents, labels: labels.map((name) => text(short(name))), values,
+        type: "icicle", ids, parents, labels: labels.map((name) => text(name)), values,
         branchvalues: "remainder", root: { color: "rgba(0,0,0,0)" }, tiling: { orientation: "v" }, sort: true,
         customdata: ids.map((_, i) => [seconds(totals[i]), seconds(values[i]), counts[i].toLocaleString()]),
         hovertemplate: "%{label}<br>total %{customdata[0]}<br>self %{customdata[1]}<br>%{customdata[2]} calls<extra></extra>",
@@ -47,7 +46,7 @@
       })), layout({ xaxis: { title: { text: "seconds" } }, yaxis: { title: { text: "bytes" }, tickformat: ".3s", rangemode: "tozero" } }), plain);
     }
     if (document.getElementById("loaders")) {
-      const names = data.loaders.map((loader) => text(short(loader.name)));
+      const names = data.loaders.map((loader) => text(loader.name));
       const bars = (key, name, color) => ({
         type: "bar", orientation: "h", name, y: names, x: data.loaders.map((loader) => loader[key]), marker: { color },
       });

@@ -84,14 +84,21 @@ def render(report: Report, *, comparison: Comparison | None = None, confidential
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        seconds=text.seconds, size=text.size, percent=text.percent, count=text.count, moment=_moment, label=view.label
+        seconds=text.seconds,
+        size=text.size,
+        percent=text.percent,
+        count=text.count,
+        printable=text.printable,
+        moment=_moment,
+        label=view.label,
     )
     template = environment.from_string(here.joinpath("page.html").read_text("utf-8"))
+    icicle = view.icicle(report.tree)
     data = {
-        "icicle": view.icicle(report.tree),
+        "icicle": icicle | {"labels": [text.printable(label) for label in icicle["labels"]]},
         "memory": [] if report.memory is None else _memory_lines(report.memory),
         "loaders": [
-            {"name": loader.name, "wait": loader.wait_seconds, "compute": loader.compute_seconds}
+            {"name": text.printable(loader.name), "wait": loader.wait_seconds, "compute": loader.compute_seconds}
             for loader in report.loaders
         ],
     }

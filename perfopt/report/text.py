@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["count", "digits", "percent", "seconds", "size"]
+__all__ = ["count", "digits", "percent", "printable", "seconds", "size"]
 
 _TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _SIZE_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -45,6 +45,19 @@ def size(value: float | None) -> str:
 def percent(value: float | None, places: int = 1) -> str:
     """A share: ``12.5%``."""
     return UNKNOWN if value is None else f"{value:.{places}%}"
+
+
+def printable(words: str, most: int = 200) -> str:
+    """Words of somebody else's as a terminal or a table can show them.
+
+    What is not printable (escape sequences, line ends, marks that turn the direction of writing, lone surrogates) stands as a
+    backslash escape, and beyond ``most`` characters the middle is left out.
+    """
+    if len(words) > most:
+        words = f"{words[: most - most // 2]}…{words[len(words) - most // 2 :]}"
+    if words.isprintable():
+        return words
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
 
 
 def count(value: float | None) -> str:

@@ -118,3 +118,11 @@ def test_markup_in_names_is_shown_as_it_is(tmp_path: Path) -> None:
     name = "[bold]a[/bold] [/x]"
     path = document.save(report({name: numpy.full(100, 1.0)}), tmp_path / "run.json")
     assert name in run(path, path).output
+
+
+def test_names_cannot_command_the_terminal_or_fill_it(tmp_path: Path) -> None:
+    samples = {"\x1b]0;title\x07\x1b[2J\n": numpy.full(100, 1.0), "a" * 1_000_000: numpy.full(100, 1.0)}
+    output = run(path := document.save(report(samples), tmp_path / "run.json"), path).output
+    assert "\\x1b]0;title\\x07\\x1b[2J\\n" in output
+    assert "\x1b" not in output
+    assert len(output.splitlines()) < 20

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from perfopt.cli import main
 from perfopt.report import document
+from perfopt.report.text import printable
 
 numpy = pytest.importorskip("numpy")
 pytest.importorskip("jinja2", reason="pages need jinja2 (pip install perfopt[report])")
@@ -146,7 +147,7 @@ def test_the_data_in_the_page_are_json(saved: Path, tmp_path: Path) -> None:
     match = re.search(r'<script id="data" type="application/json">(.*?)</script>', page.read_text("utf-8"), re.DOTALL)
     assert match is not None
     data = json.loads(match[1])
-    assert HOSTILE in data["icicle"]["labels"]
+    assert printable(HOSTILE) in data["icicle"]["labels"]
     assert data["memory"][0] == {"name": "resident (RSS)", "x": [0, 1, 2], "y": [2**30, None, 2**31], "limit": False}
 
 
