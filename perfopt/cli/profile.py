@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 import os
-import runpy
 import sys
+import threading
 import traceback
+import types
 from pathlib import Path
 from typing import Any
 
@@ -27,47 +30,68 @@ def profiled_run(
 ) -> tuple[Report, int]:
     """Runs a script as ``__main__`` under a profiler; its report, and the exit status that it asked for.
 
-    Ranges of ``@perfopt.profile_operation`` are in the report; with ``stacks``, so are functions that nobody decorated.
+    Ranges of ``@perfopt.profile_operation`` are in the report; with ``stacks``, so are functions that nobody decorated. A child
+    that the script forks ends here with its part of the script: what it recorded goes to the parent's report.
     """
     from perfopt.profiler import default_profiler
     from perfopt.profiling.code_profiler import CodeProfiler
 
     config = create_profiler_config(level, enable_cprofile=stacks, save_profiles=False, output_dir=output_dir)
     profiler = CodeProfiler(config, profiler=default_profiler())
+    process = os.getpid()
     before = sys.argv, sys.path[:]
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.resolve().parent))
-    status = 0
+    ended: BaseException | None = None
     try:
         with profiler:
             try:
-                runpy.run_path(str(script), run_name="__main__")
-            except SystemExit as ended:
-                status = _status(ended)
-            except KeyboardInterrupt:
-                status = 130
-            except BaseException:
-                _print_traceback(script)
-                status = 1
+                _run_as_main(script)
+            except BaseException as error:
+                ended = error
+            if os.getpid() == process:
+                _join_threads()
     finally:
         sys.argv, sys.path[:] = before
+    status = _status(ended, script)
+    if os.getpid() != process:
+        sys.exit(status)
     return profiler.report(script.name), status
 
 
-def _status(ended: SystemExit) -> int:
-    """The exit status of a ``sys.exit(...)``, as the interpreter would give it."""
-    if ended.code is None or isinstance(ended.code, int):
-        return ended.code or 0
-    click.echo(ended.code, err=True)
-    return 1
+def _run_as_main(script: Path) -> None:
+    """Runs a script as the module ``__main__``, which it stays: what runs at exit may pickle its classes, too."""
+    module = types.ModuleType("__main__")
+    module.__dict__.update(__file__=str(script), __builtins__=builtins)
+    sys.modules["__main__"] = module
+    with io.open_code(str(script.absolute())) as file:
+        code = compile(file.read(), str(script), "exec", dont_inherit=True)
+    exec(code, module.__dict__)
 
 
-def _print_traceback(script: Path) -> None:
-    """The traceback from the script on, without the frames that ran it."""
-    kind, error, frames = sys.exc_info()
+def _join_threads() -> None:
+    """Waits for the threads that the interpreter would wait for at its end."""
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
+
+
+def _status(ended: BaseException | None, script: Path) -> int:
+    """The exit status of what ended a script, as the interpreter would give it; prints what the interpreter would print."""
+    if ended is None:
+        return 0
+    if isinstance(ended, SystemExit):
+        if ended.code is None or isinstance(ended.code, int):
+            return ended.code or 0
+        print(ended.code, file=sys.stderr)
+        return 1
+    if isinstance(ended, KeyboardInterrupt):
+        return 130
+    frames = ended.__traceback__  # from the script on, without the frames that ran it
     while frames is not None and frames.tb_frame.f_code.co_filename != str(script):
         frames = frames.tb_next
-    traceback.print_exception(kind, error, frames)
+    traceback.print_exception(type(ended), ended, frames)
+    return 1
 
 
 def show_operations(report: Report, most: int = 20) -> None:
@@ -156,9 +180,10 @@ def command(
         run_modes(mode, level=level, save_reports=save_reports, output_dir=output_dir)
         return
     assert script is not None  # by the check above
+    path = Path.cwd() / (out or Path(output_dir) / f"{script.stem}-{os.getpid()}.json")  # the script may go elsewhere
     report, status = profiled_run(script, arguments, level=level, stacks=stacks, output_dir=output_dir)
     show_operations(report, most)
-    _save(report, out or Path(output_dir) / f"{script.stem}-{os.getpid()}.json")
+    _save(report, path)
     sys.exit(status)
 
 
@@ -171,7 +196,7 @@ def _save(report: Report, path: Path) -> None:
     except OSError as error:
         click.echo(f"error: the report could not be saved: {error}", err=True)
         return
-    click.echo(f"saved {path}")
+    click.echo(f"saved {text.printable(str(path), _SENTENCE)}")
 
 
 def system_lines() -> list[str]:

@@ -91,6 +91,46 @@ def test_the_scripts_ending_is_the_commands_and_the_report_is_saved(
     assert document.load(tmp_path / "run.json").operation("step").count == 5
 
 
+def test_a_forked_child_leaves_table_and_report_to_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "forks.py").write_text(
+        "import os, perfopt\nchild = os.fork()\nperfopt.profile_operation('work')(print)()\n"
+        "if child == 0: raise SystemExit(3)\nassert os.waitpid(child, 0)[1] == 3 << 8\n"
+    )
+    done = perfopt_command("profile", "--out", "run.json", "forks.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("saved") == 1
+    assert document.load(tmp_path / "run.json").operation("work").count == 2
+
+
+@pytest.mark.parametrize("change", ["os.chdir('elsewhere')", "os.chdir('elsewhere'); os.rmdir(os.getcwd())"])
+def test_the_report_is_saved_where_the_command_was_given(tmp_path: Path, change: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "moves.py").write_text(f"import os\n{change}\n")
+    done = perfopt_command("profile", "--out", "run.json", "moves.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert document.load(tmp_path / "run.json").title == "moves.py"
+
+
+def test_threads_that_outlive_the_script_are_waited_for_and_main_stays_its_own(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(
+        "import atexit, pickle, threading, time, perfopt\nclass Own: pass\n"
+        "def late(): time.sleep(0.2); perfopt.profile_operation('late')(same)()\n"
+        "def same(): assert type(pickle.loads(pickle.dumps(Own()))) is Own\n"
+        "threading.Thread(target=late).start()\natexit.register(same)\n"
+    )
+    done = perfopt_command("profile", "--out", "run.json", "job.py", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert document.load(tmp_path / "run.json").operation("late").count == 1
+
+
+def test_a_message_that_is_no_utf8_ends_the_script_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text("raise SystemExit('caf\\udce9')\n")
+    done = perfopt_command("profile", "job.py", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "caf\\udce9" in done.stderr
+    assert "saved" in done.stdout
+
+
 def test_a_report_that_cannot_be_saved_is_said_and_the_status_stays(script: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = perfopt_command("profile", "--out", tmp_path / "file" / "run.json", script, cwd=tmp_path)
