@@ -11,6 +11,7 @@ import itertools
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timezone
@@ -100,6 +101,7 @@ class CodeProfiler:
         self.call_stacks = CallStacks(enabled=on and self.config.enable_cprofile)
         self._lock = threading.RLock()
         self._kinds: dict[str, str] = {}
+        self._decorated: weakref.WeakSet[FunctionType] = weakref.WeakSet()
         self._started_ns: int | None = None
         self._measured_ns = 0
         self._followed = False
@@ -141,8 +143,13 @@ class CodeProfiler:
             special = name.startswith("__") and name.endswith("__")
             if special and name not in _SPECIAL:
                 continue
-            if isinstance(member, (FunctionType, staticmethod, classmethod)):
-                setattr(cls, name, self.profile_function(member))  # type: ignore[type-var]
+            inner = member.__func__ if isinstance(member, (staticmethod, classmethod)) else member
+            if not isinstance(inner, FunctionType):
+                continue
+            try:
+                setattr(cls, name, self.profile_function(member))
+            except (AttributeError, TypeError) as error:
+                raise TypeError(f"profile_class cannot set {cls.__qualname__}.{name}: {error}") from error
         return cls
 
     def profile_dataset(self, dataset: Any) -> Any:
@@ -162,11 +169,15 @@ class CodeProfiler:
             return _wrapping.decorate(f"{rule} decorates functions", function, lambda inner: inner)
 
         def wrap(inner: Any) -> Any:
+            if isinstance(inner, FunctionType) and inner in self._decorated:
+                return inner  # counted once, as what it was decorated first
             name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
             self._kinds[name] = kind
             if not self.memory_profiler.enabled or _wrapping.suspending_kind(inner) is not None:
                 return self.performance_profiler.profile_operation(name)(inner)
-            return _wrapping.around(inner, functools.partial(self._block, name, kind))
+            measured = _wrapping.around(inner, functools.partial(self._block, name, kind))
+            self._decorated.add(measured)
+            return measured
 
         return _wrapping.decorate(f"{rule} decorates functions", function, wrap)
 

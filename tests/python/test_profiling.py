@@ -176,6 +176,40 @@ def test_a_class_stays_usable_and_its_methods_are_recorded(level: str) -> None:
     assert [(name.rpartition(".")[2], calls) for name, calls in callers.items()] == [("process_batch", 3)]
 
 
+@pytest.mark.parametrize("level", ["basic", "detailed"])
+def test_what_is_decorated_twice_is_counted_once_as_what_it_was_first(level: str) -> None:
+    profiler = CodeProfiler(create_profiler_config(level, profile_preprocessing=True))
+
+    @profiler.profile_class
+    @profiler.profile_class
+    class Model:
+        @profiler.profile_preprocessing
+        def prepare(self) -> int:
+            return 1
+
+        @staticmethod
+        def step() -> int:
+            return 2
+
+    with profiler:
+        assert (Model().prepare(), Model.step()) == (1, 2)
+    rows = {str(row.name).rpartition(".")[2]: (row.count, row.kind) for row in profiler.report().operations}
+    assert rows == {"prepare": (1, "preprocessing"), "step": (1, "function")}
+
+
+def test_profile_class_refuses_a_class_whose_attributes_cannot_be_set(basic: CodeProfiler) -> None:
+    class Frozen(type):
+        def __setattr__(cls, name: str, value: object) -> None:
+            raise AttributeError("frozen")
+
+    class Model(metaclass=Frozen):
+        def step(self) -> int:
+            return 1
+
+    with pytest.raises(TypeError, match=r"cannot set .*Model\.step: frozen"):
+        basic.profile_class(Model)
+
+
 def test_profile_class_refuses_what_is_no_class(basic: CodeProfiler) -> None:
     with pytest.raises(TypeError, match="profile_class decorates classes, not int: use profile_function"):
         basic.profile_class(3)  # type: ignore[type-var]
