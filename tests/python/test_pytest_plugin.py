@@ -10,7 +10,7 @@ import pytest
 pytest_plugins = ["pytester"]
 
 SUITE = """
-import ctypes, time
+import ctypes, logging, time
 import pytest
 
 kept = []
@@ -23,6 +23,7 @@ def test_large(): bytearray(40 * 2**20)
 def test_slow(): time.sleep(0.05)
 def test_leaks(): kept.append(object())
 def test_fills_a_cache(): cache.setdefault(len(cache) % 10, bytearray(1000))
+def test_logs(): logging.getLogger("job").warning("a line")
 def test_cycles():
     loop = []
     loop.append(loop)
@@ -57,10 +58,10 @@ def test_without_the_option_nothing_is_shown_and_nothing_heavy_loaded(suite: Any
 
 def test_the_table_has_a_row_a_test_slowest_first(suite: Any) -> None:
     result = suite(SUITE, "--perfopt")
-    result.assert_outcomes(passed=7)
+    result.assert_outcomes(passed=8)
     lines = result.outlines[result.outlines.index(next(line for line in result.outlines if "= perfopt =" in line)) :]
     rows = [line for line in lines if "::" in line]
-    assert len(rows) == 7
+    assert len(rows) == 8
     times = [float(line.split()[0]) for line in rows]
     assert times == sorted(times, reverse=True)
     assert all("not repeated" in line for line in rows)
@@ -71,7 +72,7 @@ def test_the_table_has_a_row_a_test_slowest_first(suite: Any) -> None:
 
 def test_leaks_are_told_from_caches_and_cycles(suite: Any) -> None:
     result = suite(SUITE, "--perfopt-leaks")
-    result.assert_outcomes(passed=7)
+    result.assert_outcomes(passed=8)
     verdicts = {line.split("::")[1]: line.split()[4] for line in result.outlines if "::" in line and " ms " in line}
     assert verdicts == {
         "test_quick": "none",
@@ -79,6 +80,7 @@ def test_leaks_are_told_from_caches_and_cycles(suite: Any) -> None:
         "test_slow": "none",
         "test_leaks": "leak",
         "test_fills_a_cache": "none",
+        "test_logs": "none",
         "test_cycles": "none",
         "test_leaks_in_c": "leak",
     }
@@ -159,6 +161,37 @@ class TestCase(unittest.TestCase):
     def test_method(self): pass
 """
     suite(text, "--perfopt").assert_outcomes(passed=4)
+
+
+def test_unittest_tests_are_repeated_without_reporting_again(suite: Any) -> None:
+    text = """
+import asyncio, unittest
+kept = []
+class Test(unittest.TestCase):
+    def setUp(self): self.fresh = []
+    def test_plain(self): self.fresh.append(1); self.assertEqual(len(self.fresh), 1)
+    def test_parts(self):
+        for i in range(3):
+            with self.subTest(i=i): pass
+    def test_leaks(self): kept.append(object())
+    @unittest.skip("why")
+    def test_skips(self): pass
+    @unittest.expectedFailure
+    def test_expected(self): self.fail("as expected")
+class Async(unittest.IsolatedAsyncioTestCase):
+    async def test_async(self): await asyncio.sleep(0)
+"""
+    result = suite(text, "--perfopt-leaks")
+    outcomes = result.parseoutcomes()
+    assert (outcomes["passed"], outcomes["skipped"], outcomes["xfailed"]) == (4, 1, 1)
+    assert outcomes.get("subtests", 3) == 3
+    rows = {line.rpartition("::")[2]: line for line in result.outlines if " MB " in line and "::" in line}
+    assert len([line for line in result.outlines if " MB " in line and "::" in line]) == len(rows)
+    verdicts = {name: line.split(" MB ")[1].split("test_")[0].split()[0] for name, line in rows.items()}
+    assert verdicts["test_plain"] == verdicts["test_parts"] == "none"
+    assert verdicts["test_async"] != "not"
+    assert verdicts["test_leaks"] == "leak"
+    assert verdicts["test_skips"] == verdicts["test_expected"] == "not"  # not repeated
 
 
 def test_rows_come_back_from_other_processes(suite: Any) -> None:
