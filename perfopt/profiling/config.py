@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 __all__ = ["LEVELS", "ProfilerConfig", "Thresholds", "create_profiler_config"]
@@ -45,15 +45,40 @@ class Thresholds:
                 raise ValueError(f"{limit.name} must be a finite number from 0, not {value!r}")
 
 
+_DETAILED: dict[str, bool] = {
+    "enable_cprofile": False,
+    "enable_memory_profiler": True,
+    "enable_gpu_profiler": True,
+    "enable_io_profiler": False,
+    "follow_children": True,
+    "profile_data_loading": True,
+    "profile_preprocessing": True,
+    "save_profiles": False,
+    "detailed_reports": True,
+    "trace": False,
+}
+_SWITCHES = {
+    "basic": dict.fromkeys(_DETAILED, False),
+    "detailed": _DETAILED,
+    "comprehensive": dict.fromkeys(_DETAILED, True),
+}
+
+
+def _as_level() -> Any:
+    """A switch that is as the level has it when it is left out."""
+    return field(default=None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProfilerConfig:
     """Settings of a :class:`perfopt.profiling.CodeProfiler`; every field has a default, so any of them may be given alone.
+    Switches that are left out are as ``profile_level`` has them.
 
     Attributes:
         enabled: False makes every decorator, wrapper and context of the profiler a plain pass-through.
         profile_level: ``"basic"`` times functions; ``"detailed"`` adds memory and GPU; ``"comprehensive"`` adds call stacks,
-            spans for a trace, and file and network traffic. It says what ``create_profiler_config`` fills the switches
-            below with, and it names the level in reports; the switches decide.
+            spans for a trace, and file and network traffic. It fills the switches below that are left out,
+            and it names the level in reports; the switches decide.
         enable_cprofile: record the caller of every Python function between start and stop, decorated or not
             (``sys.monitoring`` from Python 3.12 on, ``sys.setprofile`` before): the dearest part.
         enable_memory_profiler: take the rise of memory of every decorated call, and sample the process.
@@ -76,48 +101,33 @@ class ProfilerConfig:
 
     enabled: bool = True
     profile_level: str = "detailed"
-    enable_cprofile: bool = False
-    enable_memory_profiler: bool = True
-    enable_gpu_profiler: bool = True
-    enable_io_profiler: bool = False
-    follow_children: bool = True
-    profile_data_loading: bool = True
-    profile_preprocessing: bool = True
-    save_profiles: bool = False
+    enable_cprofile: bool = _as_level()
+    enable_memory_profiler: bool = _as_level()
+    enable_gpu_profiler: bool = _as_level()
+    enable_io_profiler: bool = _as_level()
+    follow_children: bool = _as_level()
+    profile_data_loading: bool = _as_level()
+    profile_preprocessing: bool = _as_level()
+    save_profiles: bool = _as_level()
     output_dir: str | os.PathLike[str] = "profiles"
-    detailed_reports: bool = True
-    trace: bool = False
+    detailed_reports: bool = _as_level()
+    trace: bool = _as_level()
     thresholds: Thresholds = field(default_factory=Thresholds)
 
     def __post_init__(self) -> None:
+        if self.profile_level not in LEVELS:
+            raise ValueError(f"profile_level must be one of {', '.join(LEVELS)}, not {self.profile_level!r}")
+        for name, switch in _SWITCHES[self.profile_level].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, switch)
         for setting in fields(self):
             value = getattr(self, setting.name)
             if setting.type == "bool" and not isinstance(value, bool):
                 raise TypeError(f"{setting.name} must be True or False, not {value!r}")
-        if self.profile_level not in LEVELS:
-            raise ValueError(f"profile_level must be one of {', '.join(LEVELS)}, not {self.profile_level!r}")
         if not isinstance(self.output_dir, (str, os.PathLike)):
             raise TypeError(f"output_dir must be a path, not {type(self.output_dir).__name__}")
         if not isinstance(self.thresholds, Thresholds):
             raise TypeError(f"thresholds must be Thresholds, not {type(self.thresholds).__name__}")
-
-
-_BASIC = ProfilerConfig(
-    profile_level="basic",
-    enable_memory_profiler=False,
-    enable_gpu_profiler=False,
-    follow_children=False,
-    profile_data_loading=False,
-    profile_preprocessing=False,
-    detailed_reports=False,
-)
-_BY_LEVEL = {
-    "basic": _BASIC,
-    "detailed": ProfilerConfig(profile_level="detailed"),
-    "comprehensive": ProfilerConfig(
-        profile_level="comprehensive", enable_cprofile=True, enable_io_profiler=True, save_profiles=True, trace=True
-    ),
-}
 
 
 def create_profiler_config(level: str = "detailed", **changes: Any) -> ProfilerConfig:
@@ -130,6 +140,6 @@ def create_profiler_config(level: str = "detailed", **changes: Any) -> ProfilerC
         ValueError: there is no such level.
         TypeError: there is no such setting, or it has another type.
     """
-    if level not in _BY_LEVEL:
+    if level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
-    return replace(_BY_LEVEL[level], **changes)
+    return ProfilerConfig(profile_level=level, **changes)

@@ -56,6 +56,7 @@ def test_every_setting_has_a_default_and_may_be_given_alone() -> None:
         assert getattr(ProfilerConfig(**{name: getattr(whole, name)}), name) == getattr(whole, name)
     production = ProfilerConfig(enabled=True, profile_level="basic", save_profiles=True, detailed_reports=False)
     assert production.output_dir == "profiles"
+    assert production == create_profiler_config("basic", save_profiles=True)  # as light as its level
 
 
 @pytest.mark.spec("S4-01")
