@@ -197,8 +197,8 @@ class Async(unittest.IsolatedAsyncioTestCase):
 def test_rows_come_back_from_other_processes(suite: Any) -> None:
     pytest.importorskip("xdist")
     result = suite(SUITE, "--perfopt", "-p", "xdist", "-n", "2")
-    result.assert_outcomes(passed=7)
-    assert len([line for line in result.outlines if "::" in line and " ms " in line]) == 7
+    result.assert_outcomes(passed=8)
+    assert len([line for line in result.outlines if "::" in line and " ms " in line]) == 8
 
 
 def test_samples_stand_in_where_the_high_water_mark_cannot_be_set_back(suite: Any) -> None:
