@@ -107,7 +107,7 @@ def publish(profiler: CodeProfiler, *, path: str | os.PathLike[str] | None = Non
 
     Raises:
         TypeError: ``profiler`` is no :class:`perfopt.profiling.CodeProfiler`.
-        ValueError: ``every`` is out of range.
+        ValueError: ``every`` is out of range, or ``path`` is that of a folder or a device.
         OSError: the file cannot be written.
     """
     from perfopt.profiling.code_profiler import CodeProfiler
@@ -117,4 +117,8 @@ def publish(profiler: CodeProfiler, *, path: str | os.PathLike[str] | None = Non
     if not (math.isfinite(every) and every >= 0.05):
         raise ValueError(f"every must be a finite number of seconds from 0.05, not {every!r}")
     target = published_file(os.getpid()) if path is None else Path(path)
+    if target.exists() and not target.is_file():
+        raise ValueError(
+            f"path must be that of a regular file or of none, which is removed at the end, not {str(target)!r}"
+        )
     return Publisher(lambda: profiler.report("live"), target, every)

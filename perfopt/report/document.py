@@ -302,7 +302,12 @@ def save(report: Report, path: str | os.PathLike[str]) -> Path:
 
 
 def atomic_write(target: Path, data: bytes) -> Path:
-    """Writes a file whole or not at all: under another name first, with the permissions of a new file. Returns target."""
+    """Writes a file whole or not at all: under another name first, with the permissions of a new file. Returns target.
+
+    What is there and is no regular file (a device, a pipe) is written to and not replaced."""
+    if target.exists() and not target.is_file():
+        target.write_bytes(data)
+        return target
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         temporary.write_bytes(data)

@@ -109,6 +109,15 @@ def test_a_forked_child_leaves_the_parents_file_alone(profiler: CodeProfiler) ->
         assert publisher.path.exists()
 
 
+def test_what_is_no_file_is_not_published_to(profiler: CodeProfiler, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        with pytest.raises(ValueError, match="path must be that of a regular file"):
+            publish(profiler, path=path)
+    assert pipe.is_fifo()
+
+
 def test_wrong_arguments_are_refused(profiler: CodeProfiler) -> None:
     with pytest.raises(ValueError, match=r"every must be a finite number of seconds from 0\.05, not 0"):
         publish(profiler, every=0)

@@ -161,6 +161,18 @@ def test_bytes_that_are_no_utf8_in_names_and_arguments_do_not_stop_a_save(tmp_pa
     assert loaded.operations == report.operations
 
 
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        document.save(a_report(), pipe)
+        assert document.loads(os.read(reader, 2**16)) == a_report()
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
 def test_reports_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         a_report().title = "other"  # type: ignore[misc]
