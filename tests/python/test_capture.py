@@ -596,6 +596,25 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
         recorded(["x"]).dump(tmp_path / "missing" / "file")
 
 
+def test_what_a_crashed_process_left_does_not_hinder_a_dump(profiler: PerformanceProfiler, tmp_path: Path) -> None:
+    path = tmp_path / "x.capture"
+    for number in range(50):
+        Path(f"{path}.{os.getpid()}-{number}.part").touch()
+    profiler.dump(path)
+    assert load(path).rows() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs os.mkfifo")
+def test_a_dump_replaces_nothing_but_files(profiler: PerformanceProfiler, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        with pytest.raises(OSError, match="it is there and no file"):
+            profiler.dump(path)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
 def test_merging(tmp_path: Path) -> None:
     a, b = recorded(["x", "y", "x"]), recorded(["z", "x"])
     b.dump(tmp_path / "b")
