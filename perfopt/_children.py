@@ -18,6 +18,7 @@ import itertools
 import os
 import re
 import shutil
+import stat
 import tempfile
 import weakref
 from pathlib import Path
@@ -65,8 +66,16 @@ _installed = False
 
 
 def inherited() -> bool:
-    """True in a process whose family has a directory: one that was started by a process that follows its children."""
-    return _owner != os.getpid() and os.path.isdir(os.environ.get(VARIABLE, ""))
+    """True in a process whose family has a directory: one that was started by a process that follows its children.
+
+    A directory that another user owns, or may write to, is none: reports would go, and links be followed, where they want.
+    """
+    try:
+        facts = os.lstat(os.environ.get(VARIABLE, ""))
+    except OSError:
+        return False
+    private = stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid() and facts.st_mode & 0o077 == 0
+    return _owner != os.getpid() and private
 
 
 def follow(profiler: _core.Profiler, key: str) -> Path:
@@ -83,6 +92,8 @@ def follow(profiler: _core.Profiler, key: str) -> Path:
             _owner = os.getpid()
     folder = _root / key
     folder.mkdir(mode=0o700, exist_ok=True)
+    if any(follower.folder == folder and follower.profiler() is profiler for follower in _followers):
+        return folder  # one report is enough: two would count everything twice
     _install()
     follower = _Follower(profiler, folder)
     if _owner != os.getpid():
@@ -94,12 +105,12 @@ def follow(profiler: _core.Profiler, key: str) -> Path:
 
 def collect(folder: Path) -> tuple[list[Path], dict[str, list[int]]]:
     """Files of the children that have reported, and the pids of those that run still and of those that never will."""
-    reports = sorted(folder.glob("*.capture"))
+    begun = [(started, _is_alive(_pid_of(started))) for started in sorted(folder.glob("*.started"))]
+    reports = sorted(folder.glob("*.capture"))  # afterwards: a child that ends meanwhile is in one list or the other
     pids: dict[str, list[int]] = {"reported": [_pid_of(report) for report in reports], "running": [], "missing": []}
-    for started in sorted(folder.glob("*.started")):
-        if started.with_suffix(".capture").exists():
-            continue
-        pids["running" if _is_alive(_pid_of(started)) else "missing"].append(_pid_of(started))
+    for started, alive in begun:
+        if started.with_suffix(".capture") not in reports:
+            pids["running" if alive else "missing"].append(_pid_of(started))
     return reports, pids
 
 
@@ -109,14 +120,14 @@ def _pid_of(file: Path) -> int:
 
 def _is_alive(pid: int) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]  # a name in it may be any bytes
     except OSError:
         try:
             os.kill(pid, 0)
         except OSError as error:
             return isinstance(error, PermissionError)
         return not os.path.isdir("/proc/self")
-    return state != "Z"  # ended, and not yet waited for
+    return state != b"Z"  # ended, and not yet waited for
 
 
 def _install() -> None:

@@ -19,7 +19,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-enum { VERSION = 1, HEADER = 64, SPAN = 32, BLOCK_SPANS = 2048, BLOCK = BLOCK_SPANS * SPAN + 8 };
+enum { VERSION = 1, HEADER = 64, SPAN = 32, BLOCK_SPANS = 2048, BLOCK = BLOCK_SPANS * SPAN + 8, NEW_NAME_TRIES = 100 };
 
 static const unsigned char magic[8] = { 'P', 'F', 'O', 'C', 'A', 'P', 'T', '\n' };
 
@@ -168,17 +168,34 @@ write_file(int file, const pfo_capture *capture, const char *path, pfo_error *er
     return status == PFO_OK ? write_header(file, length, spans, checksum, path, err) : status;
 }
 
+/* Opens a file that was not there, beside the path; one that a crashed process of the same number has left is no
+ * hindrance. */
+static int
+open_beside(const char *path, char *beside, size_t room)
+{
+    static _Atomic uint32_t number;
+    int file = -1;
+    errno = EEXIST;
+    for (int i = 0; i < NEW_NAME_TRIES && file < 0 && errno == EEXIST; i++) {
+        (void)snprintf(beside, room, "%s.%lld-%u.part", path, (long long)getpid(), atomic_fetch_add(&number, 1));
+        file = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    }
+    return file;
+}
+
 pfo_status
 pfo_capture_save(const pfo_capture *capture, const char *path, pfo_error *err)
 {
-    static _Atomic uint32_t number;
+    struct stat facts;
+    if (stat(path, &facts) == 0 && !S_ISREG(facts.st_mode)) { /* a device or pipe must not be replaced */
+        return pfo_fail(err, PFO_IO, "cannot write %.150s: it is there and no file", path);
+    }
     const size_t room = strlen(path) + 48;
     char *beside = pfo_alloc(room);
     if (beside == NULL) {
         return pfo_fail(err, PFO_NO_MEMORY, "no memory to write a capture");
     }
-    (void)snprintf(beside, room, "%s.%lld-%u.part", path, (long long)getpid(), atomic_fetch_add(&number, 1));
-    const int file = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    const int file = open_beside(path, beside, room);
     pfo_status status = PFO_OK;
     if (file < 0) {
         status = pfo_fail(err, PFO_IO, "cannot create %.150s: %s", beside, strerror(errno));
@@ -252,8 +269,9 @@ file_read(void *context, pfo_span *spans, int64_t room, pfo_error *err)
     for (; got < room && reader->at < reader->filled; got++, reader->at++) {
         spans[got] = get_span(reader->bytes + reader->at * SPAN);
         if (spans[got].name < -1 || spans[got].name >= reader->store->name_count || spans[got].thread < 0 ||
-            spans[got].thread >= reader->store->thread_count) {
-            (void)pfo_fail(err, PFO_IO, "the capture is damaged: a span points outside its tables");
+            spans[got].thread >= reader->store->thread_count || spans[got].duration_ns < 0 ||
+            !pfo_capture_time_is_good(spans[got].begin_ns) || !pfo_capture_time_is_good(spans[got].duration_ns)) {
+            (void)pfo_fail(err, PFO_IO, "the capture is damaged: a span points outside its tables, or of all time");
             return -1;
         }
     }

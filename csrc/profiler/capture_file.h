@@ -14,7 +14,8 @@
 
 #include "profiler/capture.h"
 
-/* Writes the capture and all spans that can be read now; an existing file is replaced. PFO_IO, PFO_NO_MEMORY. Constant
+/* Writes the capture and all spans that can be read now; an existing file is replaced, and anything else
+ * that is there (a device, a pipe) refused. PFO_IO, PFO_NO_MEMORY. Constant
  * memory beside the tables. */
 pfo_status pfo_capture_save(const pfo_capture *capture, const char *path, pfo_error *err);
 

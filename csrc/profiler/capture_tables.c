@@ -280,7 +280,8 @@ get_row(reader *from, pfo_capture *capture, pfo_error *err)
         *figures[i] = get_double(from);
     }
     const int32_t before = capture->row_count == 0 ? -1 : capture->rows[capture->row_count - 1].name;
-    if (!(row.ns_per_tick > 0) || row.count == 0 ||
+    /* No clock ticks slower than a millisecond or finer than a femtosecond; histograms are scaled by the quotient of two. */
+    if (!(row.ns_per_tick >= 1e-6 && row.ns_per_tick <= 1e6) || row.count == 0 ||
         (capture->row_count > 0 && (before < 0 || (row.name >= 0 && row.name <= before)))) {
         refuse(from, "a row is not in order");
     }
@@ -369,6 +370,11 @@ pfo_capture_decode(const unsigned char *bytes, size_t length, pfo_capture **out,
     capture->dropped_records = get(&from, 8);
     capture->dropped_spans = get(&from, 8);
     capture->overflow_names = get(&from, 8);
+    const int64_t earliest = -((int64_t)1 << 60); /* a clock that starts in 1970 may lie before it */
+    if (capture->base_epoch_ns < earliest || capture->base_epoch_ns >= (int64_t)1 << 62 ||
+        !pfo_capture_time_is_good(capture->taken_ns)) {
+        refuse(&from, "its times are impossible");
+    }
     pfo_status status = get_tables(&from, capture, err);
     if (status == PFO_OK && from.wrong != NULL) {
         status = from.wrong[0] == '\0' ? pfo_fail(err, PFO_NO_MEMORY, "no memory to read a capture")

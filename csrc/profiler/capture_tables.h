@@ -11,6 +11,14 @@ pfo_status pfo_capture_encode(const pfo_capture *capture, unsigned char **bytes,
  * PFO_NO_MEMORY. */
 pfo_status pfo_capture_decode(const unsigned char *bytes, size_t length, pfo_capture **out, pfo_error *err);
 
+/* A time within 73 years of the capture's base. Whatever of these is added up stays an int64_t, after a merge too. */
+static inline int
+pfo_capture_time_is_good(int64_t ns)
+{
+    const int64_t far = (int64_t)1 << 61;
+    return -far < ns && ns < far;
+}
+
 static inline void
 pfo_put_word(unsigned char *to, uint64_t value, int bytes)
 {

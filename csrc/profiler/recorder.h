@@ -17,7 +17,8 @@
  * A suspending range (coroutine, generator) is on the stack only while it runs; its histogram holds the wall time, and
  * what it was suspended is summed beside it.
  *
- * Threads: begin and end are wait-free after a thread's first range of a name in its context: no lock, no allocation.
+ * Threads: begin and end are wait-free after a thread's first range of a name in its context: no lock, no allocation
+ * (a thread that takes turns between recorders may have to look up under the lock which data are its own).
  * All other functions may be called from any thread beside them. One range belongs to one caller at a time. A lane
  * outlives its thread and is continued, under its own name then, by the next new thread, so that the memory is bounded
  * by the largest number of threads that recorded at the same time, and no count is lost.

@@ -81,6 +81,11 @@ static void
 after_fork_in_child(void)
 {
     disown_locked(pfo_lane_cache, 1);
+    for (pfo_recorder *recorder = pfo_recorders; recorder != NULL; recorder = recorder->next) {
+        for (pfo_lane *lane = recorder->lanes; lane != NULL; lane = lane->next) {
+            lane->thread_id = lane->owner == pfo_lane_cache ? pfo_thread_id() : lane->thread_id;
+        }
+    }
     pfo_mutex_unlock(&pfo_recorder_lock);
 }
 
@@ -164,11 +169,30 @@ remember(pfo_lane *lane, uint64_t epoch)
 }
 
 pfo_lane *
+pfo_lane_find_again(pfo_recorder *recorder, uint64_t epoch)
+{
+    pfo_mutex_lock(&pfo_recorder_lock);
+    pfo_lane *lane = recorder->lanes;
+    while (lane != NULL && (lane->owner != pfo_lane_cache || lane->epoch != epoch)) {
+        lane = lane->next;
+    }
+    pfo_mutex_unlock(&pfo_recorder_lock);
+    if (lane != NULL) {
+        remember(lane, epoch);
+    }
+    return lane;
+}
+
+pfo_lane *
 pfo_lane_attach(pfo_recorder *recorder, uint64_t epoch, int *passed)
 {
     *passed = pfo_recorder_epoch(recorder) != epoch;
     if (*passed) {
         return NULL;
+    }
+    pfo_lane *known = pfo_lane_find_again(recorder, epoch);
+    if (known != NULL) {
+        return known;
     }
     if (pthread_getspecific(exit_key) == NULL && pthread_setspecific(exit_key, pfo_lane_cache) != 0) {
         return NULL; /* without the exit hook the lane could never be handed on */

@@ -100,6 +100,10 @@ int pfo_lane_install_hooks(void);
  * memory is out. */
 pfo_lane *pfo_lane_attach(pfo_recorder *recorder, uint64_t epoch, int *passed);
 
+/* The calling thread's lane of an epoch that other recorders have pushed out of its cache, with its stack as it was; NULL
+ * if it has none. */
+pfo_lane *pfo_lane_find_again(pfo_recorder *recorder, uint64_t epoch);
+
 /* [lock], or nobody else knows the lane */
 void pfo_lane_free_contents(pfo_lane *lane);
 

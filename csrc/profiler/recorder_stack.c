@@ -269,8 +269,10 @@ pfo_recorder_end(pfo_recorder *recorder, pfo_open_range *range, int64_t end_tick
 void
 pfo_recorder_abandon(pfo_recorder *recorder, pfo_open_range *range, int64_t tick)
 {
-    (void)recorder;
     pfo_lane *lane = pfo_lane_cached(range->name.epoch);
+    if (lane == NULL) {
+        lane = pfo_lane_find_again(recorder, range->name.epoch);
+    }
     if (!pop(lane, range, tick, 0)) {
         (void)take_off(lane, range, tick, PFO_FRAME_ABANDONED);
     }

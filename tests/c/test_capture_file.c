@@ -4,11 +4,15 @@
 #include "fixture.h"
 
 #include "base/alloc.h"
+#include "profiler/capture_build.h"
 #include "profiler/capture_file.h"
 #include "profiler/capture_merge.h"
 #include "profiler/capture_tables.h"
 
 #include <stdio.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 enum { MANY = 5000 };
 
@@ -113,6 +117,81 @@ every_flip_and_cut_is_refused(void)
     fixture_delete(&tree);
 }
 
+/* A file whose checksums somebody has made right, with one span out of all time. */
+static void
+hostile_spans(void)
+{
+    enum { SPAN_BYTES = 32, SPANS = 13 };
+    const fixture tree = fixture_new();
+    const char *path = path_in(&tree);
+    pfo_capture *capture = made(6);
+    REQUIRE(pfo_capture_save(capture, path, NULL) == PFO_OK);
+    pfo_capture_destroy(capture);
+    static unsigned char bytes[1 << 16];
+    FILE *file = fopen(path, "rb");
+    REQUIRE(file != NULL);
+    const size_t length = fread(bytes, 1, sizeof bytes, file);
+    REQUIRE(fclose(file) == 0 && length > SPANS * SPAN_BYTES + 8);
+    unsigned char *block = bytes + length - 8 - SPANS * SPAN_BYTES;
+    CHECK(XXH3_64bits_withSeed(block, SPANS * SPAN_BYTES, 0) == pfo_get_word(block + SPANS * SPAN_BYTES, 8));
+    for (int field = 0; field < 2; field++) {
+        const uint64_t old = pfo_get_word(block + 8 * field, 8);
+        const uint64_t wrong[] = { (uint64_t)INT64_MAX, (uint64_t)INT64_MIN, UINT64_MAX, 0 };
+        for (int i = 0; i < 4; i++) {
+            pfo_put_word(block + 8 * field, wrong[i], 8);
+            pfo_put_word(block + SPANS * SPAN_BYTES, XXH3_64bits_withSeed(block, SPANS * SPAN_BYTES, 0), 8);
+            CHECK(load_bytes(path, bytes, length) == (i == 3 || (i == 2 && field == 0) ? PFO_OK : PFO_IO));
+        }
+        pfo_put_word(block + 8 * field, old, 8);
+    }
+    fixture_delete(&tree);
+}
+
+static pfo_status
+decode_again(const pfo_capture *capture)
+{
+    unsigned char *bytes = NULL;
+    size_t length = 0;
+    pfo_capture *read = NULL;
+    REQUIRE(pfo_capture_encode(capture, &bytes, &length, NULL) == PFO_OK);
+    const pfo_status status = pfo_capture_decode(bytes, length, &read, NULL);
+    pfo_capture_destroy(read);
+    pfo_free(bytes);
+    return status;
+}
+
+/* Numbers that fit their type, and with which a merge or an export would compute beyond its own. */
+static void
+impossible_figures(void)
+{
+    pfo_capture *capture = made(1);
+    const int64_t base = capture->base_epoch_ns;
+    const int64_t wrong[] = { INT64_MAX, INT64_MIN, (int64_t)1 << 62, -((int64_t)1 << 62) };
+    CHECK(decode_again(capture) == PFO_OK);
+    for (int i = 0; i < 4; i++) {
+        capture->base_epoch_ns = wrong[i];
+        CHECK(decode_again(capture) == PFO_IO);
+        capture->base_epoch_ns = base;
+        const int64_t taken = capture->taken_ns;
+        capture->taken_ns = wrong[i];
+        CHECK(decode_again(capture) == PFO_IO);
+        capture->taken_ns = taken;
+    }
+    const double rates[] = { 1e-300, 1e300, 0.0, 1e-6, 1e6 };
+    for (int i = 0; i < 5; i++) {
+        pfo_capture *other = pfo_capture_create();
+        pfo_histogram *ticks = pfo_histogram_create();
+        REQUIRE(other != NULL && ticks != NULL && pfo_histogram_record(ticks, 5) == PFO_OK);
+        pfo_capture_row row = pfo_capture_row_of(ticks, rates[i]);
+        row.name = -1;
+        row.ticks = ticks;
+        REQUIRE(pfo_capture_add_row(other, &row, NULL) == PFO_OK);
+        CHECK(decode_again(other) == (i < 3 ? PFO_IO : PFO_OK));
+        pfo_capture_destroy(other);
+    }
+    pfo_capture_destroy(capture);
+}
+
 static void
 failing_allocations(void)
 {
@@ -144,6 +223,8 @@ main(void)
 {
     RUN(what_is_read_is_what_was_written);
     RUN(every_flip_and_cut_is_refused);
+    RUN(hostile_spans);
+    RUN(impossible_figures);
     RUN(failing_allocations);
     return FINISH();
 }

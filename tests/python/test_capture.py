@@ -341,6 +341,52 @@ def test_driving_by_hand_says_what_is_wrong(profiler: PerformanceProfiler) -> No
     assert row(profiler.capture(), "plain")["count"] == 1
 
 
+class Waits:
+    """Awaitable as C extensions make them: its iterator has neither throw() nor close()."""
+
+    def __init__(self, iterator: Any) -> None:
+        self.iterator = iterator
+
+    def __await__(self) -> Any:
+        return self.iterator
+
+
+@pytest.mark.parametrize(
+    "thrown", [(asyncio.CancelledError("why"),), (KeyError,), (KeyError, "k"), (KeyError, None, None)]
+)
+@pytest.mark.filterwarnings("ignore:the .type, exc, tb. signature of throw:DeprecationWarning")
+def test_exceptions_go_through_iterators_without_throw(profiler: PerformanceProfiler, thrown: Any) -> None:
+    async def plain() -> None:
+        await Waits(iter([None, None]))
+
+    async def driven() -> None:
+        await profiler.drive("driven", Waits(iter([None, None])))
+
+    raised = []
+    for function in (plain, driven):
+        coroutine: Any = function()
+        coroutine.send(None)
+        with pytest.raises((asyncio.CancelledError, KeyError)) as caught:
+            coroutine.throw(*thrown)
+        raised.append(repr(caught.value))
+    assert raised[0] == raised[1]
+    assert row(profiler.capture(), "driven")["count"] == 1
+    with pytest.raises(TypeError, match="deriving from BaseException"):
+        profiler.drive("driven", [1]).throw(5)
+
+
+def test_an_await_that_gives_no_iterator_is_refused_as_await_does(profiler: PerformanceProfiler) -> None:
+    with pytest.raises(TypeError, match=r"__await__\(\) returned non-iterator of type 'int'"):
+        profiler.drive("x", Waits(5))
+
+
+def test_closing_what_never_began_records_nothing(profiler: PerformanceProfiler) -> None:
+    driven = profiler.drive("never", (i for i in range(3)))
+    driven.close()
+    assert list(driven) == []
+    assert profiler.capture().rows() == []
+
+
 def test_off_and_reset_while_a_generator_is_open(profiler: PerformanceProfiler) -> None:
     @profiler.profile_operation("numbers")
     def numbers() -> Iterator[int]:
@@ -548,6 +594,25 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "cut")
     with pytest.raises(OSError, match="cannot create"):
         recorded(["x"]).dump(tmp_path / "missing" / "file")
+
+
+def test_what_a_crashed_process_left_does_not_hinder_a_dump(profiler: PerformanceProfiler, tmp_path: Path) -> None:
+    path = tmp_path / "x.capture"
+    for number in range(50):
+        Path(f"{path}.{os.getpid()}-{number}.part").touch()
+    profiler.dump(path)
+    assert load(path).rows() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs os.mkfifo")
+def test_a_dump_replaces_nothing_but_files(profiler: PerformanceProfiler, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        with pytest.raises(OSError, match="it is there and no file"):
+            profiler.dump(path)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
 
 
 def test_merging(tmp_path: Path) -> None:

@@ -666,6 +666,22 @@ def test_a_recording_nests_on_its_threads(capture: Any, tmp_path: Path) -> None:
     assert not any(event["ph"] in "be" for event in events)
 
 
+@pytest.mark.parametrize("answer", [True, None, "all"])
+def test_a_write_that_answers_no_number_took_all(capture: Any, answer: Any) -> None:
+    pieces: list[bytes] = []
+
+    class Takes:
+        def write(self, piece: bytes) -> Any:
+            assert len(pieces) < 1000, "the same bytes again and again"
+            pieces.append(piece)
+            return answer
+
+    whole = io.BytesIO()
+    capture.export("csv", whole)
+    capture.export("csv", Takes())
+    assert b"".join(pieces) == whole.getvalue()
+
+
 def test_write_may_take_a_part_and_may_raise(capture: Any) -> None:
     class Slow(io.RawIOBase):
         """Takes seven bytes at a time, like a raw file that is nearly full."""

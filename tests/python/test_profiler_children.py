@@ -130,3 +130,71 @@ def test_running_and_killed_children_are_told_apart() -> None:
     os.waitpid(child, 0)
     assert profiler.children() == {"reported": [], "running": [], "missing": [child]}
     assert [row["name"] for row in profiler.capture(children=True).rows()] == ["parent's"]
+
+
+TWICE = """
+import multiprocessing as mp
+from perfopt.profiler import default_profiler
+
+default_profiler().follow_children()  # a spawned child runs this line again
+default_profiler().follow_children()
+
+def work():
+    with default_profiler().profile("child work"):
+        pass
+
+if __name__ == "__main__":
+    for method in ("fork", "spawn"):
+        child = mp.get_context(method).Process(target=work)
+        child.start()
+        child.join()
+    rows = default_profiler().capture(children=True).rows()
+    assert [(row["name"], row["count"]) for row in rows] == [("child work", 2)], rows
+    print("done")
+"""
+
+
+def test_following_twice_reports_once(tmp_path: Path) -> None:
+    run(TWICE, tmp_path)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+def test_a_childs_process_name_may_be_any_bytes() -> None:
+    profiler = PerformanceProfiler()
+    profiler.follow_children("any-bytes")
+    read, write = multiprocessing.Pipe(duplex=False)
+    child = os.fork()
+    if child == 0:
+        Path("/proc/self/comm").write_bytes(b"\xe6\x97) Z \xff")  # what is left of a longer name cut at 15 bytes
+        write.send("ready")
+        signal.pause()
+        os._exit(0)
+    assert read.recv() == "ready"
+    try:
+        assert profiler.children()["running"] == [child]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+OTHERS = """
+import os
+from perfopt.profiler import default_profiler
+with default_profiler().profile("work"):
+    pass
+"""
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o750, 0o700])
+def test_children_report_only_into_a_directory_of_their_own_user(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(mode)
+    environment = {**os.environ, "PERFOPT_PROFILE_CHILDREN": str(folder)}
+    subprocess.run([sys.executable, "-c", OTHERS], env=environment, check=True)
+    assert len(list(folder.glob("default/*.capture"))) == (1 if mode == 0o700 else 0)
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    environment["PERFOPT_PROFILE_CHILDREN"] = str(link)
+    subprocess.run([sys.executable, "-c", OTHERS], env=environment, check=True)
+    assert len(list(folder.glob("default/*.capture"))) == (1 if mode == 0o700 else 0)

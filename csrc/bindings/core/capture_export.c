@@ -34,7 +34,7 @@ call_write(PyObject *write, const char *bytes, size_t length)
         return -1;
     }
     Py_ssize_t taken = (Py_ssize_t)length; /* who answers something else than a number took all */
-    if (PyLong_Check(answer)) {
+    if (PyLong_Check(answer) && !PyBool_Check(answer)) {
         taken = PyLong_AsSsize_t(answer);
         if (!PyErr_Occurred() && (taken <= 0 || (size_t)taken > length)) {
             PyErr_Format(PyExc_OSError, "write() took %zd of %zu bytes", taken, length);

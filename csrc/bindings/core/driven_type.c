@@ -34,10 +34,15 @@ iterator_of(PyObject *thing)
         return Py_NewRef(thing);
     }
     const PyAsyncMethods *async = Py_TYPE(thing)->tp_as_async;
-    if (async != NULL && async->am_await != NULL) {
-        return async->am_await(thing);
+    if (async == NULL || async->am_await == NULL) {
+        return PyObject_GetIter(thing);
     }
-    return PyObject_GetIter(thing);
+    PyObject *iterator = async->am_await(thing);
+    if (iterator != NULL && !PyIter_Check(iterator)) { /* as `await` says it */
+        PyErr_Format(PyExc_TypeError, "__await__() returned non-iterator of type '%.100s'", Py_TYPE(iterator)->tp_name);
+        Py_CLEAR(iterator);
+    }
+    return iterator;
 }
 
 PyObject *
@@ -186,23 +191,59 @@ PyDoc_STRVAR(send_doc, "send($self, value, /)\n--\n\nHands value to the inner on
 PyDoc_STRVAR(throw_doc, "throw($self, exception, value=None, traceback=None, /)\n--\n\n"
                         "Raises an exception in the inner one; gives what that yields next.");
 
+/* A method of the inner one. 0 and NULL if it has none: a plain iterator needs neither throw nor close. -1 with an
+ * exception set. */
+static int
+find_method(const driven_object *self, const char *name, PyObject **method)
+{
+    *method = PyObject_GetAttrString(self->inner, name);
+    if (*method == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return -1;
+        }
+        PyErr_Clear();
+    }
+    return 0;
+}
+
+/* Throwing into something without throw(): the exception comes out at once. NULL with it set. */
+static PyObject *
+raise_here(PyObject *args)
+{
+    PyObject *type = NULL;
+    PyObject *value = NULL;
+    PyObject *traceback = NULL; /* that of an exception that was raised before is kept with it */
+    if (!PyArg_UnpackTuple(args, "throw", 1, 3, &type, &value, &traceback)) {
+        return NULL;
+    }
+    if (PyExceptionInstance_Check(type)) {
+        PyErr_SetObject((PyObject *)Py_TYPE(type), type);
+    } else if (PyExceptionClass_Check(type)) {
+        PyErr_SetObject(type, value);
+    } else {
+        PyErr_Format(PyExc_TypeError, "exceptions must be classes or instances deriving from BaseException, not %.200s",
+                     Py_TYPE(type)->tp_name);
+    }
+    return NULL;
+}
+
 static PyObject *
 driven_throw(driven_object *self, PyObject *args)
 {
     int runs = 0;
-    if (!has_inner(self)) {
+    PyObject *method = NULL;
+    if (!has_inner(self) || find_method(self, "throw", &method) < 0) {
         return NULL;
     }
-    PyObject *method = PyObject_GetAttrString(self->inner, "throw");
-    if (method == NULL || enter(self, &runs) < 0) {
+    if (enter(self, &runs) < 0) {
         Py_XDECREF(method);
         return NULL;
     }
-    PyObject *result = PyObject_Call(method, args, NULL);
+    PyObject *result = method == NULL ? raise_here(args) : PyObject_Call(method, args, NULL);
     if (runs) {
         leave(self, result == NULL);
     }
-    Py_DECREF(method);
+    Py_XDECREF(method);
     return result;
 }
 
@@ -212,20 +253,15 @@ PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
 static PyObject *
 driven_close(driven_object *self, PyObject *Py_UNUSED(ignored))
 {
-    if (!has_inner(self)) {
+    PyObject *method = NULL;
+    if (!has_inner(self) || find_method(self, "close", &method) < 0) {
         return NULL;
-    }
-    PyObject *method = PyObject_GetAttrString(self->inner, "close");
-    if (method == NULL) { /* a plain iterator needs none */
-        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
-            return NULL;
-        }
-        PyErr_Clear();
-        method = NULL;
     }
     int runs = 0;
     if (self->state == DRIVEN_WAITS) {
         (void)enter(self, &runs); /* cannot fail: it has begun */
+    } else if (self->state == DRIVEN_NEW && !self->stepwise) {
+        self->state = DRIVEN_OVER; /* it never ran, and a later step finds it finished */
     }
     PyObject *result = method == NULL ? Py_NewRef(Py_None) : PyObject_CallNoArgs(method);
     if (runs) {
