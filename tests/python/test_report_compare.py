@@ -74,9 +74,30 @@ def test_a_slower_program_is_found_in_every_trial_by_five_runs_a_side() -> None:
 
 def test_a_faster_operation_is_no_alarm() -> None:
     random = numpy.random.default_rng(5)
-    comparison = compare([report(program(random, slower=2.0))], [report(program(random))])
+    before, after = ([report(program(random, slower)) for _ in range(3)] for slower in (2.0, 1.0))
+    comparison = compare(before, after)
     assert not comparison.slower
     assert {row.verdict for row in comparison.rows} == {"faster"}
+
+
+def test_a_slower_machine_is_no_alarm_but_said_and_one_operation_beyond_it_is() -> None:
+    random = numpy.random.default_rng(9)
+    before, after = program(random), program(random, slower=1.5)
+    comparison = compare([report(before)], [report(after)])
+    assert not comparison.slower
+    assert any(warning.startswith("all operations together changed by +5") for warning in comparison.warnings)
+    assert "like all operations together" in comparison.rows[0].reason
+    after["smooth"] = after["smooth"] * 1.2
+    assert [row.name for row in compare([report(before)], [report(after)]).slower] == ["smooth"]
+    after["smooth"] = before["smooth"]  # as fast as it was, where all others became slower: faster than they
+    assert not compare([report(before)], [report(after)]).slower
+
+
+def test_two_operations_have_nothing_in_common() -> None:
+    random = numpy.random.default_rng(10)
+    before = {"a": 1e-3 * random.lognormal(0, 0.05, 1000), "b": 1e-3 * random.lognormal(0, 0.05, 1000)}
+    after = {name: values * 1.5 for name, values in before.items()}
+    assert len(compare([report(before)], [report(after)]).slower) == 2
 
 
 def test_the_interval_holds_the_ratio_and_narrows_with_more_calls() -> None:
