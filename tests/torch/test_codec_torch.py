@@ -167,7 +167,7 @@ def with_attribute() -> Any:
         (torch.float32, "dtype"),
         (torch.device("cpu"), "device"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "value",
 )
 def test_what_is_refused_says_why(tensor: Any, name: str) -> None:
     with pytest.raises(Unstorable) as error:
