@@ -379,12 +379,13 @@ pfo_disk_get_stats(pfo_disk *disk, pfo_disk_stats *stats)
     pfo_reading_place *place;
     const pfo_index *index = is_directory_gone(disk) ? NULL : pfo_disk_enter(disk, &place);
     if (index != NULL) {
-        stats->entries = pfo_index_count(index, PFO_COUNT_ENTRIES);
-        stats->bytes = pfo_disk_bytes(disk, index);
-        stats->segments = pfo_index_count(index, PFO_COUNT_SEGMENTS);
-        stats->payload_files = pfo_index_count(index, PFO_COUNT_FILES);
-        stats->garbage_bytes =
-            pfo_index_count(index, PFO_COUNT_SEGMENT_BYTES) - pfo_index_count(index, PFO_COUNT_LIVE_BYTES);
+        uint64_t counters[PFO_COUNTERS];
+        pfo_index_counts(index, counters);
+        stats->entries = counters[PFO_COUNT_ENTRIES];
+        stats->bytes = pfo_disk_bytes_of(index, counters);
+        stats->segments = counters[PFO_COUNT_SEGMENTS];
+        stats->payload_files = counters[PFO_COUNT_FILES];
+        stats->garbage_bytes = counters[PFO_COUNT_SEGMENT_BYTES] - counters[PFO_COUNT_LIVE_BYTES];
         pfo_disk_leave(place);
     }
 }

@@ -171,7 +171,7 @@ pfo_segment_tidy(pfo_disk *disk, uint32_t number)
     pfo_segment_row row;
     if (number != pfo_index_count(index, PFO_COUNT_ACTIVE) && pfo_index_row(index, number, &row) == PFO_FOUND &&
         (uint64_t)row.live_bytes * 2 < row.size &&
-        pfo_disk_bytes(disk, index) + row.live_bytes + disk->segment_bytes <= disk->max_bytes) {
+        pfo_disk_bytes(index) + row.live_bytes + disk->segment_bytes <= disk->max_bytes) {
         (void)pfo_segment_compact(disk, number, NULL); /* what was not copied is still where it was */
     }
 }

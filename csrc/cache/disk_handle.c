@@ -116,12 +116,21 @@ pfo_disk_trust(pfo_disk *disk)
 /* ---- indexes ---- */
 
 uint64_t
-pfo_disk_bytes(const pfo_disk *disk, const pfo_index *index)
+pfo_disk_bytes_of(const pfo_index *index, const uint64_t counters[PFO_COUNTERS])
 {
-    (void)disk;
-    return PFO_DISK_PAGE + index->bytes + pfo_index_count(index, PFO_COUNT_SEGMENT_BYTES) +
-           pfo_index_count(index, PFO_COUNT_FILE_PAGES) * PFO_DISK_PAGE +
-           pfo_index_count(index, PFO_COUNT_TEMPORARY_BYTES);
+    return PFO_DISK_PAGE + index->bytes + counters[PFO_COUNT_SEGMENT_BYTES] +
+           counters[PFO_COUNT_FILE_PAGES] * PFO_DISK_PAGE + counters[PFO_COUNT_TEMPORARY_BYTES];
+}
+
+uint64_t
+pfo_disk_bytes(const pfo_index *index)
+{
+    const uint64_t counters[PFO_COUNTERS] = {
+        [PFO_COUNT_SEGMENT_BYTES] = pfo_index_count(index, PFO_COUNT_SEGMENT_BYTES),
+        [PFO_COUNT_FILE_PAGES] = pfo_index_count(index, PFO_COUNT_FILE_PAGES),
+        [PFO_COUNT_TEMPORARY_BYTES] = pfo_index_count(index, PFO_COUNT_TEMPORARY_BYTES),
+    };
+    return pfo_disk_bytes_of(index, counters);
 }
 
 /* Closes what was replaced, if its readers have left. New ones cannot stay: they look at `place` again once they are counted. */

@@ -130,8 +130,10 @@ pfo_status pfo_disk_grow(pfo_disk *disk, pfo_error *err);
 void pfo_disk_drop_index(pfo_disk *disk);
 /* pre: locked. The same with half the slots. OVERFLOW: they are too few. */
 pfo_status pfo_disk_shrink(pfo_disk *disk, pfo_error *err);
-/* pre: locked. Everything in the directory, in bytes, garbage included. */
-uint64_t pfo_disk_bytes(const pfo_disk *disk, const pfo_index *index);
+/* Everything in the directory, in bytes, garbage included: by counters that were read together, or by those that stand; pre of the second:
+ * locked. */
+uint64_t pfo_disk_bytes_of(const pfo_index *index, const uint64_t counters[PFO_COUNTERS]);
+uint64_t pfo_disk_bytes(const pfo_index *index);
 
 /* pre: locked. Index and segments may disagree: who locks next rebuilds the index, whoever dies until then. */
 void pfo_disk_distrust(pfo_disk *disk);

@@ -9,10 +9,18 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 
-enum { TORN_TRIES = 64, SLOTS_PER_ROW = 4, WORD_KEY = 1, WORD_LAST = PFO_SLOT_WORDS - 1, MOST_READS = 15 };
+enum {
+    TORN_TRIES = 64,
+    QUIET_TRIES = 4096,
+    SLOTS_PER_ROW = 4,
+    WORD_KEY = 1,
+    WORD_LAST = PFO_SLOT_WORDS - 1,
+    MOST_READS = 15
+};
 
 /* The last word of a slot. */
 typedef struct last_word {
@@ -62,14 +70,41 @@ header_check(const pfo_index_header *header)
 }
 
 static uint64_t
-counters_check(const pfo_index *index)
+check_of(const pfo_index *index, const uint64_t counters[PFO_COUNTERS])
 {
     uint64_t words[PFO_COUNTERS + 1];
-    for (int i = 0; i < PFO_COUNTERS; i++) {
-        words[i] = pfo_index_count(index, (pfo_counter)i);
-    }
+    memcpy(words, counters, PFO_COUNTERS * sizeof *counters);
     words[PFO_COUNTERS] = index->salt;
     return pfo_disk_check(words, sizeof words);
+}
+
+static void
+read_counters(const pfo_index *index, uint64_t counters[PFO_COUNTERS])
+{
+    for (int i = 0; i < PFO_COUNTERS; i++) {
+        counters[i] = pfo_index_count(index, (pfo_counter)i);
+    }
+}
+
+static uint64_t
+counters_check(const pfo_index *index)
+{
+    uint64_t counters[PFO_COUNTERS];
+    read_counters(index, counters);
+    return check_of(index, counters);
+}
+
+void
+pfo_index_counts(const pfo_index *index, uint64_t counters[PFO_COUNTERS])
+{
+    for (int tries = 0; tries < QUIET_TRIES; tries++) {
+        const uint64_t check = atomic_load(&index->header->counters_check);
+        read_counters(index, counters);
+        if (check_of(index, counters) == check) {
+            return; /* between two changes: within one the check is still that of the counters before it */
+        }
+        (void)sched_yield();
+    }
 }
 
 static uint32_t

@@ -49,7 +49,7 @@ collect_garbage(pfo_disk *disk, pfo_index *index, uint64_t most, int *done, pfo_
     }
     const uint32_t worst = pfo_segment_worst(index, &row);
     if (worst == 0 || (uint64_t)row.live_bytes * 4 >= (uint64_t)row.size * 3 ||
-        pfo_disk_bytes(disk, index) + row.live_bytes > most) {
+        pfo_disk_bytes(index) + row.live_bytes > most) {
         return PFO_OK;
     }
     *done = 1;
@@ -66,7 +66,7 @@ pfo_disk_make_room(pfo_disk *disk, uint64_t need, pfo_error *err)
         uint32_t position;
         pfo_slot slot;
         int done;
-        const uint64_t bytes = pfo_disk_bytes(disk, index);
+        const uint64_t bytes = pfo_disk_bytes(index);
         if (bytes + need + spare <= disk->max_bytes) {
             return PFO_OK;
         }
@@ -122,7 +122,7 @@ pfo_disk_keep_bound(pfo_disk *disk)
         pfo_slot slot;
         uint32_t position;
         int done;
-        if (pfo_disk_bytes(disk, index) <= disk->max_bytes) {
+        if (pfo_disk_bytes(index) <= disk->max_bytes) {
             return;
         }
         if (may_shrink && shrinks(disk)) {
@@ -181,7 +181,7 @@ pfo_disk_find_place(pfo_disk *disk, const pfo_digest *key, uint32_t *position, p
     }
     /* While it grows, the old index and the new one are both there. */
     const uint64_t larger = pfo_index_bytes(index->slot_count * 2);
-    if (pfo_disk_bytes(disk, index) + larger <= disk->max_bytes) {
+    if (pfo_disk_bytes(index) + larger <= disk->max_bytes) {
         PFO_TRY(pfo_disk_grow(disk, err));
         index = atomic_load(&disk->index);
         if (pfo_index_place(index, key, position)) {
