@@ -498,11 +498,15 @@ def run_slow() -> tuple[Any, threading.Thread, threading.Event]:
 
 def test_a_signal_ends_the_wait_of_the_main_thread() -> None:
     slow, thread, go = run_slow()
-    timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        slow(1)
-    timer.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins with it ignored
+    try:
+        timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            slow(1)
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     go.set()
     thread.join(60)
     assert slow(1) == "value"
