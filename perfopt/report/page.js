@@ -32,7 +32,7 @@
       const { ids, parents, labels, values, totals, counts } = data.icicle;
       Plotly.react("icicle", [{
         type: "icicle", ids, parents, labels: labels.map((name) => text(name)), values,
-        branchvalues: "remainder", root: { color: "rgba(0,0,0,0)" }, tiling: { orientation: "v" }, sort: true,
+        branchvalues: "remainder", root: { color: getComputedStyle(root).getPropertyValue("--line").trim() }, tiling: { orientation: "v" }, sort: true,
         customdata: ids.map((_, i) => [seconds(totals[i]), seconds(values[i]), counts[i].toLocaleString()]),
         hovertemplate: "%{label}<br>total %{customdata[0]}<br>self %{customdata[1]}<br>%{customdata[2]} calls<extra></extra>",
         texttemplate: "%{label} %{customdata[0]}",
