@@ -192,7 +192,12 @@ publish_file(pfo_disk *disk, pfo_payload_draft *draft, new_record *made, pfo_fil
              pfo_error *err)
 {
     char name[PFO_DISK_NAME];
+    pfo_slot old;
+    uint32_t position;
+    int replaces;
     PFO_TRY(pfo_disk_make_room(disk, made->bytes, err)); /* others may have taken what there was */
+    /* Damage to the key's places is met now: a rebuild sweeps payloads that no record names, as this one's will be for a moment. */
+    PFO_TRY(pfo_disk_find_locked(disk, &made->header->key, &old, &position, &replaces, err));
     pfo_index *index = atomic_load(&disk->index);
     pfo_index_add(index, PFO_COUNT_SEQUENCE, 1);
     made->header->sequence = extension->file_sequence = pfo_index_count(index, PFO_COUNT_SEQUENCE);

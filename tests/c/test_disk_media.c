@@ -118,6 +118,20 @@ a_lost_slot_does_not_hide_its_entry_from_a_delete(void)
     fixture_delete(&tree);
 }
 
+/* The damage is met by the put itself, whose payload no record names yet: the rebuild must not take it for an orphan. */
+static void
+a_put_that_meets_a_lost_slot_keeps_its_payload(void)
+{
+    fixture tree = fixture_new();
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+    CHECK(put_ok(disk, 1, 1, LARGE));
+    lose_slot(&tree, 1);
+    CHECK(put_ok(disk, 1, 2, LARGE) && get_version(disk, 1, LARGE) == 2);
+    CHECK(stats_of(disk).entries == 1 && stats_of(disk).payload_files == 1);
+    pfo_disk_close(disk);
+    fixture_delete(&tree);
+}
+
 /* Slots and sums: each page in turn, and both. */
 static void
 nothing_comes_back_after_a_lost_page(void)
@@ -566,6 +580,7 @@ main(void)
 {
     RUN(nothing_comes_back_after_a_lost_slot);
     RUN(a_lost_slot_does_not_hide_its_entry_from_a_delete);
+    RUN(a_put_that_meets_a_lost_slot_keeps_its_payload);
     RUN(nothing_comes_back_after_a_lost_page);
     RUN(nothing_comes_back_after_a_page_of_old_slots);
     RUN(a_growing_index_does_not_leave_a_lost_slot_behind);
