@@ -10,6 +10,7 @@ MIB = 2**20
 
 
 def advise_on_pressure(shares: dict[str, float], threshold: float, info: dict[str, Any]) -> str | None:
+    """A share of memory that is at or above the threshold, and of what."""
     what, share = max(shares.items(), key=lambda item: item[1], default=("rss", 0.0))
     if share < threshold:
         return None
@@ -50,6 +51,7 @@ def advise_on_growth(found: dict[str, Any], retained: list[int | None], limit: i
 
 
 def advise_on_retained_heap(info: dict[str, Any]) -> str | None:
+    """Freed heap that malloc keeps."""
     retained, rss = info["heap_retained"], info["rss"]
     if retained is None or rss is None or retained < 64 * MIB or retained < 0.2 * rss:
         return None
@@ -60,6 +62,7 @@ def advise_on_retained_heap(info: dict[str, Any]) -> str | None:
 
 
 def advise_on_cuda_cache(devices: list[tuple[int, int, int]]) -> str | None:
+    """Device memory that the allocator of torch holds unused."""
     for index, (allocated, reserved, total) in enumerate(devices):
         idle = reserved - allocated
         if total > 0 and idle > 0.2 * total:
@@ -71,6 +74,7 @@ def advise_on_cuda_cache(devices: list[tuple[int, int, int]]) -> str | None:
 
 
 def advise_on_faults(columns: dict[str, list[int | None]]) -> str | None:
+    """Pages that are mapped anew at a high rate."""
     times, faults = columns["time_ns"], columns["minor_faults"]
     if len(times) < 10:
         return None
@@ -103,6 +107,7 @@ def advise_on_events(columns: dict[str, list[int | None]]) -> str | None:
 
 
 def advise_on_garbage() -> str | None:
+    """Garbage that the collector could not free."""
     if not gc.garbage:
         return None
     return (

@@ -17,7 +17,7 @@ import click
 from perfopt.profiling.config import LEVELS, create_profiler_config
 from perfopt.report import text
 from perfopt.report.document import Report
-from perfopt.report.view import label
+from perfopt.report.terminal import operations_table
 
 __all__ = ["command", "profiled_run", "show_findings", "show_operations"]
 
@@ -97,19 +97,10 @@ def _status(ended: BaseException | None, script: Path) -> int:
 def show_operations(report: Report, most: int = 20) -> None:
     """Prints the operations with most time as a table, and what was lost or left out."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("operation", overflow="fold")
-    for column in ("calls", "total", "self", "mean", "p50", "p99", "greatest"):
-        table.add_column(column, justify="right")
     rows = sorted(report.operations, key=lambda row: -row.total)
-    for row in rows[:most]:
-        figures = (row.total, row.self_time, row.mean, row.p50, row.p99, row.greatest)
-        table.add_row(
-            Text(text.printable(label(row.name))), f"{row.count:,}", *(text.seconds(figure) for figure in figures)
-        )
+    table = operations_table(rows[:most], long_names="fold")
     for call in report.extra.get("call_stacks", ())[: max(0, most - len(rows))]:
         where = f"{call['function']} ({Path(call['file']).name}:{call['line']})" if call["line"] else call["function"]
         mean = call["total"] / max(1, call["calls"])

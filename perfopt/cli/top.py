@@ -15,10 +15,10 @@ import click
 
 from perfopt.report import document
 from perfopt.report.document import Operation, Report
+from perfopt.report.terminal import operations_table
 from perfopt.report.text import printable
 from perfopt.report.text import seconds as time_text
 from perfopt.report.text import size as size_text
-from perfopt.report.view import label
 
 __all__ = ["command", "view"]
 
@@ -34,7 +34,6 @@ _KEYS: dict[str, tuple[str, Callable[[Operation], float]]] = {
 def view(report: Report, *, key: str = "t", rows: int = 20, paused: bool = False) -> Any:
     """The view as a rich renderable: a line about the process, a table of operations, the keys."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
     name, sort = _KEYS[key]
@@ -52,14 +51,8 @@ def view(report: Report, *, key: str = "t", rows: int = 20, paused: bool = False
         f"resident {size_text(resident)} of {size_text(report.host.limit_bytes)}, {age:.0f} s old"
         f"{', paused' if paused else ''}"
     )
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("operation", overflow="ellipsis", no_wrap=True)
-    for column in ("calls", "total", "self", "mean", "p50", "p99", "greatest"):
-        table.add_column(column, justify="right")
     shown = sorted(report.operations, key=sort, reverse=True)
-    for row in shown[:rows]:
-        figures = (row.total, row.self_time, row.mean, row.p50, row.p99, row.greatest)
-        table.add_row(Text(printable(label(row.name))), f"{row.count:,}", *(time_text(figure) for figure in figures))
+    table = operations_table(shown[:rows], long_names="ellipsis")
     more = f"{len(shown) - rows} more; " if len(shown) > rows else ""
     keys = ", ".join(f"{letter} {text}" for letter, (text, _) in _KEYS.items())
     return Group(

@@ -29,7 +29,7 @@ from perfopt.profiling.config import ProfilerConfig
 from perfopt.profiling.gpu_profiler import GPUProfiler
 from perfopt.profiling.io_traffic import IOTraffic
 from perfopt.profiling.loading import DataLoadingProfiler
-from perfopt.profiling.measure import Figures, Measured
+from perfopt.profiling.measure import Figures
 from perfopt.profiling.memory_profiler import MemoryProfiler
 from perfopt.report import document
 from perfopt.report.build import report_of
@@ -162,7 +162,8 @@ class CodeProfiler:
 
     def profile(self, name: str) -> AbstractContextManager[Any]:
         """``with profiler.profile("step"):`` records a block."""
-        return self._block(name, "function")
+        self._kinds.setdefault(name, "function")
+        return self.memory_profiler.measured(name)
 
     def _decorate(self, function: Any, rule: str, kind: str, *, wanted: bool = True) -> Any:
         if not (self.config.enabled and wanted):
@@ -175,18 +176,11 @@ class CodeProfiler:
             self._kinds[name] = kind
             if not self.memory_profiler.enabled or _wrapping.suspending_kind(inner) is not None:
                 return self.performance_profiler.profile_operation(name)(inner)
-            measured = _wrapping.around(inner, functools.partial(self._block, name, kind))
+            measured = _wrapping.around(inner, functools.partial(self.memory_profiler.measured, name))
             self._decorated.add(measured)
             return measured
 
         return _wrapping.decorate(f"{rule} decorates functions", function, wrap)
-
-    def _block(self, name: str, kind: str) -> AbstractContextManager[Any]:
-        if name not in self._kinds:
-            self._kinds[name] = kind
-        if not self.memory_profiler.enabled:
-            return self.performance_profiler.profile(name)
-        return Measured(self.performance_profiler, self._figures, self.memory_profiler.sampler, name)
 
     # ---- start and stop ----------------------------------------------------------------------------
 
@@ -227,9 +221,12 @@ class CodeProfiler:
             self.io_profiler.stop()
             self.gpu_profiler.stop()
             self.memory_profiler.stop()
-        if self.config.save_profiles if save is None else save:
-            self.save_comprehensive_report()
-        self._alert()
+        saves = self.config.save_profiles if save is None else save
+        if saves or self._watches:
+            report = self.report()
+            if saves:
+                self.save_comprehensive_report(report=report)
+            self._alert(report)
 
     def _follow(self) -> None:
         """Has children report; under a key of its own after each reset, so that older reports stay behind."""
@@ -324,9 +321,15 @@ class CodeProfiler:
         }
         return {"summary": summary, "bottlenecks": found, **msgspec.to_builtins(report)}
 
-    def save_comprehensive_report(self, path: str | os.PathLike[str] | None = None) -> Path:
-        """Saves :meth:`report` as JSON and returns where: ``path``, or a new file in ``output_dir``, which is made if need be.
-        Call stacks, where they were recorded, are saved beside it for ``pstats``, as ``.pstats``.
+    def save_comprehensive_report(
+        self, path: str | os.PathLike[str] | None = None, *, report: Report | None = None
+    ) -> Path:
+        """Saves a report as JSON and returns where. Call stacks, where they were recorded, are saved beside it for ``pstats``,
+        as ``.pstats``.
+
+        Args:
+            path: the file; a new one in ``output_dir``, which is made if need be, when left out.
+            report: what is saved; what :meth:`report` gives now when left out.
 
         Raises:
             OSError: it cannot be written; nothing is left half written.
@@ -336,7 +339,7 @@ class CodeProfiler:
             folder.mkdir(parents=True, exist_ok=True)
             moment = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S-%f")
             path = folder / f"profile-{moment}-{os.getpid()}.json"
-        target = document.save(self.report(), path)
+        target = document.save(self.report() if report is None else report, path)
         stats = self.call_stacks.stats()
         if stats is not None:
             stats.dump_stats(target.with_suffix(".pstats"))
@@ -383,10 +386,8 @@ class CodeProfiler:
         history.regressions(reports, reports, **limits)  # wrong limits are refused here, not after a run
         self._watches.append((callback, reports, limits))
 
-    def _alert(self) -> None:
-        if self._watches:
-            report = self.report()
-            for callback, baseline, limits in list(self._watches):
-                slower = history.regressions(baseline, [report], **limits)
-                if slower:
-                    callback(slower)
+    def _alert(self, report: Report) -> None:
+        for callback, baseline, limits in list(self._watches):
+            slower = history.regressions(baseline, [report], **limits)
+            if slower:
+                callback(slower)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from perfopt.profiling import bottlenecks
 from perfopt.report import document
 from perfopt.report.compare import Comparison, Row, compare
 from perfopt.report.document import Report
@@ -203,7 +204,8 @@ def scheduled_profiling(
             results.append(workload())
         finally:
             profiler.stop_profiling(save=False)
-            path = profiler.save_comprehensive_report()
-            slow = profiler.identify_bottlenecks()["slow_functions"]
+            report = profiler.report()
+            path = profiler.save_comprehensive_report(report=report)
+            slow = bottlenecks.as_bottlenecks(report.findings)["slow_functions"]
             (logger or _log).info("profiling completed, %d slow functions, report in %s", len(slow), path)
     return results
