@@ -236,7 +236,8 @@ def _callers_of(nodes: list[Any]) -> dict[str | None, dict[str, dict[str, float]
 def range_cost_seconds() -> float:
     """Seconds that one ``with profiler.profile(name)`` costs on this machine: the fastest of a few batches, measured once."""
     profiler = PerformanceProfiler()
-    best = float("inf")
+    loops: list[int] = []
+    recordings: list[int] = []
     for _ in range(_COST_BATCHES):
         begin = time.perf_counter_ns()
         for _ in range(_RANGES_PER_BATCH):
@@ -246,8 +247,10 @@ def range_cost_seconds() -> float:
             with profiler.profile("cost"):
                 pass
         end = time.perf_counter_ns()
-        best = min(best, (end - empty) - (empty - begin))
-    return max(best, 0.0) / _RANGES_PER_BATCH * 1e-9
+        loops.append(empty - begin)
+        recordings.append(end - empty)
+    # Each by its own fastest batch: the smallest difference would pick the batch whose empty loop was interrupted.
+    return max(min(recordings) - min(loops), 0) / _RANGES_PER_BATCH * 1e-9
 
 
 _default: PerformanceProfiler | None = None
