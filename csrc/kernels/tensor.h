@@ -11,8 +11,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* X(enumerator, name as NumPy and torch spell it, bytes of one element) */
-#define PFO_DTYPE_LIST(X) X(FLOAT32, "float32", 4)
+/* X(enumerator, name as torch spells it, bytes of one element). All arithmetic is in float32; the others are ways to store it
+ * (kernels/convert.h). BLOCK8 and UBLOCK8 (no sign) are the two halves of 8-bit optimizer state: one byte an element and,
+ * beside it, one float32 scale for each PFO_SCALE_BLOCK elements, the last block being as short as it must. */
+#define PFO_DTYPE_LIST(X)                                                                                              \
+    X(FLOAT32, "float32", 4)                                                                                           \
+    X(BFLOAT16, "bfloat16", 2)                                                                                         \
+    X(FLOAT16, "float16", 2)                                                                                           \
+    X(FLOAT8_E4M3, "float8_e4m3fn", 1)                                                                                 \
+    X(FLOAT8_E5M2, "float8_e5m2", 1)                                                                                   \
+    X(BLOCK8, "block8", 1)                                                                                             \
+    X(UBLOCK8, "ublock8", 1)
 
 typedef enum pfo_dtype {
 #define PFO_DTYPE_ENUM(id, name, bytes) PFO_DTYPE_##id,
@@ -64,6 +73,9 @@ typedef enum pfo_op {
 
 /* Elements of one chunk: the unit of work and of partial sums, on every device and for every dtype. */
 enum { PFO_CHUNK_ELEMENTS = 65536 };
+
+/* Elements that share a scale in BLOCK8 and UBLOCK8. Divides PFO_CHUNK_ELEMENTS, so a block never spans two chunks. */
+enum { PFO_SCALE_BLOCK = 256 };
 
 typedef struct pfo_tensor {
     void *data;    /* first element; NULL only when count == 0 */

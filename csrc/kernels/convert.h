@@ -1,0 +1,54 @@
+/* convert.h: the ways to store float32 values: for each processor level, one function per dtype that reads and one that writes.
+ *
+ * An optimizer step computes in float32. Whatever is stored otherwise is read into a tile of float32 that stays in the first
+ * cache, worked on there, and written back from it; so each dtype is written once here, not once for each operation.
+ *
+ * Every variant gives the bits of the scalar reference (convert_scalar.c), which is convert_math.h, quantize_math.h and
+ * philox_math.h element by element; those headers compile as CUDA too.
+ * - Rounding is to nearest, ties to even, or stochastic where asked for (bfloat16 and float16): up with the probability of the
+ *   dropped fraction. NaN stays NaN (quiet, sign kept) and infinity infinity under both. bfloat16 and float16 overflow to infinity, as IEEE
+ *   754 says; float8_e4m3fn (which has no infinity) and float8_e5m2 do what torch's conversion does, or saturate (saturate == 1).
+ * - Random bits are counter-based (Philox4x32-10; Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011): a function
+ *   of seed, stream and the element's index alone, whatever the threads, the tile or the variant.
+ * - BLOCK8 and UBLOCK8 also read or write scales[], one float32 per PFO_SCALE_BLOCK elements; the first element given is the first
+ *   of a block.
+ * Threads: tables are constant; functions are pure over the caller's memory. Nothing here allocates or fails.
+ */
+#ifndef PFO_KERNELS_CONVERT_H
+#define PFO_KERNELS_CONVERT_H
+
+#include "base/cpu.h"
+#include "kernels/tensor.h"
+
+typedef struct pfo_rounding {
+    int stochastic;  /* 0: to nearest even */
+    int saturate;    /* 1: float8 overflow gives the largest finite value */
+    uint64_t seed;   /* of the run */
+    uint64_t stream; /* of the tensor and the step: no two stores of a run share it */
+    uint64_t first;  /* index within the tensor of the first element given */
+} pfo_rounding;
+
+/* pre: from has count elements of the dtype, to has room for count float32; they do not overlap. scales is NULL but for BLOCK8 and
+ * UBLOCK8. count >= 0; no alignment beyond that of the element is needed. */
+typedef void (*pfo_load_kernel)(const void *from, const float *scales, float *to, int64_t count);
+
+/* The other way. stream_past_cache == 1: the destination will not be read soon and is written with non-temporal stores where that
+ * is possible. rounding is not NULL. */
+typedef void (*pfo_store_kernel)(const float *from, void *to, float *scales, int64_t count,
+                                 const pfo_rounding *rounding, int stream_past_cache);
+
+typedef struct pfo_convert_table {
+    pfo_cpu_level level;
+    pfo_load_kernel load[PFO_DTYPE_COUNT];   /* NULL for FLOAT32, which is used where it lies */
+    pfo_store_kernel store[PFO_DTYPE_COUNT]; /* FLOAT32 copies */
+} pfo_convert_table;
+
+/* The table for a level this machine can run, or NULL when it cannot. */
+const pfo_convert_table *pfo_converters_for(pfo_cpu_level level);
+
+/* One per variant file; NULL where the compiler's target has no such instructions. Use pfo_converters_for(). */
+const pfo_convert_table *pfo_converters_scalar(void);
+const pfo_convert_table *pfo_converters_avx2(void);
+const pfo_convert_table *pfo_converters_avx512(void);
+
+#endif
