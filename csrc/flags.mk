@@ -13,6 +13,7 @@ PFO_LIBS = -lzstd
 # Flags of single files (by stem): instruction sets go to the file that is only entered after cpuid said yes.
 # Contraction is off wherever arithmetic is specified bit by bit (every variant must round as the scalar reference does).
 PFO_FILE_kernels_scalar = -ffp-contract=off
+PFO_FILE_operation = -ffp-contract=off
 PFO_FILE_kernels_avx2 = -mavx2 -mfma -mf16c -ffp-contract=off
 PFO_FILE_kernels_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -ffp-contract=off
 PFO_FILE_convert_scalar = -ffp-contract=off

@@ -241,6 +241,8 @@ pfo_table_prepare(const pfo_backend_group *group, float steps_taken)
     options.eps = group->eps;
     options.weight_decay = group->weight_decay;
     options.maximize = group->maximize;
+    options.amsgrad = 0;
+    options.coupled = 0;
     return pfo_adamw_prepare(&options, (double)(steps_taken + 1.0f), 1.0, 1.0);
 }
 

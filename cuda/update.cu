@@ -28,7 +28,7 @@ update_chunk(const pfo_adamw_scalars &scalars, const chunk_pointers<Param> &at, 
         pfo_quad exp_avg_sq = pfo_load_quad<Param, kAligned>(at.exp_avg_sq + first);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            pfo_adamw_element(&scalars, grad.at[i], &param.at[i], &exp_avg.at[i], &exp_avg_sq.at[i]);
+            pfo_adamw_element(&scalars, grad.at[i], &param.at[i], &exp_avg.at[i], &exp_avg_sq.at[i], nullptr);
         }
         pfo_store_quad<Param, kAligned>(at.param + first, param);
         pfo_store_quad<Param, kAligned>(at.exp_avg + first, exp_avg);
@@ -39,7 +39,7 @@ update_chunk(const pfo_adamw_scalars &scalars, const chunk_pointers<Param> &at, 
         float param = pfo_element<Param>::load(at.param + rest);
         float exp_avg = pfo_element<Param>::load(at.exp_avg + rest);
         float exp_avg_sq = pfo_element<Param>::load(at.exp_avg_sq + rest);
-        pfo_adamw_element(&scalars, pfo_element<Param>::load(at.grad + rest), &param, &exp_avg, &exp_avg_sq);
+        pfo_adamw_element(&scalars, pfo_element<Param>::load(at.grad + rest), &param, &exp_avg, &exp_avg_sq, nullptr);
         pfo_element<Param>::store(at.param + rest, param);
         pfo_element<Param>::store(at.exp_avg + rest, exp_avg);
         pfo_element<Param>::store(at.exp_avg_sq + rest, exp_avg_sq);

@@ -56,20 +56,20 @@ mutant() {
 }
 
 [ -n "$only" ] || judge control passes
-mutant step-does-nothing kernels/execute.c 'run_over_chunks(plan, request->threads, update_chunks, &context);' '(void)context;(void)update_chunks;'
-mutant weight-decay-ignored kernels/update_math.h '(float)(1.0 - options->lr * options->weight_decay)' '1.0f'
-mutant clipping-ignored kernels/update_math.h 'return factor > 1.0 ? 1.0 : factor;' 'return factor > 1e300 ? factor : 1.0;'
+mutant step-does-nothing kernels/execute.c 'run_over_chunks(request->threads, pfo_walk_update, &walk);' ''
+mutant weight-decay-ignored kernels/adamw_math.h '(float)(1.0 - options->lr * options->weight_decay)' '1.0f'
+mutant clipping-ignored kernels/float_math.h 'return factor > 1.0 ? 1.0 : factor;' 'return factor > 1e300 ? factor : 1.0;'
 mutant step-count-stale kernels/execute.c '*entry->step += 1.0f;' '(void)entry;'
 mutant bias-correction-of-last-step kernels/execute.c '(double)(*entry->step + 1.0f)' '(double)(*entry->step < 1.0f ? 1.0f : *entry->step)'
-mutant wrong-beta kernels/update_math.h 'scalars.beta2 = (float)options->beta2;' 'scalars.beta2 = (float)options->beta1;'
+mutant wrong-beta kernels/adamw_math.h 'scalars.beta2 = (float)options->beta2;' 'scalars.beta2 = (float)options->beta1;'
 mutant tail-skipped kernels/plan.c 'return count / PFO_CHUNK_ELEMENTS + (count % PFO_CHUNK_ELEMENTS != 0);' 'return count / PFO_CHUNK_ELEMENTS + (count < PFO_CHUNK_ELEMENTS && count > 0);'
-mutant vector-tail-skipped kernels/kernels_avx2.c 'for (; i < count; i++) {' 'for (; i < count - 7; i++) {'
-mutant eps-ignored kernels/update_math.h '(float)options->eps' '0.0f'
-mutant maximize-ignored kernels/update_math.h 'options->maximize ? -multiplier : multiplier' 'multiplier'
+mutant vector-tail-skipped kernels/kernels_update.h 'if (first_ < (count)) {' 'if (first_ + 7 < (count)) {'
+mutant eps-ignored kernels/adamw_math.h '(float)options->eps' '0.0f'
+mutant maximize-ignored kernels/float_math.h 'maximize ? -multiplier : multiplier' 'multiplier'
 mutant nonfinite-not-seen kernels/execute.c 'result->nonfinite = nonfinite != 0;' 'result->nonfinite = nonfinite > 1;'
-mutant skipped-step-counted kernels/execute.c 'result->skipped = 1;' 'result->skipped = 1; count_step(plan);'
-mutant first-groups-options kernels/execute.c 'pfo_adamw_prepare(&groups[group],' 'pfo_adamw_prepare(&groups[0],'
-mutant gradient-of-first-step bindings/train/optimizer_plan_type.c 'slot->entry, 1, other.data, &err)' 'slot->entry, 1, entry->data[PFO_ROLE_GRAD] != NULL ? entry->data[PFO_ROLE_GRAD] : other.data, &err)'
+mutant skipped-step-counted kernels/execute.c 'if (!result->skipped) {' 'if (result->skipped) { count_step(plan); } else {'
+mutant first-groups-options kernels/execute.c '&groups[entry->group]' '&groups[0]'
+mutant gradient-of-first-step bindings/train/optimizer_plan_type.c 'slot->entry, 1, other.data, PFO_DTYPE_FLOAT32, &err)' 'slot->entry, 1, entry->data[PFO_ROLE_GRAD] != NULL ? entry->data[PFO_ROLE_GRAD] : other.data, PFO_DTYPE_FLOAT32, &err)'
 if [ "$survivors" -ne 0 ]; then
     echo "$survivors not as wanted"
     exit 1

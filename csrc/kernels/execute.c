@@ -1,119 +1,29 @@
-/* execute.c: see execute.h. Work is handed out in ranges of chunks; each range looks its tensor up once and walks on.
- *
- * The floating point environment is part of the result: a caller that flushes denormals (torch.set_flush_denormal, a library
- * built with -ffast-math) would make its own thread's chunks differ from the workers', so every range runs under the default
- * environment and restores the caller's.
- */
+/* execute.c: see execute.h. Work is handed to the pool in ranges of chunks (kernels/walk.h). */
 #include "kernels/execute.h"
 
 #include "base/pool.h"
+#include "kernels/walk.h"
 
 #include <math.h>
 
-#if defined(__SSE2__)
-#include <xmmintrin.h>
-enum { DEFAULT_MXCSR = 0x1f80 }; /* round to nearest, no flushing, exceptions masked */
-#endif
-
 enum { ELEMENTS_WORTH_A_THREAD = 65536 };
 
-typedef struct run_context {
-    pfo_plan *plan;
-    const pfo_kernel_table *kernels;
-} run_context;
-
-static unsigned
-enter_default_float_environment(void)
-{
-#if defined(__SSE2__)
-    const unsigned before = _mm_getcsr();
-    _mm_setcsr(DEFAULT_MXCSR);
-    return before;
-#else
-    return 0;
-#endif
-}
-
 static void
-leave_default_float_environment(unsigned before)
+run_over_chunks(int threads, pfo_pool_body body, pfo_walk *walk)
 {
-#if defined(__SSE2__)
-    _mm_setcsr(before);
-#else
-    (void)before;
-#endif
-}
-
-/* Offset in bytes and number of elements of a chunk within its tensor. */
-static size_t
-chunk_span(const pfo_plan *plan, int64_t chunk, int32_t tensor, int64_t *count)
-{
-    const int64_t begin = (chunk - plan->first_chunk[tensor]) * PFO_CHUNK_ELEMENTS;
-    const int64_t left = plan->entries[tensor].count - begin;
-    *count = left < PFO_CHUNK_ELEMENTS ? left : PFO_CHUNK_ELEMENTS;
-    return (size_t)begin * pfo_dtype_bytes(plan->entries[tensor].dtype);
-}
-
-static void
-norm_chunks(void *context, int64_t begin, int64_t end)
-{
-    const run_context *run = context;
-    pfo_plan *plan = run->plan;
-    const unsigned environment = enter_default_float_environment();
-    for (int64_t chunk = begin; chunk < end; chunk++) {
-        const int32_t tensor = plan->chunk_tensor[chunk];
-        const pfo_plan_entry *entry = &plan->entries[tensor];
-        if (!entry->has_grad) {
-            plan->partials[chunk] = (pfo_norm_partial){ 0.0, 0 };
-            continue;
-        }
-        int64_t count;
-        const size_t offset = chunk_span(plan, chunk, tensor, &count);
-        const char *grad = (const char *)entry->data[PFO_ROLE_GRAD] + offset;
-        run->kernels->norm[entry->dtype](grad, count, &plan->partials[chunk]);
-    }
-    leave_default_float_environment(environment);
-}
-
-static void
-update_chunks(void *context, int64_t begin, int64_t end)
-{
-    const run_context *run = context;
-    const pfo_plan *plan = run->plan;
-    const unsigned environment = enter_default_float_environment();
-    for (int64_t chunk = begin; chunk < end; chunk++) {
-        const int32_t tensor = plan->chunk_tensor[chunk];
-        const pfo_plan_entry *entry = &plan->entries[tensor];
-        if (!entry->has_grad) {
-            continue;
-        }
-        int64_t count;
-        const size_t offset = chunk_span(plan, chunk, tensor, &count);
-        void *data[PFO_ROLE_COUNT];
-        for (int role = 0; role < PFO_ROLE_COUNT; role++) {
-            data[role] = (char *)entry->data[role] + offset;
-        }
-        const pfo_adamw_scalars *scalars = &plan->scalars[plan->scalars_of[tensor]];
-        run->kernels->update[plan->op][entry->dtype](scalars, data, count);
-    }
-    leave_default_float_environment(environment);
-}
-
-static void
-run_over_chunks(const pfo_plan *plan, int threads, pfo_pool_body body, run_context *context)
-{
+    const pfo_plan *plan = walk->plan;
     if (plan->chunk_count == 0) {
         return;
     }
     const int64_t elements_per_chunk = plan->element_count / plan->chunk_count; /* >= 1: no chunk is empty */
-    pfo_pool_run(threads, plan->chunk_count, 1 + (ELEMENTS_WORTH_A_THREAD - 1) / elements_per_chunk, body, context);
+    pfo_pool_run(threads, plan->chunk_count, 1 + (ELEMENTS_WORTH_A_THREAD - 1) / elements_per_chunk, body, walk);
 }
 
 void
-pfo_execute_norm(pfo_plan *plan, const pfo_kernel_table *kernels, double unscale, int threads, pfo_step_result *result)
+pfo_execute_norm(pfo_plan *plan, const pfo_engine *engine, double unscale, int threads, pfo_step_result *result)
 {
-    run_context context = { plan, kernels };
-    run_over_chunks(plan, threads, norm_chunks, &context);
+    pfo_walk walk = { .plan = plan, .engine = engine };
+    run_over_chunks(threads, pfo_walk_norm, &walk);
     double sum = 0.0;
     int64_t nonfinite = 0;
     for (int64_t chunk = 0; chunk < plan->chunk_count; chunk++) {
@@ -128,21 +38,22 @@ pfo_execute_norm(pfo_plan *plan, const pfo_kernel_table *kernels, double unscale
 
 /* Scalars of every tensor that takes part: neighbours mostly share group and step count, so they share one entry. */
 static void
-prepare_scalars(pfo_plan *plan, const pfo_adamw_options *groups, const pfo_step_request *request, double clip_factor)
+prepare_scalars(pfo_plan *plan, const pfo_options *groups, const pfo_step_request *request, double clip_factor)
 {
     int32_t used = 0;
-    int32_t group = -1;
-    double step = 0.0;
+    const pfo_plan_entry *last = NULL;
+    double last_step = 0.0;
     for (int32_t t = 0; t < plan->tensor_count; t++) {
         const pfo_plan_entry *entry = &plan->entries[t];
         if (!entry->has_grad) {
             continue;
         }
-        const double own_step = entry->step != NULL ? (double)(*entry->step + 1.0f) : request->step;
-        if (used == 0 || entry->group != group || own_step != step) {
-            group = entry->group;
-            step = own_step;
-            plan->scalars[used++] = pfo_adamw_prepare(&groups[group], step, request->unscale, clip_factor);
+        const double step = entry->step != NULL ? (double)(*entry->step + 1.0f) : request->step;
+        if (last == NULL || entry->group != last->group || step != last_step || entry->first != last->first) {
+            plan->scalars[used++] = pfo_operation_prepare(plan->op, &groups[entry->group], step, entry->first,
+                                                          request->unscale, clip_factor);
+            last = entry;
+            last_step = step;
         }
         plan->scalars_of[t] = used - 1;
     }
@@ -152,28 +63,48 @@ static void
 count_step(pfo_plan *plan)
 {
     for (int32_t t = 0; t < plan->tensor_count; t++) {
-        const pfo_plan_entry *entry = &plan->entries[t];
-        if (entry->has_grad && entry->step != NULL) {
+        pfo_plan_entry *entry = &plan->entries[t];
+        if (!entry->has_grad) {
+            continue;
+        }
+        entry->first = 0;
+        if (entry->step != NULL) {
             *entry->step += 1.0f;
         }
     }
 }
 
-void
-pfo_execute_adamw(pfo_plan *plan, const pfo_kernel_table *kernels, const pfo_adamw_options *groups,
-                  const pfo_step_request *request, pfo_step_result *result)
+/* Decides whether the step is to be taken, and fills *result. */
+static void
+look_at_gradients(pfo_plan *plan, const pfo_engine *engine, const pfo_step_request *request, pfo_step_result *result)
 {
     *result = (pfo_step_result){ .norm = (double)NAN, .clip_factor = 1.0 };
-    if (request->max_grad_norm >= 0.0 || request->skip_nonfinite) {
-        pfo_execute_norm(plan, kernels, request->unscale, request->threads, result);
-    }
-    if (result->nonfinite && request->skip_nonfinite) {
+    if (request->found_inf) {
+        result->nonfinite = 1;
         result->skipped = 1;
         return;
     }
-    result->clip_factor = pfo_clip_factor(result->norm, request->max_grad_norm);
-    prepare_scalars(plan, groups, request, result->clip_factor);
-    run_context context = { plan, kernels };
-    run_over_chunks(plan, request->threads, update_chunks, &context);
-    count_step(plan);
+    if (request->max_grad_norm >= 0.0 || request->skip_nonfinite) {
+        pfo_execute_norm(plan, engine, request->unscale, request->threads, result);
+    }
+    result->skipped = result->nonfinite && request->skip_nonfinite;
+}
+
+void
+pfo_execute_step(pfo_plan *plan, const pfo_engine *engine, const pfo_options *groups, const pfo_step_request *request,
+                 pfo_step_result *result)
+{
+    pfo_walk walk = { .plan = plan, .engine = engine, .request = request };
+    look_at_gradients(plan, engine, request, result);
+    if (!result->skipped) {
+        result->clip_factor = pfo_clip_factor(result->norm, request->max_grad_norm);
+        prepare_scalars(plan, groups, request, result->clip_factor);
+        walk.ema = pfo_lerp_prepare(1.0 - request->ema_decay);
+        walk.zero_grads = request->zero_grads && pfo_plan_grads_are_apart(plan);
+        run_over_chunks(request->threads, pfo_walk_update, &walk);
+        count_step(plan);
+    }
+    if (request->zero_grads && !walk.zero_grads) {
+        run_over_chunks(request->threads, pfo_walk_zero, &walk);
+    }
 }

@@ -30,14 +30,14 @@ fill_tensors(pfo_device_run *run)
     for (int32_t t = 0; t < run->plan->tensor_count; t++) {
         const pfo_plan_entry *entry = &run->plan->entries[t];
         run->tensors[t] = (pfo_backend_tensor){
-            .param = entry->data[PFO_ROLE_PARAM],
+            .param = entry->data[PFO_ROLE_WEIGHT],
             .grad = entry->data[PFO_ROLE_GRAD],
-            .exp_avg = entry->data[PFO_ROLE_EXP_AVG],
-            .exp_avg_sq = entry->data[PFO_ROLE_EXP_AVG_SQ],
+            .exp_avg = entry->data[PFO_ROLE_STATE_1],
+            .exp_avg_sq = entry->data[PFO_ROLE_STATE_2],
             .step = entry->step,
             .count = entry->count,
             .group = entry->group,
-            .dtype = (int32_t)entry->dtype,
+            .dtype = (int32_t)PFO_DTYPE_FLOAT32,
             .has_grad = entry->has_grad,
         };
     }
@@ -55,11 +55,58 @@ spec_of(const pfo_device_run *run)
     };
 }
 
+/* What the backend cannot do yet is refused here, with its name. */
+static pfo_status
+check_plan(const pfo_plan *plan, pfo_error *err)
+{
+    if (plan->op != PFO_OP_ADAMW) {
+        return pfo_fail(err, PFO_BAD_ARGUMENT, "operation %s runs on the CPU only; accepted on a device: adamw",
+                        pfo_operation_of(plan->op)->name);
+    }
+    for (int32_t t = 0; t < plan->tensor_count; t++) {
+        const pfo_plan_entry *entry = &plan->entries[t];
+        if (!entry->plain || entry->data[PFO_ROLE_STATE_3] != NULL) {
+            return pfo_fail(
+                err, PFO_BAD_ARGUMENT,
+                "tensor %d has memory that is not float32, a copy, an average or AMSGrad state; accepted on a "
+                "device: float32 without them",
+                (int)t);
+        }
+    }
+    return PFO_OK;
+}
+
+static pfo_status
+check_step(const pfo_device_run *run, const pfo_options *groups, const pfo_step_request *request, pfo_error *err)
+{
+    for (int32_t g = 0; g < run->plan->group_count; g++) {
+        if (groups[g].adamw.coupled) {
+            return pfo_fail(err, PFO_BAD_ARGUMENT, "group %d couples weight decay (Adam); accepted on a device: AdamW",
+                            (int)g);
+        }
+    }
+    for (int32_t t = 0; t < run->plan->tensor_count; t++) {
+        const pfo_plan_entry *entry = &run->plan->entries[t];
+        if (entry->has_grad && entry->dtype[PFO_ROLE_GRAD] != PFO_DTYPE_FLOAT32) {
+            return pfo_fail(err, PFO_BAD_ARGUMENT, "grads[%d] is of %s; accepted on a device: float32", (int)t,
+                            pfo_dtype_name(entry->dtype[PFO_ROLE_GRAD]));
+        }
+    }
+    if (request->zero_grads || request->found_inf || request->stochastic) {
+        return pfo_fail(err, PFO_BAD_ARGUMENT, "%s works on the CPU only",
+                        request->zero_grads  ? "zero_grads"
+                        : request->found_inf ? "found_inf"
+                                             : "stochastic rounding");
+    }
+    return PFO_OK;
+}
+
 pfo_status
 pfo_device_run_create(const pfo_backend *backend, int32_t device, const pfo_plan *plan, pfo_device_run **run,
                       int64_t *bytes, pfo_error *err)
 {
     *run = NULL;
+    PFO_TRY(check_plan(plan, err));
     pfo_device_run *made = pfo_alloc_array(1, sizeof *made);
     if (made == NULL) {
         return pfo_fail(err, PFO_NO_MEMORY, "out of memory for a device run");
@@ -121,23 +168,25 @@ pfo_device_run_started(const pfo_device_run *run)
 }
 
 pfo_status
-pfo_execute_device_adamw(pfo_device_run *run, const pfo_adamw_options *groups, const float *const *device_lr,
-                         const pfo_step_request *request, void *stream, pfo_error *err)
+pfo_execute_device_step(pfo_device_run *run, const pfo_options *groups, const float *const *device_lr,
+                        const pfo_step_request *request, void *stream, pfo_error *err)
 {
     const pfo_backend *backend = run->backend;
     pfo_backend_error reason = { 0, "" };
     if (run->device_plan == NULL) {
         return pfo_fail(err, PFO_STATE, "the device run has no workspace yet");
     }
+    PFO_TRY(check_step(run, groups, request, err));
     for (int32_t g = 0; g < run->plan->group_count; g++) {
+        const pfo_adamw_options *options = &groups[g].adamw;
         run->groups[g] = (pfo_backend_group){
-            .lr = groups[g].lr,
-            .beta1 = groups[g].beta1,
-            .beta2 = groups[g].beta2,
-            .eps = groups[g].eps,
-            .weight_decay = groups[g].weight_decay,
+            .lr = options->lr,
+            .beta1 = options->beta1,
+            .beta2 = options->beta2,
+            .eps = options->eps,
+            .weight_decay = options->weight_decay,
             .device_lr = device_lr[g],
-            .maximize = groups[g].maximize,
+            .maximize = options->maximize,
         };
     }
     const pfo_backend_step step = {

@@ -16,35 +16,73 @@ is_nonfinite(float value)
 }
 
 static void
-norm_float32(const void *data, int64_t count, pfo_norm_partial *partial)
+norm(const float *grad, int64_t count, pfo_norm_lanes *lanes)
 {
-    const float *grad = data;
-    double lane[PFO_NORM_LANES] = { 0.0 };
-    int64_t nonfinite = 0;
     for (int64_t i = 0; i < count; i++) {
         const double value = (double)grad[i];
-        lane[i % PFO_NORM_LANES] += value * value;
-        nonfinite |= is_nonfinite(grad[i]);
+        lanes->lane[i % PFO_NORM_LANES] += value * value;
+        lanes->nonfinite |= is_nonfinite(grad[i]);
     }
-    for (int width = PFO_NORM_LANES / 2; width > 0; width /= 2) {
-        for (int j = 0; j < width; j++) {
-            lane[j] += lane[j + width];
-        }
-    }
-    partial->sum_of_squares = lane[0];
-    partial->nonfinite = nonfinite;
 }
 
 static void
-adamw_float32(const void *scalars, void *const data[PFO_ROLE_COUNT], int64_t count)
+adamw(const pfo_scalars *scalars, float *const data[PFO_ROLE_COUNT], int64_t count)
 {
-    const pfo_adamw_scalars s = *(const pfo_adamw_scalars *)scalars;
-    const float *grad = data[PFO_ROLE_GRAD];
-    float *param = data[PFO_ROLE_PARAM];
-    float *exp_avg = data[PFO_ROLE_EXP_AVG];
-    float *exp_avg_sq = data[PFO_ROLE_EXP_AVG_SQ];
+    const pfo_adamw_scalars s = scalars->adamw;
+    float *max_exp_avg_sq = data[PFO_ROLE_STATE_3];
     for (int64_t i = 0; i < count; i++) {
-        pfo_adamw_element(&s, grad[i], &param[i], &exp_avg[i], &exp_avg_sq[i]);
+        pfo_adamw_element(&s, data[PFO_ROLE_GRAD][i], &data[PFO_ROLE_WEIGHT][i], &data[PFO_ROLE_STATE_1][i],
+                          &data[PFO_ROLE_STATE_2][i], max_exp_avg_sq != NULL ? &max_exp_avg_sq[i] : NULL);
+    }
+}
+
+static void
+sgd(const pfo_scalars *scalars, float *const data[PFO_ROLE_COUNT], int64_t count)
+{
+    const pfo_sgd_scalars s = scalars->sgd;
+    float *momentum_buffer = data[PFO_ROLE_STATE_1];
+    for (int64_t i = 0; i < count; i++) {
+        pfo_sgd_element(&s, data[PFO_ROLE_GRAD][i], &data[PFO_ROLE_WEIGHT][i],
+                        momentum_buffer != NULL ? &momentum_buffer[i] : NULL);
+    }
+}
+
+static void
+lion(const pfo_scalars *scalars, float *const data[PFO_ROLE_COUNT], int64_t count)
+{
+    const pfo_lion_scalars s = scalars->lion;
+    for (int64_t i = 0; i < count; i++) {
+        pfo_lion_element(&s, data[PFO_ROLE_GRAD][i], &data[PFO_ROLE_WEIGHT][i], &data[PFO_ROLE_STATE_1][i]);
+    }
+}
+
+static void
+adagrad(const pfo_scalars *scalars, float *const data[PFO_ROLE_COUNT], int64_t count)
+{
+    const pfo_adagrad_scalars s = scalars->adagrad;
+    for (int64_t i = 0; i < count; i++) {
+        pfo_adagrad_element(&s, data[PFO_ROLE_GRAD][i], &data[PFO_ROLE_WEIGHT][i], &data[PFO_ROLE_STATE_1][i]);
+    }
+}
+
+static void
+rmsprop(const pfo_scalars *scalars, float *const data[PFO_ROLE_COUNT], int64_t count)
+{
+    const pfo_rmsprop_scalars s = scalars->rmsprop;
+    float *momentum_buffer = data[PFO_ROLE_STATE_2];
+    float *grad_avg = data[PFO_ROLE_STATE_3];
+    for (int64_t i = 0; i < count; i++) {
+        pfo_rmsprop_element(&s, data[PFO_ROLE_GRAD][i], &data[PFO_ROLE_WEIGHT][i], &data[PFO_ROLE_STATE_1][i],
+                            momentum_buffer != NULL ? &momentum_buffer[i] : NULL,
+                            grad_avg != NULL ? &grad_avg[i] : NULL);
+    }
+}
+
+static void
+ema(pfo_lerp lerp, const float *weight, float *average, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        average[i] = pfo_lerp_element(lerp, average[i], weight[i]);
     }
 }
 
@@ -53,8 +91,13 @@ pfo_kernels_scalar(void)
 {
     static const pfo_kernel_table table = {
         .level = PFO_CPU_SCALAR,
-        .norm = { [PFO_DTYPE_FLOAT32] = norm_float32 },
-        .update = { [PFO_OP_ADAMW] = { [PFO_DTYPE_FLOAT32] = adamw_float32 } },
+        .norm = norm,
+        .update = { [PFO_OP_ADAMW] = adamw,
+                    [PFO_OP_SGD] = sgd,
+                    [PFO_OP_LION] = lion,
+                    [PFO_OP_ADAGRAD] = adagrad,
+                    [PFO_OP_RMSPROP] = rmsprop },
+        .ema = ema,
     };
     return &table;
 }

@@ -46,6 +46,22 @@ pfo_dtype_bytes(pfo_dtype dtype)
     return 1;
 }
 
+/* Its name as torch spells it. */
+static inline const char *
+pfo_dtype_name(pfo_dtype dtype)
+{
+    switch (dtype) {
+#define PFO_DTYPE_NAME(id, name, bytes)                                                                                \
+    case PFO_DTYPE_##id:                                                                                               \
+        return name;
+        PFO_DTYPE_LIST(PFO_DTYPE_NAME)
+#undef PFO_DTYPE_NAME
+    case PFO_DTYPE_COUNT:
+        break;
+    }
+    return "?";
+}
+
 /* X(enumerator, name as torch spells it) */
 #define PFO_DEVICE_LIST(X)                                                                                             \
     X(CPU, "cpu")                                                                                                      \
@@ -62,7 +78,11 @@ typedef enum pfo_device {
  */
 #define PFO_OP_LIST(X)                                                                                                 \
     X(NORM, "norm")                                                                                                    \
-    X(ADAMW, "adamw")
+    X(ADAMW, "adamw")                                                                                                  \
+    X(SGD, "sgd")                                                                                                      \
+    X(LION, "lion")                                                                                                    \
+    X(ADAGRAD, "adagrad")                                                                                              \
+    X(RMSPROP, "rmsprop")
 
 typedef enum pfo_op {
 #define PFO_OP_ENUM(id, name) PFO_OP_##id,

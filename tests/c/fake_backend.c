@@ -210,12 +210,12 @@ update_chunk(const pfo_table_record *record, pfo_table_chunk span, const float *
     for (int32_t thread = 0; thread < THREADS; thread++) {
         for (int32_t quad = thread; quad < quads; quad += THREADS) {
             for (int32_t i = quad * 4; i < quad * 4 + 4; i++) {
-                pfo_adamw_element(scalars, grad[span.begin + i], &param[i], &exp_avg[i], &exp_avg_sq[i]);
+                pfo_adamw_element(scalars, grad[span.begin + i], &param[i], &exp_avg[i], &exp_avg_sq[i], NULL);
             }
         }
         const int32_t rest = quads * 4 + thread;
         if (rest < span.length) {
-            pfo_adamw_element(scalars, grad[span.begin + rest], &param[rest], &exp_avg[rest], &exp_avg_sq[rest]);
+            pfo_adamw_element(scalars, grad[span.begin + rest], &param[rest], &exp_avg[rest], &exp_avg_sq[rest], NULL);
         }
     }
 }

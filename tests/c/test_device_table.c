@@ -1,5 +1,5 @@
 /* Tests of cuda/table.h, the index arithmetic of the CUDA kernels, without a device: layout and cut by themselves, and whole
- * steps of the fake backend, which walks the table as the kernels do, against the CPU's pfo_execute_adamw(). */
+ * steps of the fake backend, which walks the table as the kernels do, against the CPU's pfo_execute_step(). */
 #include "check.h"
 
 #include "../../cuda/table.h"
@@ -169,7 +169,7 @@ test_changes_give_the_shortest_run(void)
 
 /* ---- Steps: the table's against the CPU's ---------------------------------------------------- */
 
-enum { ROLES = PFO_ROLE_COUNT };
+enum { ROLES = PFO_ROLE_STATE_3 };
 
 typedef struct model {
     float *data[EDGES][ROLES];
@@ -186,7 +186,7 @@ fill_model(model *m, unsigned long long seed)
             REQUIRE(m->data[t][role] != NULL);
             for (int64_t i = 0; i < edge_counts[t]; i++) {
                 const float value = (float)(check_random(&seed) >> 40) / 8388608.0f - 1.0f;
-                m->data[t][role][i] = role == PFO_ROLE_EXP_AVG_SQ ? value * value : value;
+                m->data[t][role][i] = role == PFO_ROLE_STATE_2 ? value * value : value;
             }
         }
     }
@@ -239,16 +239,16 @@ run_both(const step_case *c, int steps)
         cpu.data[EDGES - 1][PFO_ROLE_GRAD][999] = INFINITY;
         device.data[EDGES - 1][PFO_ROLE_GRAD][999] = INFINITY;
     }
-    pfo_adamw_options options[2] = { { 1e-2, 0.9, 0.999, 1e-8, 0.1, c->maximize },
-                                     { 3e-3, 0.4, 0.95, 1e-6, 0.0, c->maximize } };
+    const pfo_engine engine = { pfo_kernels_scalar(), pfo_converters_scalar() };
+    pfo_options options[2] = { { .adamw = { 1e-2, 0.9, 0.999, 1e-8, 0.1, c->maximize, 0, 0 } },
+                               { .adamw = { 3e-3, 0.4, 0.95, 1e-6, 0.0, c->maximize, 0, 0 } } };
     const float slot_lr = 1e-2f; /* group 0 takes its rate from the device */
-    options[0].lr = (double)slot_lr;
+    options[0].adamw.lr = (double)slot_lr;
     pfo_backend_group groups[2];
     for (int g = 0; g < 2; g++) {
-        groups[g] = (pfo_backend_group){ options[g].lr,           options[g].beta1,
-                                         options[g].beta2,        options[g].eps,
-                                         options[g].weight_decay, NULL,
-                                         options[g].maximize,     0 };
+        const pfo_adamw_options *chosen = &options[g].adamw;
+        groups[g] = (pfo_backend_group){ chosen->lr,           chosen->beta1, chosen->beta2,    chosen->eps,
+                                         chosen->weight_decay, NULL,          chosen->maximize, 0 };
     }
     groups[0].lr = 1e9;
     groups[0].device_lr = &slot_lr;
@@ -265,7 +265,7 @@ run_both(const step_case *c, int steps)
                                            PFO_BACKEND_FLOAT32,
                                            t % 7 != 3,
                                            0 };
-        memcpy(entries[t].data, cpu.data[t], sizeof entries[t].data);
+        memcpy(entries[t].data, cpu.data[t], sizeof cpu.data[t]);
     }
     pfo_plan *plan;
     REQUIRE(pfo_plan_create(PFO_OP_ADAMW, entries, EDGES, 2, &plan, NULL) == PFO_OK);
@@ -276,7 +276,11 @@ run_both(const step_case *c, int steps)
     REQUIRE(backend->plan_create(&spec, NULL, &device_plan, NULL) == PFO_BACKEND_OK);
 
     const double unscale = c->grad_scale > 0.0f ? c->unscale / (double)c->grad_scale : c->unscale;
-    const pfo_step_request request = { c->max_grad_norm, unscale, 1.0, c->skip_nonfinite, 1 };
+    const pfo_step_request request = { .max_grad_norm = c->max_grad_norm,
+                                       .unscale = unscale,
+                                       .step = 1.0,
+                                       .skip_nonfinite = c->skip_nonfinite,
+                                       .threads = 1 };
     const pfo_backend_step step = { c->max_grad_norm,
                                     c->unscale,
                                     c->grad_scale > 0.0f ? &c->grad_scale : NULL,
@@ -289,7 +293,7 @@ run_both(const step_case *c, int steps)
         pfo_step_result result = { 0 };
         pfo_backend_state state;
         if (!(c->found_inf > 0.0f)) {
-            pfo_execute_adamw(plan, pfo_kernels_scalar(), options, &request, &result);
+            pfo_execute_step(plan, &engine, options, &request, &result);
         }
         skipped += result.skipped || c->found_inf > 0.0f;
         CHECK(backend->plan_update(device_plan, tensors, EDGES, NULL, NULL) == PFO_BACKEND_OK);

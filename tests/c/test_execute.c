@@ -12,24 +12,25 @@
 #endif
 
 static const int64_t sizes[] = { 0, 1, 7, 33, 65535, 65536, 65537, 200000, 64, 300001 };
-enum { TENSORS = sizeof sizes / sizeof sizes[0], ELEMENTS = 700000 };
+enum { TENSORS = sizeof sizes / sizeof sizes[0], ELEMENTS = 700000, ROLES = PFO_ROLE_STATE_3 };
 
 typedef struct model {
-    float memory[PFO_ROLE_COUNT][ELEMENTS];
+    float memory[ROLES][ELEMENTS];
     float steps[TENSORS];
     pfo_plan_entry entries[TENSORS];
 } model;
 
 static model start, one, other;
+static pfo_engine scalar;
 
 static void
 fill(model *m)
 {
     unsigned long long seed = 3;
-    for (int role = 0; role < PFO_ROLE_COUNT; role++) {
+    for (int role = 0; role < ROLES; role++) {
         for (int i = 0; i < ELEMENTS; i++) {
             const float value = (float)(check_random(&seed) >> 40) / (float)(1 << 23) - 1.0f;
-            m->memory[role][i] = role == PFO_ROLE_EXP_AVG_SQ ? value * value : value;
+            m->memory[role][i] = role == PFO_ROLE_STATE_2 ? value * value : value;
         }
     }
 }
@@ -41,7 +42,7 @@ plan_of(model *m)
     for (int t = 0; t < TENSORS; t++) {
         m->steps[t] = (float)(t / 3);
         m->entries[t] = (pfo_plan_entry){ .has_grad = 1, .step = &m->steps[t], .count = sizes[t], .group = t % 2 };
-        for (int role = 0; role < PFO_ROLE_COUNT; role++) {
+        for (int role = 0; role < ROLES; role++) {
             m->entries[t].data[role] = &m->memory[role][offset];
         }
         offset += sizes[t];
@@ -52,21 +53,21 @@ plan_of(model *m)
     return plan;
 }
 
-static const pfo_adamw_options groups[2] = {
-    { .lr = 1e-2, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.1 },
-    { .lr = 1e-3, .beta1 = 0.8, .beta2 = 0.99, .eps = 1e-6, .weight_decay = 0.0, .maximize = 1 },
+static const pfo_options groups[2] = {
+    { .adamw = { .lr = 1e-2, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.1 } },
+    { .adamw = { .lr = 1e-3, .beta1 = 0.8, .beta2 = 0.99, .eps = 1e-6, .weight_decay = 0.0, .maximize = 1 } },
 };
 
 static const pfo_step_request clipped = { .max_grad_norm = 1.0, .unscale = 1.0, .skip_nonfinite = 1, .threads = 1 };
 
 static pfo_step_result
-run(model *m, const pfo_kernel_table *kernels, pfo_step_request request, int steps)
+run(model *m, const pfo_engine *engine, pfo_step_request request, int steps)
 {
     memcpy(m->memory, start.memory, sizeof m->memory);
     pfo_plan *plan = plan_of(m);
     pfo_step_result result = { 0 };
     for (int i = 0; i < steps; i++) {
-        pfo_execute_adamw(plan, kernels, groups, &request, &result);
+        pfo_execute_step(plan, engine, groups, &request, &result);
     }
     pfo_plan_destroy(plan);
     return result;
@@ -75,14 +76,15 @@ run(model *m, const pfo_kernel_table *kernels, pfo_step_request request, int ste
 static void
 any_number_of_threads_and_any_variant_give_the_same_bits(void)
 {
-    const pfo_step_result want = run(&one, pfo_kernels_scalar(), clipped, 3);
+    const pfo_step_result want = run(&one, &scalar, clipped, 3);
     CHECK(want.norm > 1.0 && want.clip_factor == 1.0 / (want.norm + 1e-6) && !want.skipped);
     for (int level = 0; level < PFO_CPU_LEVEL_COUNT; level++) {
-        const pfo_kernel_table *kernels = pfo_kernels_for((pfo_cpu_level)level);
-        for (int threads = 1; threads <= 8 && kernels != NULL; threads++) {
+        pfo_engine engine;
+        const int usable = pfo_engine_for((pfo_cpu_level)level, &engine);
+        for (int threads = 1; threads <= 8 && usable; threads++) {
             pfo_step_request request = clipped;
             request.threads = threads;
-            const pfo_step_result got = run(&other, kernels, request, 3);
+            const pfo_step_result got = run(&other, &engine, request, 3);
             CHECK(memcmp(&want, &got, sizeof want) == 0);
             CHECK(memcmp(one.memory, other.memory, sizeof one.memory) == 0);
             CHECK(memcmp(one.steps, other.steps, sizeof one.steps) == 0);
@@ -93,20 +95,20 @@ any_number_of_threads_and_any_variant_give_the_same_bits(void)
 static void
 step_counts_are_each_tensors_own(void)
 {
-    (void)run(&one, pfo_kernels_scalar(), clipped, 2);
+    (void)run(&one, &scalar, clipped, 2);
     for (int t = 0; t < TENSORS; t++) {
         CHECK(one.steps[t] == (float)(t / 3) + 2.0f);
     }
     /* tensor 1 (group 1) starts from step 0, tensor 3 (group 1) from step 1: one element of each by the reference */
-    (void)run(&one, pfo_kernels_scalar(), clipped, 1);
-    const pfo_step_result result = run(&other, pfo_kernels_scalar(), clipped, 1);
+    (void)run(&one, &scalar, clipped, 1);
+    const pfo_step_result result = run(&other, &scalar, clipped, 1);
     for (int t = 1; t <= 3; t += 2) {
-        const pfo_adamw_scalars s = pfo_adamw_prepare(&groups[1], (double)(t / 3) + 1.0, 1.0, result.clip_factor);
+        const pfo_adamw_scalars s = pfo_adamw_prepare(&groups[1].adamw, (double)(t / 3) + 1.0, 1.0, result.clip_factor);
         const int64_t at = t == 1 ? 0 : 8;
-        float p = start.memory[PFO_ROLE_PARAM][at], m = start.memory[PFO_ROLE_EXP_AVG][at];
-        float v = start.memory[PFO_ROLE_EXP_AVG_SQ][at];
-        pfo_adamw_element(&s, start.memory[PFO_ROLE_GRAD][at], &p, &m, &v);
-        CHECK(one.memory[PFO_ROLE_PARAM][at] == p && one.memory[PFO_ROLE_EXP_AVG_SQ][at] == v);
+        float p = start.memory[PFO_ROLE_WEIGHT][at], m = start.memory[PFO_ROLE_STATE_1][at];
+        float v = start.memory[PFO_ROLE_STATE_2][at];
+        pfo_adamw_element(&s, start.memory[PFO_ROLE_GRAD][at], &p, &m, &v, NULL);
+        CHECK(one.memory[PFO_ROLE_WEIGHT][at] == p && one.memory[PFO_ROLE_STATE_2][at] == v);
     }
 }
 
@@ -120,14 +122,14 @@ a_skipped_step_changes_nothing(void)
         pfo_step_request request = clipped;
         request.threads = 2;
         request.max_grad_norm = k < 2 ? 1.0 : -1.0;
-        const pfo_step_result result = run(&one, pfo_kernels_scalar(), request, 2);
+        const pfo_step_result result = run(&one, &scalar, request, 2);
         CHECK(result.skipped && result.nonfinite);
         CHECK(memcmp(one.memory, start.memory, sizeof one.memory) == 0);
         for (int t = 0; t < TENSORS; t++) {
             CHECK(one.steps[t] == (float)(t / 3));
         }
         request.skip_nonfinite = 0;
-        CHECK(!run(&one, pfo_kernels_scalar(), request, 1).skipped);
+        CHECK(!run(&one, &scalar, request, 1).skipped);
         CHECK(memcmp(one.memory, start.memory, sizeof one.memory) != 0 && one.steps[0] == 1.0f);
         start.memory[PFO_ROLE_GRAD][places[k]] = good;
     }
@@ -140,11 +142,11 @@ tensors_without_gradient_are_left_out(void)
     pfo_plan *plan = plan_of(&one);
     for (int t = 0; t < TENSORS; t++) {
         if (t != 7) {
-            REQUIRE(pfo_plan_set_grad(plan, t, 0, NULL, NULL) == PFO_OK);
+            REQUIRE(pfo_plan_set_grad(plan, t, 0, NULL, PFO_DTYPE_FLOAT32, NULL) == PFO_OK);
         }
     }
     pfo_step_result result;
-    pfo_execute_adamw(plan, pfo_kernels_scalar(), groups, &clipped, &result);
+    pfo_execute_step(plan, &scalar, groups, &clipped, &result);
     double sum = 0.0;
     const int64_t at = 1 + 7 + 33 + 65535 + 65536 + 65537;
     for (int64_t i = at; i < at + 200000; i++) {
@@ -164,8 +166,8 @@ unscale_multiplies_norm_and_gradients(void)
 {
     pfo_step_request request = clipped;
     request.unscale = 0.25;
-    const pfo_step_result scaled = run(&one, pfo_kernels_scalar(), request, 1);
-    const pfo_step_result plain = run(&other, pfo_kernels_scalar(), clipped, 1);
+    const pfo_step_result scaled = run(&one, &scalar, request, 1);
+    const pfo_step_result plain = run(&other, &scalar, clipped, 1);
     CHECK(scaled.norm == 0.25 * plain.norm);
     CHECK(fabs(scaled.clip_factor * 0.25 / plain.clip_factor - 1.0) < 1e-6);
 }
@@ -176,10 +178,10 @@ without_clipping_and_check_pass_one_is_left_out(void)
     pfo_step_request request = clipped;
     request.max_grad_norm = -1.0;
     request.skip_nonfinite = 0;
-    const pfo_step_result result = run(&one, pfo_kernels_scalar(), request, 1);
+    const pfo_step_result result = run(&one, &scalar, request, 1);
     CHECK(isnan(result.norm) && result.clip_factor == 1.0);
     request.skip_nonfinite = 1;
-    CHECK(isfinite(run(&other, pfo_kernels_scalar(), request, 1).norm));
+    CHECK(isfinite(run(&other, &scalar, request, 1).norm));
     CHECK(memcmp(one.memory, other.memory, sizeof one.memory) == 0);
 }
 
@@ -189,13 +191,13 @@ callers_float_mode_neither_matters_nor_changes(void)
 #if defined(__SSE2__)
     for (int i = 0; i < ELEMENTS; i++) {
         start.memory[PFO_ROLE_GRAD][i] *= 1e-38f; /* denormal moments and gradients */
-        start.memory[PFO_ROLE_EXP_AVG][i] *= 1e-38f;
+        start.memory[PFO_ROLE_STATE_1][i] *= 1e-38f;
     }
-    (void)run(&one, pfo_kernels_for(PFO_CPU_SCALAR), clipped, 1);
+    (void)run(&one, &scalar, clipped, 1);
     const unsigned flushing = _mm_getcsr() | 0x8040u;
     const unsigned usual = _mm_getcsr();
     _mm_setcsr(flushing);
-    (void)run(&other, pfo_kernels_for(PFO_CPU_SCALAR), clipped, 1);
+    (void)run(&other, &scalar, clipped, 1);
     CHECK(_mm_getcsr() == flushing);
     _mm_setcsr(usual);
     CHECK(memcmp(one.memory, other.memory, sizeof one.memory) == 0);
@@ -210,7 +212,7 @@ empty_plan_is_a_step_of_nothing(void)
     pfo_plan *plan;
     REQUIRE(pfo_plan_create(PFO_OP_ADAMW, NULL, 0, 0, &plan, NULL) == PFO_OK);
     pfo_step_result result;
-    pfo_execute_adamw(plan, pfo_kernels_scalar(), NULL, &clipped, &result);
+    pfo_execute_step(plan, &scalar, NULL, &clipped, &result);
     CHECK(result.norm == 0.0 && !result.skipped && result.clip_factor == 1.0);
     pfo_plan_destroy(plan);
 }
@@ -218,6 +220,7 @@ empty_plan_is_a_step_of_nothing(void)
 int
 main(void)
 {
+    REQUIRE(pfo_engine_for(PFO_CPU_SCALAR, &scalar));
     fill(&start);
     RUN(any_number_of_threads_and_any_variant_give_the_same_bits);
     RUN(step_counts_are_each_tensors_own);

@@ -3,16 +3,18 @@
 #include "kernels/dispatch.h"
 
 #include "check.h"
+#include "kernel_cases.h"
 
 #include <math.h>
 #include <string.h>
 
+enum { ROLES = PFO_ROLE_COPY }; /* what kernels look at */
 enum { MAX_COUNT = PFO_CHUNK_ELEMENTS + 3, GUARD = 16, MAX_OFFSET = 3 };
 #define GUARD_VALUE 12345.678f
 
 typedef struct arrays {
-    float memory[PFO_ROLE_COUNT][GUARD + MAX_OFFSET + MAX_COUNT + GUARD];
-    void *data[PFO_ROLE_COUNT];
+    float memory[ROLES][GUARD + MAX_OFFSET + MAX_COUNT + GUARD];
+    float *data[PFO_ROLE_COUNT];
 } arrays;
 
 static arrays expected, actual, before;
@@ -22,25 +24,25 @@ static const int64_t sizes[] = { 0,  1,  2,  3,  4,  5,  7,  8,   9,   15,  16, 
 enum { SIZES = sizeof sizes / sizeof sizes[0] };
 
 static float
-random_float(unsigned long long *state, float scale)
+random_float(unsigned long long *state)
 {
-    return scale * ((float)(check_random(state) >> 40) / (float)(1 << 23) - 1.0f);
+    return (float)(check_random(state) >> 40) / (float)(1 << 23) - 1.0f;
 }
 
-/* Role r starts r * offset elements into its memory, so that the four are misaligned against each other. */
+/* Role r starts r * offset elements into its memory, so that the roles are misaligned against each other. Roles that the case does
+ * not use are not there. */
 static void
-fill(arrays *a, int64_t count, int64_t offset, unsigned long long seed)
+fill(arrays *a, const kernel_case *c, int64_t count, int64_t offset, unsigned long long seed)
 {
-    for (int role = 0; role < PFO_ROLE_COUNT; role++) {
+    for (int role = 0; role < ROLES; role++) {
         float *memory = a->memory[role];
         for (size_t i = 0; i < sizeof a->memory[role] / sizeof *memory; i++) {
             memory[i] = GUARD_VALUE;
         }
         float *first = memory + GUARD + (role * offset) % (MAX_OFFSET + 1);
-        a->data[role] = first;
+        a->data[role] = case_uses(c, role) ? first : NULL;
         for (int64_t i = 0; i < count; i++) {
-            const float value = random_float(&seed, role == PFO_ROLE_GRAD ? 0.1f : 1.0f);
-            first[i] = role == PFO_ROLE_EXP_AVG_SQ ? value * value : value;
+            first[i] = case_value(c, role, random_float(&seed));
         }
     }
 }
@@ -49,43 +51,58 @@ static void
 copy(arrays *to, const arrays *from)
 {
     memcpy(to->memory, from->memory, sizeof to->memory);
-    for (int role = 0; role < PFO_ROLE_COUNT; role++) {
-        to->data[role] = to->memory[role] + ((const float *)from->data[role] - from->memory[role]);
+    for (int role = 0; role < ROLES; role++) {
+        to->data[role] = from->data[role] != NULL ? to->memory[role] + (from->data[role] - from->memory[role]) : NULL;
     }
 }
 
-static pfo_adamw_scalars
-scalars_for(double beta1, int maximize, double clip_factor)
+static void
+check_case(const pfo_kernel_table *table, const kernel_case *c, int64_t count, int64_t offset)
 {
-    const pfo_adamw_options options = {
-        .lr = 1e-2, .beta1 = beta1, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.1, .maximize = maximize
-    };
-    return pfo_adamw_prepare(&options, 3.0, 1.0, clip_factor);
+    const pfo_kernel_table *reference = pfo_kernels_scalar();
+    const pfo_scalars scalars = case_scalars(c);
+    fill(&before, c, count, offset, 17ULL + (unsigned long long)(count * 4 + offset));
+    copy(&expected, &before);
+    copy(&actual, &before);
+    reference->update[c->op](&scalars, expected.data, count);
+    table->update[c->op](&scalars, actual.data, count);
+    const int same = memcmp(expected.memory, actual.memory, sizeof actual.memory) == 0;
+    CHECK(same);
+    if (!same) {
+        (void)fprintf(stderr, "  %s: %s, %lld elements\n", pfo_cpu_level_name(table->level), c->name, (long long)count);
+    }
+    CHECK(count == 0 || memcmp(before.memory[PFO_ROLE_WEIGHT], actual.memory[PFO_ROLE_WEIGHT],
+                               sizeof actual.memory[PFO_ROLE_WEIGHT]) != 0);
+    CHECK(memcmp(before.memory[PFO_ROLE_GRAD], actual.memory[PFO_ROLE_GRAD], sizeof actual.memory[0]) == 0);
 }
 
 static void
-check_variant(const pfo_kernel_table *table)
+check_norm_and_average(const pfo_kernel_table *table, int64_t count, int64_t offset)
 {
     const pfo_kernel_table *reference = pfo_kernels_scalar();
-    const double beta1s[] = { 0.9, 0.3, 0.0 };
-    for (int s = 0; s < SIZES; s++) {
-        for (int64_t offset = 0; offset <= MAX_OFFSET; offset++) {
-            const int64_t count = sizes[s];
-            fill(&before, count, offset, 17ULL + (unsigned long long)(s * 4 + offset));
-            pfo_norm_partial want, got;
-            reference->norm[PFO_DTYPE_FLOAT32](before.data[PFO_ROLE_GRAD], count, &want);
-            table->norm[PFO_DTYPE_FLOAT32](before.data[PFO_ROLE_GRAD], count, &got);
-            CHECK(memcmp(&want.sum_of_squares, &got.sum_of_squares, sizeof want.sum_of_squares) == 0);
-            CHECK(want.nonfinite == 0 && got.nonfinite == 0);
-            const pfo_adamw_scalars scalars = scalars_for(beta1s[(s + offset) % 3], (int)(offset % 2), 0.37);
-            copy(&expected, &before);
-            copy(&actual, &before);
-            reference->update[PFO_OP_ADAMW][PFO_DTYPE_FLOAT32](&scalars, expected.data, count);
-            table->update[PFO_OP_ADAMW][PFO_DTYPE_FLOAT32](&scalars, actual.data, count);
-            CHECK(memcmp(expected.memory, actual.memory, sizeof actual.memory) == 0);
-            CHECK(count == 0 ||
-                  memcmp(before.data[PFO_ROLE_PARAM], actual.data[PFO_ROLE_PARAM], (size_t)count * 4) != 0);
-            CHECK(memcmp(before.memory[PFO_ROLE_GRAD], actual.memory[PFO_ROLE_GRAD], sizeof actual.memory[0]) == 0);
+    fill(&before, &kernel_cases[0], count, offset, 5);
+    pfo_norm_lanes want = { { 0.0 }, 0 }, got = { { 0.0 }, 0 };
+    reference->norm(before.data[PFO_ROLE_GRAD], count, &want);
+    table->norm(before.data[PFO_ROLE_GRAD], count, &got);
+    CHECK(memcmp(&want, &got, sizeof want) == 0 && want.nonfinite == 0);
+    pfo_norm_lanes pieces = { { 0.0 }, 0 };
+    const int64_t cut = count / 2 / PFO_NORM_LANES * PFO_NORM_LANES;
+    table->norm(before.data[PFO_ROLE_GRAD], cut, &pieces);
+    table->norm(before.data[PFO_ROLE_GRAD] + cut, count - cut, &pieces);
+    CHECK(memcmp(&want, &pieces, sizeof want) == 0);
+    const double decays[] = { 0.999, 0.25 };
+    for (int i = 0; i < 2; i++) {
+        const pfo_lerp lerp = pfo_lerp_prepare(1.0 - decays[i]);
+        copy(&expected, &before);
+        copy(&actual, &before);
+        reference->ema(lerp, before.data[PFO_ROLE_WEIGHT], expected.data[PFO_ROLE_STATE_1], count);
+        table->ema(lerp, before.data[PFO_ROLE_WEIGHT], actual.data[PFO_ROLE_STATE_1], count);
+        CHECK(memcmp(expected.memory, actual.memory, sizeof actual.memory) == 0);
+        for (int64_t k = 0; k < count; k += 977) {
+            const double start = (double)before.data[PFO_ROLE_STATE_1][k],
+                         end = (double)before.data[PFO_ROLE_WEIGHT][k];
+            const double mean = decays[i] * start + (1.0 - decays[i]) * end;
+            CHECK(fabs(mean - (double)actual.data[PFO_ROLE_STATE_1][k]) < 2e-7);
         }
     }
 }
@@ -95,11 +112,21 @@ variants_agree_with_the_reference_bit_for_bit(void)
 {
     for (int level = 0; level < PFO_CPU_LEVEL_COUNT; level++) {
         const pfo_kernel_table *table = pfo_kernels_for((pfo_cpu_level)level);
-        if (table != NULL) {
-            (void)printf("  variant %s\n", pfo_cpu_level_name(table->level));
-            check_variant(table);
-        } else {
+        if (table == NULL) {
             CHECK(!pfo_cpu_supports((pfo_cpu_level)level));
+            continue;
+        }
+        (void)printf("  variant %s\n", pfo_cpu_level_name(table->level));
+        for (int s = 0; s < SIZES; s++) {
+            for (int64_t offset = 0; offset <= MAX_OFFSET; offset++) {
+                check_norm_and_average(table, sizes[s], offset);
+                const int one = (int)(s * (MAX_OFFSET + 1) + offset); /* of the large sizes, each takes some cases */
+                for (int k = 0; k < KERNEL_CASES; k++) {
+                    if (sizes[s] <= 129 || k % 8 == one % 8) {
+                        check_case(table, &kernel_cases[k], sizes[s], offset);
+                    }
+                }
+            }
         }
     }
 }
@@ -107,43 +134,82 @@ variants_agree_with_the_reference_bit_for_bit(void)
 static void
 guards_survive_the_reference(void)
 {
-    for (int s = 0; s < SIZES; s++) {
-        fill(&before, sizes[s], 1, 5);
-        copy(&actual, &before);
-        const pfo_adamw_scalars scalars = scalars_for(0.9, 0, 1.0);
-        pfo_kernels_scalar()->update[PFO_OP_ADAMW][PFO_DTYPE_FLOAT32](&scalars, actual.data, sizes[s]);
-        for (int role = 0; role < PFO_ROLE_COUNT; role++) {
-            const float *first = actual.data[role];
-            const float *memory = actual.memory[role];
-            const float *end = memory + sizeof actual.memory[role] / sizeof *memory;
-            for (const float *p = memory; p < end; p++) {
-                if (p < first || p >= first + sizes[s]) {
-                    REQUIRE(*p == GUARD_VALUE);
+    for (int k = 0; k < KERNEL_CASES; k++) {
+        for (int s = 0; s < SIZES && sizes[s] < 200; s++) {
+            fill(&before, &kernel_cases[k], sizes[s], 1, 5);
+            copy(&actual, &before);
+            const pfo_scalars scalars = case_scalars(&kernel_cases[k]);
+            pfo_kernels_scalar()->update[kernel_cases[k].op](&scalars, actual.data, sizes[s]);
+            for (int role = 0; role < ROLES; role++) {
+                const float *memory = actual.memory[role];
+                const float *first = memory + GUARD + role % (MAX_OFFSET + 1);
+                const float *end = memory + sizeof actual.memory[role] / sizeof *memory;
+                for (const float *p = memory; p < end; p++) {
+                    if (p < first || p >= first + sizes[s]) {
+                        REQUIRE(*p == GUARD_VALUE);
+                    }
                 }
             }
         }
     }
 }
 
-/* Written out from algorithm 2 of the paper, in double and without any helper of the code under test. */
 static void
-reference_agrees_with_the_paper_in_double(void)
+reference_agrees_with_the_papers_in_double(void)
 {
-    fill(&before, 1000, 0, 99);
-    copy(&actual, &before);
-    const pfo_adamw_scalars scalars = scalars_for(0.9, 1, 0.37);
-    pfo_kernels_scalar()->update[PFO_OP_ADAMW][PFO_DTYPE_FLOAT32](&scalars, actual.data, 1000);
-    for (int i = 0; i < 1000; i++) {
-        const double g = -0.37 * (double)((float *)before.data[PFO_ROLE_GRAD])[i];
-        const double m = 0.9 * (double)((float *)before.data[PFO_ROLE_EXP_AVG])[i] + 0.1 * g;
-        const double v = 0.999 * (double)((float *)before.data[PFO_ROLE_EXP_AVG_SQ])[i] + 0.001 * g * g;
-        const double m_hat = m / (1.0 - 0.9 * 0.9 * 0.9);
-        const double v_hat = v / (1.0 - 0.999 * 0.999 * 0.999);
-        const double p = (1.0 - 1e-2 * 0.1) * (double)((float *)before.data[PFO_ROLE_PARAM])[i];
-        const double want = p - 1e-2 * m_hat / (sqrt(v_hat) + 1e-8);
-        CHECK(fabs(want - (double)((float *)actual.data[PFO_ROLE_PARAM])[i]) < 3e-7);
-        CHECK(fabs(m - (double)((float *)actual.data[PFO_ROLE_EXP_AVG])[i]) < 2e-7);
-        CHECK(fabs(v - (double)((float *)actual.data[PFO_ROLE_EXP_AVG_SQ])[i]) < 2e-7);
+    for (int k = 0; k < KERNEL_CASES; k++) {
+        const kernel_case *c = &kernel_cases[k];
+        fill(&before, c, 1000, 0, 99);
+        copy(&actual, &before);
+        const pfo_scalars scalars = case_scalars(c);
+        pfo_kernels_scalar()->update[c->op](&scalars, actual.data, 1000);
+        double worst = 0.0;
+        for (int i = 0; i < 1000; i++) {
+            double x[PFO_ROLE_COUNT] = { 0.0 };
+            for (int role = 0; role < ROLES; role++) {
+                x[role] = before.data[role] != NULL ? (double)before.data[role][i] : 0.0;
+            }
+            case_double(c, x);
+            for (int role = 0; role < ROLES; role++) {
+                if (before.data[role] != NULL && role != PFO_ROLE_GRAD) {
+                    const double error = fabs(x[role] - (double)actual.data[role][i]) / (1.0 + fabs(x[role]));
+                    worst = error > worst ? error : worst;
+                }
+            }
+        }
+        CHECK(worst < 1e-6);
+        if (worst >= 1e-6) {
+            (void)fprintf(stderr, "  %s: off by %g\n", c->name, worst);
+        }
+    }
+}
+
+static void
+special_values_are_the_same_everywhere(void)
+{
+    const float values[] = { NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 1.0f, 1e-40f, 3e38f };
+    for (int level = 0; level < PFO_CPU_LEVEL_COUNT; level++) {
+        const pfo_kernel_table *table = pfo_kernels_for((pfo_cpu_level)level);
+        for (int k = 0; k < KERNEL_CASES && table != NULL; k++) {
+            const kernel_case *c = &kernel_cases[k];
+            const pfo_scalars scalars = case_scalars(c);
+            fill(&before, c, 64 * 5, 1, 3);
+            for (int role = 0; role < ROLES; role++) { /* a special value in each role, among usual ones */
+                for (int i = 0; i < 8 && before.data[role] != NULL; i++) {
+                    before.data[role][64 * role + 8 * i] = values[i];
+                }
+            }
+            copy(&expected, &before);
+            copy(&actual, &before);
+            pfo_kernels_scalar()->update[c->op](&scalars, expected.data, 64 * 5);
+            table->update[c->op](&scalars, actual.data, 64 * 5);
+            for (int role = 0; role < ROLES; role++) {
+                for (int i = 0; i < 64 * 5 && before.data[role] != NULL; i++) {
+                    const float want = expected.data[role][i], got = actual.data[role][i];
+                    CHECK(memcmp(&want, &got, sizeof want) == 0 || (isnan(want) && isnan(got)));
+                }
+            }
+        }
     }
 }
 
@@ -157,16 +223,18 @@ nonfinite_is_seen_everywhere_and_only_where_it_is(void)
             const int64_t count = sizes[s];
             const int64_t places[] = { 0, count / 2, count - 1 };
             for (int k = 0; k < 9; k++) {
-                fill(&before, count, 1, 7);
+                fill(&before, &kernel_cases[0], count, 1, 7);
                 float *grad = before.data[PFO_ROLE_GRAD];
                 grad[-1] = NAN; /* neighbours must not be read as part of it */
                 grad[count] = INFINITY;
-                pfo_norm_partial partial;
-                table->norm[PFO_DTYPE_FLOAT32](grad, count, &partial);
-                CHECK(partial.nonfinite == 0 && isfinite(partial.sum_of_squares));
+                pfo_norm_lanes lanes = { { 0.0 }, 0 };
+                table->norm(grad, count, &lanes);
+                CHECK(lanes.nonfinite == 0 && isfinite(pfo_norm_fold(&lanes).sum_of_squares));
                 grad[places[k % 3]] = bad[k / 3];
-                table->norm[PFO_DTYPE_FLOAT32](grad, count, &partial);
-                CHECK(partial.nonfinite == 1);
+                table->norm(grad, count, &lanes);
+                CHECK(lanes.nonfinite == 1 && pfo_norm_fold(&lanes).nonfinite == 1);
+                table->norm(grad, 0, &lanes); /* what has been seen stays seen */
+                CHECK(lanes.nonfinite == 1);
             }
         }
     }
@@ -180,12 +248,13 @@ large_finite_gradients_raise_no_alarm(void)
         if (table == NULL) {
             continue;
         }
-        fill(&before, 65536, 0, 7);
+        fill(&before, &kernel_cases[0], 65536, 0, 7);
         for (int i = 0; i < 65536; i++) {
-            ((float *)before.data[PFO_ROLE_GRAD])[i] = 3.4e38f;
+            before.data[PFO_ROLE_GRAD][i] = 3.4e38f;
         }
-        pfo_norm_partial partial;
-        table->norm[PFO_DTYPE_FLOAT32](before.data[PFO_ROLE_GRAD], 65536, &partial);
+        pfo_norm_lanes lanes = { { 0.0 }, 0 };
+        table->norm(before.data[PFO_ROLE_GRAD], 65536, &lanes);
+        const pfo_norm_partial partial = pfo_norm_fold(&lanes);
         CHECK(partial.nonfinite == 0);
         CHECK(fabs(sqrt(partial.sum_of_squares) / (256.0 * (double)3.4e38f) - 1.0) < 1e-12);
     }
@@ -207,7 +276,8 @@ main(void)
 {
     RUN(variants_agree_with_the_reference_bit_for_bit);
     RUN(guards_survive_the_reference);
-    RUN(reference_agrees_with_the_paper_in_double);
+    RUN(reference_agrees_with_the_papers_in_double);
+    RUN(special_values_are_the_same_everywhere);
     RUN(nonfinite_is_seen_everywhere_and_only_where_it_is);
     RUN(large_finite_gradients_raise_no_alarm);
     RUN(clip_factor_is_the_one_of_torch);

@@ -17,6 +17,9 @@
 
 #include <math.h>
 
+/* Lists of adamw_step(): parameters, gradients and the two moments, as the roles are numbered. */
+enum { LIST_COUNT = PFO_ROLE_STATE_3 };
+
 /* The caller's sequence as a tuple that holds its items; NULL with a TypeError that names the argument. */
 static PyObject *
 hold_items(PyObject *sequence, const char *name)
@@ -50,7 +53,7 @@ grad_norm(PyObject *module, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:grad_norm", names, &grads)) {
         return NULL;
     }
-    const pfo_kernel_table *kernels = pfo_train_state_of(module)->kernels;
+    const pfo_engine *engine = &pfo_train_state_of(module)->engine;
     PyObject *items = hold_items(grads, "grads");
     if (items == NULL) {
         return NULL;
@@ -80,7 +83,7 @@ grad_norm(PyObject *module, PyObject *args, PyObject *kwargs)
     }
     pfo_step_result result;
     Py_BEGIN_ALLOW_THREADS
-    pfo_execute_norm(plan, kernels, 1.0, 0, &result);
+    pfo_execute_norm(plan, engine, 1.0, 0, &result);
     Py_END_ALLOW_THREADS
     answer = Py_BuildValue("(dN)", result.norm, PyBool_FromLong(result.nonfinite));
 done:
@@ -93,19 +96,19 @@ done:
 /* Reads the four lists, item by item, into entries. items[role] are tuples of equal length. 0, or -1 with an exception.
  */
 static int
-read_entries(PyObject *const items[PFO_ROLE_COUNT], pfo_plan_entry *entries)
+read_entries(PyObject *const items[LIST_COUNT], pfo_plan_entry *entries)
 {
-    const Py_ssize_t count = PyTuple_GET_SIZE(items[PFO_ROLE_PARAM]);
+    const Py_ssize_t count = PyTuple_GET_SIZE(items[PFO_ROLE_WEIGHT]);
     for (Py_ssize_t i = 0; i < count; i++) {
         pfo_tensor_arg param, other;
-        for (int role = 0; role < PFO_ROLE_COUNT; role++) {
-            pfo_tensor_arg *arg = role == PFO_ROLE_PARAM ? &param : &other;
+        for (int role = 0; role < LIST_COUNT; role++) {
+            pfo_tensor_arg *arg = role == PFO_ROLE_WEIGHT ? &param : &other;
             PyObject *item = PyTuple_GET_ITEM(items[role], i);
-            const char *name = pfo_role_name((pfo_role)role);
+            const char *name = pfo_role_name(PFO_OP_ADAMW, (pfo_role)role);
             if (pfo_tensor_arg_from_array(item, name, i, role != PFO_ROLE_GRAD, arg) < 0) {
                 return -1;
             }
-            if (role != PFO_ROLE_PARAM && !pfo_tensor_arg_same_layout(&param, &other)) {
+            if (role != PFO_ROLE_WEIGHT && !pfo_tensor_arg_same_layout(&param, &other)) {
                 return pfo_tensor_arg_fail(PyExc_ValueError, item, name, i,
                                            "shape and memory order must be those of params");
             }
@@ -167,11 +170,11 @@ PyDoc_STRVAR(adamw_step_doc,
              "clip_factor)``; norm is NaN when neither clipping nor the non-finite check asked for it.");
 
 static PyObject *
-run_adamw(const pfo_kernel_table *kernels, PyObject *const items[PFO_ROLE_COUNT], const pfo_adamw_options *options,
+run_adamw(const pfo_engine *engine, PyObject *const items[LIST_COUNT], const pfo_options *options,
           const pfo_step_request *request)
 {
     PyObject *answer = NULL;
-    const Py_ssize_t count = PyTuple_GET_SIZE(items[PFO_ROLE_PARAM]);
+    const Py_ssize_t count = PyTuple_GET_SIZE(items[PFO_ROLE_WEIGHT]);
     pfo_error err = PFO_ERROR_INIT;
     pfo_plan *plan = NULL;
     pfo_plan_entry *entries = pfo_alloc_array((size_t)count, sizeof *entries);
@@ -185,7 +188,7 @@ run_adamw(const pfo_kernel_table *kernels, PyObject *const items[PFO_ROLE_COUNT]
         } else {
             pfo_step_result result;
             Py_BEGIN_ALLOW_THREADS
-            pfo_execute_adamw(plan, kernels, options, request, &result);
+            pfo_execute_step(plan, engine, options, request, &result);
             Py_END_ALLOW_THREADS
             answer = Py_BuildValue("(dNd)", result.norm, PyBool_FromLong(result.skipped), result.clip_factor);
         }
@@ -200,38 +203,39 @@ adamw_step(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = { "params", "grads",        "exp_avgs",      "exp_avg_sqs", "step",           "lr", "betas",
                              "eps",    "weight_decay", "max_grad_norm", "maximize",    "skip_nonfinite", NULL };
-    PyObject *lists[PFO_ROLE_COUNT];
+    PyObject *lists[LIST_COUNT];
     PyObject *max_norm = Py_None;
     long long step;
-    pfo_adamw_options options = { .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 1e-2 };
+    pfo_options options = { .adamw = { .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 1e-2 } };
+    pfo_adamw_options *chosen = &options.adamw;
     pfo_step_request request = { .unscale = 1.0, .skip_nonfinite = 1 };
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOLd|(dd)ddOpp:adamw_step", names, &lists[PFO_ROLE_PARAM],
-                                     &lists[PFO_ROLE_GRAD], &lists[PFO_ROLE_EXP_AVG], &lists[PFO_ROLE_EXP_AVG_SQ],
-                                     &step, &options.lr, &options.beta1, &options.beta2, &options.eps,
-                                     &options.weight_decay, &max_norm, &options.maximize, &request.skip_nonfinite)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOLd|(dd)ddOpp:adamw_step", names, &lists[PFO_ROLE_WEIGHT],
+                                     &lists[PFO_ROLE_GRAD], &lists[PFO_ROLE_STATE_1], &lists[PFO_ROLE_STATE_2], &step,
+                                     &chosen->lr, &chosen->beta1, &chosen->beta2, &chosen->eps, &chosen->weight_decay,
+                                     &max_norm, &chosen->maximize, &request.skip_nonfinite)) {
         return NULL;
     }
     request.step = (double)step;
-    if (check_options(&options, request.step) < 0 || read_max_norm(max_norm, &request.max_grad_norm) < 0) {
+    if (check_options(chosen, request.step) < 0 || read_max_norm(max_norm, &request.max_grad_norm) < 0) {
         return NULL;
     }
-    PyObject *items[PFO_ROLE_COUNT] = { NULL };
+    PyObject *items[LIST_COUNT] = { NULL };
     PyObject *answer = NULL;
-    for (int role = 0; role < PFO_ROLE_COUNT; role++) {
-        items[role] = hold_items(lists[role], pfo_role_name((pfo_role)role));
+    for (int role = 0; role < LIST_COUNT; role++) {
+        items[role] = hold_items(lists[role], pfo_role_name(PFO_OP_ADAMW, (pfo_role)role));
         if (items[role] == NULL) {
             goto done;
         }
-        if (PyTuple_GET_SIZE(items[role]) != PyTuple_GET_SIZE(items[PFO_ROLE_PARAM])) {
+        if (PyTuple_GET_SIZE(items[role]) != PyTuple_GET_SIZE(items[PFO_ROLE_WEIGHT])) {
             PyErr_Format(PyExc_ValueError, "%s has %zd arrays and params has %zd; accepted: one for each parameter",
-                         pfo_role_name((pfo_role)role), PyTuple_GET_SIZE(items[role]),
-                         PyTuple_GET_SIZE(items[PFO_ROLE_PARAM]));
+                         pfo_role_name(PFO_OP_ADAMW, (pfo_role)role), PyTuple_GET_SIZE(items[role]),
+                         PyTuple_GET_SIZE(items[PFO_ROLE_WEIGHT]));
             goto done;
         }
     }
-    answer = run_adamw(pfo_train_state_of(module)->kernels, items, &options, &request);
+    answer = run_adamw(&pfo_train_state_of(module)->engine, items, &options, &request);
 done:
-    for (int role = 0; role < PFO_ROLE_COUNT; role++) {
+    for (int role = 0; role < LIST_COUNT; role++) {
         Py_XDECREF(items[role]);
     }
     return answer;
@@ -245,7 +249,7 @@ static PyObject *
 variant(PyObject *module, PyObject *unused)
 {
     (void)unused;
-    return PyUnicode_FromString(pfo_cpu_level_name(pfo_train_state_of(module)->kernels->level));
+    return PyUnicode_FromString(pfo_cpu_level_name(pfo_train_state_of(module)->engine.kernels->level));
 }
 
 PyMethodDef pfo_kernel_functions[] = {

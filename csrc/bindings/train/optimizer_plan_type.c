@@ -45,7 +45,7 @@ typedef struct plan_object {
     Py_ssize_t slot_count;
     state_item *state_items;
     Py_ssize_t state_count;
-    pfo_adamw_options *options; /* [group_count], read at each step */
+    pfo_options *options; /* [group_count], read at each step */
     int32_t group_count;
     int running;
     pfo_device device; /* of all tensors; PFO_DEVICE_COUNT while no parameter has been read */
@@ -251,17 +251,17 @@ make_entry(plan_object *self, plan_slot *slot, Py_ssize_t index, pfo_plan_entry 
         return -1;
     }
     pfo_plan_entry *entry = &entries[*used];
-    entry->data[PFO_ROLE_PARAM] = param.data;
+    entry->data[PFO_ROLE_WEIGHT] = param.data;
     entry->count = param.count;
     entry->group = slot->group;
     if (read_held(self, slot, EXP_AVG, index, &param, &other) < 0) {
         return -1;
     }
-    entry->data[PFO_ROLE_EXP_AVG] = other.data;
+    entry->data[PFO_ROLE_STATE_1] = other.data;
     if (read_held(self, slot, EXP_AVG_SQ, index, &param, &other) < 0) {
         return -1;
     }
-    entry->data[PFO_ROLE_EXP_AVG_SQ] = other.data;
+    entry->data[PFO_ROLE_STATE_2] = other.data;
     if (read_held(self, slot, STEP, index, &param, &other) < 0) {
         return -1;
     }
@@ -433,14 +433,14 @@ refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index)
     }
     pfo_error err = PFO_ERROR_INIT;
     if (slot->grad == Py_None) {
-        (void)pfo_plan_set_grad(self->plan, slot->entry, 0, NULL, &err);
+        (void)pfo_plan_set_grad(self->plan, slot->entry, 0, NULL, PFO_DTYPE_FLOAT32, &err);
         return 1;
     }
     const pfo_plan_entry *entry = &self->plan->entries[slot->entry];
     void *const expected[HELD_TENSORS] = {
-        [PARAM] = entry->data[PFO_ROLE_PARAM],
-        [EXP_AVG] = entry->data[PFO_ROLE_EXP_AVG],
-        [EXP_AVG_SQ] = entry->data[PFO_ROLE_EXP_AVG_SQ],
+        [PARAM] = entry->data[PFO_ROLE_WEIGHT],
+        [EXP_AVG] = entry->data[PFO_ROLE_STATE_1],
+        [EXP_AVG_SQ] = entry->data[PFO_ROLE_STATE_2],
         [STEP] = slot->step_data,
     };
     pfo_tensor_arg param, other;
@@ -462,7 +462,7 @@ refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index)
         return pfo_tensor_arg_fail(PyExc_ValueError, slot->grad, "grads", index,
                                    "shape and memory order must be those of its parameter");
     }
-    const pfo_status status = pfo_plan_set_grad(self->plan, slot->entry, 1, other.data, &err);
+    const pfo_status status = pfo_plan_set_grad(self->plan, slot->entry, 1, other.data, PFO_DTYPE_FLOAT32, &err);
     if (status != PFO_OK) {
         (void)pfo_raise(status, &err);
         return -1;
@@ -577,7 +577,7 @@ read_options(plan_object *self, PyObject *param_groups)
             return -1;
         }
         PyObject *group = Py_NewRef(PyList_GET_ITEM(param_groups, g));
-        const int status = read_group(self, group, g, &self->options[g]);
+        const int status = read_group(self, group, g, &self->options[g].adamw);
         Py_DECREF(group);
         if (status < 0) {
             return -1;
@@ -642,9 +642,9 @@ run_step(plan_object *self, PyObject *param_groups, PyObject *state, const pfo_s
     pfo_status status = PFO_OK;
     Py_BEGIN_ALLOW_THREADS
     if (self->run != NULL) {
-        status = pfo_execute_device_adamw(self->run, self->options, self->lr_slots, request, stream, &err);
+        status = pfo_execute_device_step(self->run, self->options, self->lr_slots, request, stream, &err);
     } else {
-        pfo_execute_adamw(self->plan, self->module_state->kernels, self->options, request, &result);
+        pfo_execute_step(self->plan, &self->module_state->engine, self->options, request, &result);
     }
     Py_END_ALLOW_THREADS
     if (status != PFO_OK) {

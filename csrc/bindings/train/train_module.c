@@ -27,7 +27,7 @@ train_exec(PyObject *module)
     pfo_train_state *state = pfo_train_state_of(module);
     import_array1(-1);
     pfo_error err = PFO_ERROR_INIT;
-    const pfo_status status = pfo_kernels_select(&state->kernels, &err);
+    const pfo_status status = pfo_engine_select(&state->engine, &err);
     if (status != PFO_OK) {
         (void)pfo_raise(status, &err);
         return -1;

@@ -47,8 +47,8 @@ typedef int (*pfo_dltensor_from_object)(void *object, void *dltensor);
 enum { PFO_TRAIN_TENSOR_TYPES = 4 };
 
 typedef struct pfo_train_state {
-    int ready;                       /* 1 once the module's exec slot has finished */
-    const pfo_kernel_table *kernels; /* chosen when the module was loaded */
+    int ready;         /* 1 once the module's exec slot has finished */
+    pfo_engine engine; /* chosen when the module was loaded */
     struct {
         PyTypeObject *type;                 /* strong */
         pfo_dltensor_from_object function;  /* NULL: the type has no exchange API */
