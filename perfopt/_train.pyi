@@ -1,7 +1,8 @@
 """Training kernels of perfopt on NumPy arrays and on tensors by data pointer."""
 
 from collections.abc import Sequence
-from typing import Any, final
+from collections.abc import Set as AbstractSet
+from typing import Any, SupportsFloat, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +26,15 @@ def adamw_step(
 
 @final
 class OptimizerPlan:
-    """Checked plan over the parameters and state of a torch-style AdamW optimizer."""
+    """Checked plan over the parameters and state of a torch-style optimizer."""
 
-    def __new__(cls, param_groups: list[dict[str, Any]], state: dict[Any, Any]) -> OptimizerPlan: ...
+    def __new__(
+        cls,
+        operation: str,
+        param_groups: list[dict[str, Any]],
+        state: dict[Any, Any],
+        fresh: AbstractSet[Any] | None = None,
+    ) -> OptimizerPlan: ...
     def step(
         self,
         param_groups: list[dict[str, Any]],
@@ -36,6 +43,14 @@ class OptimizerPlan:
         skip_nonfinite: bool,
         stream: int = 0,
         /,
+        *,
+        found_inf: SupportsFloat | None = None,
+        grad_scale: SupportsFloat | None = None,
+        ema_decay: SupportsFloat | None = None,
+        zero_grads: bool = False,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
+        rounding_step: int = 0,
     ) -> tuple[float, bool, float] | None: ...
     def start(self, workspace: Any, stream: int, /) -> None: ...
     def read(self, stream: int, /) -> tuple[float, float, bool, int, int]: ...
@@ -43,4 +58,4 @@ class OptimizerPlan:
     def device(self) -> int: ...
     @property
     def workspace_bytes(self) -> int: ...
-    def written(self, /) -> list[Any]: ...
+    def written(self, /) -> tuple[Any, ...]: ...

@@ -69,7 +69,7 @@ mutant maximize-ignored kernels/float_math.h 'maximize ? -multiplier : multiplie
 mutant nonfinite-not-seen kernels/execute.c 'result->nonfinite = nonfinite != 0;' 'result->nonfinite = nonfinite > 1;'
 mutant skipped-step-counted kernels/execute.c 'if (!result->skipped) {' 'if (result->skipped) { count_step(plan); } else {'
 mutant first-groups-options kernels/execute.c '&groups[entry->group]' '&groups[0]'
-mutant gradient-of-first-step bindings/train/optimizer_plan_type.c 'slot->entry, 1, other.data, PFO_DTYPE_FLOAT32, &err)' 'slot->entry, 1, entry->data[PFO_ROLE_GRAD] != NULL ? entry->data[PFO_ROLE_GRAD] : other.data, PFO_DTYPE_FLOAT32, &err)'
+mutant gradient-of-first-step bindings/train/plan_step.c 'slot->entry, 1, grad.data, grad.dtype, &err)' 'slot->entry, 1, self->plan->entries[slot->entry].data[PFO_ROLE_GRAD] != NULL ? self->plan->entries[slot->entry].data[PFO_ROLE_GRAD] : grad.data, grad.dtype, &err)'
 if [ "$survivors" -ne 0 ]; then
     echo "$survivors not as wanted"
     exit 1

@@ -202,7 +202,7 @@ class AdamW(torch.optim.AdamW):
         return plan.step(self.param_groups, self.state, self.max_grad_norm, self.skip_nonfinite, stream)
 
     def _make_plan(self) -> OptimizerPlan:
-        plan = OptimizerPlan(self.param_groups, self.state)
+        plan = OptimizerPlan("adamw", self.param_groups, self.state)
         if plan.device >= 0:
             workspace = torch.empty(-(-plan.workspace_bytes // 4), dtype=torch.float32, device=f"cuda:{plan.device}")
             plan.start(workspace, torch.cuda.current_stream(plan.device).cuda_stream)

@@ -40,7 +40,7 @@ typedef struct dl_exchange_api {
     void *current_work_stream;
 } dl_exchange_api;
 
-enum { DL_VERSION = 1, DL_CPU = 1, DL_CUDA = 2, DL_FLOAT = 2 };
+enum { DL_VERSION = 1, DL_CPU = 1, DL_CUDA = 2, DL_UINT = 1, DL_FLOAT = 2, DL_BFLOAT = 4 };
 
 int
 pfo_tensor_arg_fail(PyObject *exception, PyObject *object, const char *list, Py_ssize_t index, const char *problem)
@@ -170,6 +170,7 @@ pfo_tensor_arg_from_array(PyObject *object, const char *list, Py_ssize_t index, 
         return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index, "it is read-only and a step writes it");
     }
     arg->data = PyArray_DATA(array);
+    arg->dtype = PFO_DTYPE_FLOAT32;
     arg->device = PFO_DEVICE_CPU;
     arg->device_index = 0;
     arg->ndim = PyArray_NDIM(array);
@@ -221,17 +222,39 @@ c_order_strides(pfo_tensor_arg *arg)
     }
 }
 
+/* PFO_DTYPE_COUNT for one that no step takes. */
+static pfo_dtype
+dtype_of_dl(const dl_tensor *tensor)
+{
+    if (tensor->dtype.lanes != 1) {
+        return PFO_DTYPE_COUNT;
+    }
+    switch (tensor->dtype.code << 8 | tensor->dtype.bits) {
+    case DL_FLOAT << 8 | 32:
+        return PFO_DTYPE_FLOAT32;
+    case DL_FLOAT << 8 | 16:
+        return PFO_DTYPE_FLOAT16;
+    case DL_BFLOAT << 8 | 16:
+        return PFO_DTYPE_BFLOAT16;
+    case DL_UINT << 8 | 8:
+        return PFO_DTYPE_BLOCK8;
+    default:
+        return PFO_DTYPE_COUNT;
+    }
+}
+
 /* 1: arg is filled; 0: the tensor is of a kind this path does not take (the attribute path finds the words for it). */
 static int
-read_by_exchange(pfo_dltensor_from_object function, PyObject *object, pfo_tensor_arg *arg)
+read_by_exchange(pfo_dltensor_from_object function, PyObject *object, unsigned accepted, pfo_tensor_arg *arg)
 {
     dl_tensor tensor;
     if (function(object, &tensor) != 0) {
         PyErr_Clear();
         return 0;
     }
-    if ((tensor.device.type != DL_CPU && tensor.device.type != DL_CUDA) || tensor.dtype.code != DL_FLOAT ||
-        tensor.dtype.bits != 32 || tensor.dtype.lanes != 1 || tensor.ndim > PFO_TENSOR_MAX_DIMS) {
+    arg->dtype = dtype_of_dl(&tensor);
+    if ((tensor.device.type != DL_CPU && tensor.device.type != DL_CUDA) || (accepted >> arg->dtype & 1) == 0 ||
+        tensor.ndim > PFO_TENSOR_MAX_DIMS) {
         return 0;
     }
     arg->data = tensor.data != NULL ? (char *)tensor.data + tensor.byte_offset : NULL;
@@ -247,6 +270,34 @@ read_by_exchange(pfo_dltensor_from_object function, PyObject *object, pfo_tensor
     if (tensor.strides == NULL) {
         c_order_strides(arg);
     }
+    return 1;
+}
+
+int
+pfo_tensor_peek_at(pfo_train_state *state, PyObject *object, pfo_tensor_peek *peek)
+{
+    const pfo_dltensor_from_object function = exchange_function(state, Py_TYPE(object));
+    dl_tensor tensor;
+    if (function == NULL) {
+        return 0;
+    }
+    if (function(object, &tensor) != 0) {
+        PyErr_Clear();
+        return 0;
+    }
+    if ((tensor.device.type != DL_CPU && tensor.device.type != DL_CUDA) || tensor.strides == NULL) {
+        return 0;
+    }
+    const int on_cuda = tensor.device.type == DL_CUDA;
+    *peek = (pfo_tensor_peek){
+        .data = tensor.data != NULL ? (char *)tensor.data + tensor.byte_offset : NULL,
+        .shape = tensor.shape,
+        .strides = tensor.strides,
+        .ndim = tensor.ndim,
+        .dtype = dtype_of_dl(&tensor),
+        .device = on_cuda ? PFO_DEVICE_CUDA : PFO_DEVICE_CPU,
+        .device_index = on_cuda ? tensor.device.id : 0,
+    };
     return 1;
 }
 
@@ -275,20 +326,44 @@ read_numbers(PyObject *sequence, int64_t numbers[PFO_TENSOR_MAX_DIMS])
     return (int)length;
 }
 
-/* 1 if str(object.name) is one of the two texts, 0 if not, -1 with an exception. */
+/* Reads str(object.dtype), "torch.float32" or "float32" and so on. 0, or -1 with an exception; PFO_DTYPE_COUNT for another one. */
 static int
-attribute_is(PyObject *object, PyObject *name, const char *text, const char *other)
+read_dtype(PyObject *object, PyObject *name, pfo_dtype *dtype)
 {
+    static const struct {
+        const char *text;
+        pfo_dtype dtype;
+    } known[] = {
+        { "float32", PFO_DTYPE_FLOAT32 },
+        { "bfloat16", PFO_DTYPE_BFLOAT16 },
+        { "float16", PFO_DTYPE_FLOAT16 },
+        { "uint8", PFO_DTYPE_BLOCK8 },
+    };
     PyObject *value = PyObject_GetAttr(object, name);
     PyObject *written = value != NULL ? PyObject_Str(value) : NULL;
     Py_XDECREF(value);
-    if (written == NULL) {
+    const char *text = written != NULL ? PyUnicode_AsUTF8(written) : NULL;
+    if (text == NULL) {
+        Py_XDECREF(written);
         return -1;
     }
-    const int same =
-        PyUnicode_CompareWithASCIIString(written, text) == 0 || PyUnicode_CompareWithASCIIString(written, other) == 0;
+    text = strncmp(text, "torch.", 6) == 0 ? text + 6 : text;
+    *dtype = PFO_DTYPE_COUNT;
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        if (strcmp(text, known[i].text) == 0) {
+            *dtype = known[i].dtype;
+        }
+    }
     Py_DECREF(written);
-    return same;
+    return 0;
+}
+
+static const char *
+accepted_text(unsigned accepted)
+{
+    return accepted == PFO_ACCEPT_FLOAT32  ? "accepted: float32 on the CPU or CUDA"
+           : accepted == PFO_ACCEPT_FLOATS ? "accepted: float32, bfloat16 or float16 on the CPU or CUDA"
+                                           : "accepted: float32, bfloat16, float16 or uint8 on the CPU or CUDA";
 }
 
 /* Reads str(object.device), "cpu" or "cuda:N", into arg. 1, 0 for another device, -1 with an exception. */
@@ -318,21 +393,22 @@ read_device(PyObject *object, PyObject *name, pfo_tensor_arg *arg)
 }
 
 static int
-read_by_attributes(pfo_train_state *state, PyObject *object, const char *list, Py_ssize_t index, pfo_tensor_arg *arg)
+read_by_attributes(pfo_train_state *state, PyObject *object, const char *list, Py_ssize_t index, unsigned accepted,
+                   pfo_tensor_arg *arg)
 {
-    const int is_float32 = attribute_is(object, state->string.dtype, "torch.float32", "float32");
-    const int device_known = is_float32 < 0 ? -1 : read_device(object, state->string.device, arg);
-    if (is_float32 < 0 || device_known < 0) {
+    const int readable = read_dtype(object, state->string.dtype, &arg->dtype) == 0;
+    const int device_known = readable ? read_device(object, state->string.device, arg) : -1;
+    if (device_known < 0) {
         PyErr_Clear();
         PyErr_Format(PyExc_TypeError, "%s[%zd] is a %.80s; accepted: a torch.Tensor of float32 on the CPU or CUDA",
                      list, index, Py_TYPE(object)->tp_name);
         return -1;
     }
-    if (!is_float32) {
-        return pfo_tensor_arg_fail(PyExc_TypeError, object, list, index, "accepted: float32 on the CPU or CUDA");
+    if ((accepted >> arg->dtype & 1) == 0) {
+        return pfo_tensor_arg_fail(PyExc_TypeError, object, list, index, accepted_text(accepted));
     }
     if (!device_known) {
-        return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index, "accepted: float32 on the CPU or CUDA");
+        return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index, accepted_text(accepted));
     }
     PyObject *shape = PyObject_GetAttr(object, state->string.shape);
     PyObject *stride = shape != NULL ? PyObject_CallMethodNoArgs(object, state->string.stride) : NULL;
@@ -358,11 +434,11 @@ read_by_attributes(pfo_train_state *state, PyObject *object, const char *list, P
 
 int
 pfo_tensor_arg_from_tensor(pfo_train_state *state, PyObject *object, const char *list, Py_ssize_t index,
-                           pfo_tensor_arg *arg)
+                           unsigned accepted, pfo_tensor_arg *arg)
 {
     const pfo_dltensor_from_object function = exchange_function(state, Py_TYPE(object));
-    if ((function == NULL || !read_by_exchange(function, object, arg)) &&
-        read_by_attributes(state, object, list, index, arg) < 0) {
+    if ((function == NULL || !read_by_exchange(function, object, accepted, arg)) &&
+        read_by_attributes(state, object, list, index, accepted, arg) < 0) {
         return -1;
     }
     if (check_dense(object, list, index, arg) < 0) {

@@ -19,27 +19,39 @@
 
 /* X(field, text): strings made once, for attribute and key look-ups. */
 #define PFO_TRAIN_STRINGS(X)                                                                                           \
+    X(alpha, "alpha")                                                                                                  \
     X(amsgrad, "amsgrad")                                                                                              \
     X(betas, "betas")                                                                                                  \
     X(capturable, "capturable")                                                                                        \
+    X(centered, "centered")                                                                                            \
+    X(dampening, "dampening")                                                                                          \
     X(data_ptr, "data_ptr")                                                                                            \
+    X(decoupled_weight_decay, "decoupled_weight_decay")                                                                \
     X(device, "device")                                                                                                \
     X(differentiable, "differentiable")                                                                                \
     X(dtype, "dtype")                                                                                                  \
+    X(ema_decay, "ema_decay")                                                                                          \
     X(eps, "eps")                                                                                                      \
     X(exchange_api, "__dlpack_c_exchange_api__")                                                                       \
-    X(exp_avg, "exp_avg")                                                                                              \
-    X(exp_avg_sq, "exp_avg_sq")                                                                                        \
+    X(found_inf, "found_inf")                                                                                          \
     X(grad, "grad")                                                                                                    \
+    X(grad_scale, "grad_scale")                                                                                        \
     X(is_neg, "is_neg")                                                                                                \
     X(lr, "lr")                                                                                                        \
+    X(lr_decay, "lr_decay")                                                                                            \
     X(maximize, "maximize")                                                                                            \
+    X(momentum, "momentum")                                                                                            \
+    X(nesterov, "nesterov")                                                                                            \
     X(params, "params")                                                                                                \
     X(resolve_neg, "resolve_neg")                                                                                      \
+    X(rounding_step, "rounding_step")                                                                                  \
+    X(seed, "seed")                                                                                                    \
     X(shape, "shape")                                                                                                  \
     X(step, "step")                                                                                                    \
+    X(stochastic_rounding, "stochastic_rounding")                                                                      \
     X(stride, "stride")                                                                                                \
-    X(weight_decay, "weight_decay")
+    X(weight_decay, "weight_decay")                                                                                    \
+    X(zero_grads, "zero_grads")
 
 /* Fills a DLTensor (see tensor_args.c) from a tensor object without Python calls. 0, or -1 with an exception. */
 typedef int (*pfo_dltensor_from_object)(void *object, void *dltensor);

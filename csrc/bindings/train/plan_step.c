@@ -1,0 +1,511 @@
+/* plan_step.c: see plan_object.h: one step: is the plan still true, where are the gradients, go.
+ *
+ * Ten thousand small tensors cost what looking at them costs, and that is mostly waiting for memory: each tensor is an object, its
+ * implementation, its sizes. So a tensor that lies where it lay is recognized by one quick look (pfo_tensor_peek_at), and what the
+ * look at a later one will touch is fetched ahead. A tensor that gives another answer is read again with all checks.
+ */
+#include "bindings/common/errors.h"
+#include "bindings/train/plan_object.h"
+
+#include <math.h>
+
+enum { SLOTS_AHEAD = 4 };
+
+/* Three-valued: 1 the plan still describes these containers, 0 it does not, -1 exception. Runs no user code. */
+static int
+containers_match(const plan_object *self, PyObject *param_groups, PyObject *state)
+{
+    if (PyList_GET_SIZE(param_groups) != self->group_count || PyDict_GET_SIZE(state) != self->state_count) {
+        return 0;
+    }
+    Py_ssize_t seen = 0;
+    for (Py_ssize_t g = 0; g < self->group_count; g++) {
+        PyObject *params = pfo_plan_object_group_params(self->module_state, param_groups, g);
+        if (params == NULL) {
+            return -1;
+        }
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params); i++, seen++) {
+            if (seen >= self->slot_count || self->slots[seen].group != g ||
+                self->items[self->slots[seen].first_item].value != PyList_GET_ITEM(params, i)) {
+                return 0;
+            }
+        }
+    }
+    if (seen != self->slot_count) {
+        return 0;
+    }
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    for (const state_item *item = self->state_items; PyDict_Next(state, &position, &key, &value); item++) {
+        if (item->key != key || item->value != value) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* 1 if the slot's state dict still holds what the plan holds, in the same order. Runs no user code. */
+static int
+state_matches(const plan_object *self, const plan_slot *slot)
+{
+    if (slot->state == NULL) {
+        return 1;
+    }
+    if (PyDict_GET_SIZE(slot->state) != slot->item_count - 1) {
+        return 0;
+    }
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    const plan_item *item = &self->items[slot->first_item + 1];
+    for (; PyDict_Next(slot->state, &position, &key, &value); item++) {
+        if (item->key != key || item->value != value) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static int
+lies_where_it_lay(const plan_object *self, const plan_item *item, const pfo_tensor_peek *now)
+{
+    return now->data == item->data && now->dtype == item->dtype && now->device == self->device &&
+           now->device_index == self->device_index;
+}
+
+static int
+has_count(const pfo_tensor_peek *now, int64_t wanted)
+{
+    int64_t count = 1;
+    for (int i = 0; i < now->ndim; i++) {
+        count *= now->shape[i];
+    }
+    return count == wanted;
+}
+
+static int
+has_layout(const pfo_tensor_peek *now, const pfo_tensor_arg *param)
+{
+    if (now->ndim != param->ndim) {
+        return 0;
+    }
+    for (int i = 0; i < now->ndim; i++) {
+        if (now->shape[i] != param->shape[i] || now->strides[i] != param->strides[i]) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* 1 if the tensor lies where the plan thinks, laid out as its parameter is; 0 if the plan is out of date; -1 with an exception. */
+static int
+check_item(plan_object *self, plan_item *item, Py_ssize_t index, const pfo_tensor_arg *param)
+{
+    const int is_small = item->part == PART_STEP || (item->part >= PART_SCALE_1 && item->part < PART_MASTER);
+    const int64_t blocks = param->count / PFO_SCALE_BLOCK + (param->count % PFO_SCALE_BLOCK != 0);
+    pfo_tensor_peek now;
+    if (pfo_tensor_peek_at(self->module_state, item->value, &now)) {
+        item->hint = now.shape;
+        if (lies_where_it_lay(self, item, &now) &&
+            (is_small ? has_count(&now, item->part == PART_STEP ? 1 : blocks) : has_layout(&now, param))) {
+            return 1;
+        }
+    }
+    pfo_tensor_arg
+        arg; /* without the quick look, or after one that saw a change: which may be in strides that do not matter */
+    if (pfo_plan_object_read_item(self, item, index, param, &arg) < 0) {
+        return -1;
+    }
+    return arg.data == item->data && arg.dtype == item->dtype;
+}
+
+/* Reads the parameter, whose layout all others are compared with. As above. */
+static int
+check_param(plan_object *self, const plan_slot *slot, Py_ssize_t index, pfo_tensor_arg *param)
+{
+    plan_item *item = &self->items[slot->first_item];
+    if (pfo_plan_object_read_item(self, item, index, NULL, param) < 0) {
+        return -1;
+    }
+    return param->data == item->data && param->dtype == item->dtype &&
+           param->count == self->plan->entries[slot->entry].count;
+}
+
+/* Makes slot->grad one whose memory holds its value: a tensor only flagged as negated is replaced by a negated copy.
+ * 0, or -1 with an exception. */
+static int
+resolve_gradient(const plan_object *self, plan_slot *slot)
+{
+    const int negated = pfo_tensor_arg_is_negated(self->module_state, slot->grad);
+    if (negated <= 0) {
+        return negated;
+    }
+    PyObject *resolved = PyObject_CallMethodNoArgs(slot->grad, self->module_state->string.resolve_neg);
+    if (resolved == NULL) {
+        return -1;
+    }
+    Py_SETREF(slot->grad, resolved);
+    return 0;
+}
+
+/* Hands the plan the slot's gradient. 0, or -1 with an exception. */
+static int
+take_gradient(plan_object *self, plan_slot *slot, Py_ssize_t index, const pfo_tensor_arg *param)
+{
+    pfo_error err = PFO_ERROR_INIT;
+    pfo_tensor_arg grad;
+    pfo_tensor_peek now;
+    if (resolve_gradient(self, slot) < 0) {
+        return -1;
+    }
+    if (pfo_tensor_peek_at(self->module_state, slot->grad, &now) && now.device == self->device &&
+        now.device_index == self->device_index && (PFO_ACCEPT_FLOATS >> now.dtype & 1) != 0 &&
+        has_layout(&now, param) && (now.data != NULL || param->count == 0)) {
+        grad.data = now.data;
+        grad.dtype = now.dtype;
+    } else {
+        if (pfo_tensor_arg_from_tensor(self->module_state, slot->grad, "grads", index, PFO_ACCEPT_FLOATS, &grad) < 0 ||
+            pfo_plan_object_check_device(self, slot->grad, "grads", index, &grad) < 0) {
+            return -1;
+        }
+        if (!pfo_tensor_arg_same_layout(param, &grad)) {
+            return pfo_tensor_arg_fail(PyExc_ValueError, slot->grad, "grads", index,
+                                       "shape and memory order must be those of its parameter");
+        }
+    }
+    const pfo_status status = pfo_plan_set_grad(self->plan, slot->entry, 1, grad.data, grad.dtype, &err);
+    if (status != PFO_OK) {
+        (void)pfo_raise(status, &err);
+        return -1;
+    }
+    return 0;
+}
+
+/* What the looks at a slot a little further on will touch. */
+static void
+fetch_ahead(const plan_object *self, Py_ssize_t index)
+{
+    if (index + 2 * SLOTS_AHEAD < self->slot_count) {
+        const plan_slot *far = &self->slots[index + 2 * SLOTS_AHEAD];
+        __builtin_prefetch(far->state);
+        for (int i = 0; i < far->item_count; i++) {
+            __builtin_prefetch(self->items[far->first_item + i].value);
+        }
+    }
+    if (index + SLOTS_AHEAD < self->slot_count) {
+        const plan_slot *near = &self->slots[index + SLOTS_AHEAD];
+        for (int i = 0; i < near->item_count; i++) {
+            const char *hint = self->items[near->first_item + i].hint;
+            if (hint != NULL) { /* sizes lie inside torch's implementation object, behind its storage and version */
+                __builtin_prefetch(hint - 64);
+                __builtin_prefetch(hint);
+            }
+        }
+    }
+}
+
+/* Compares a slot's tensors with the plan and hands the plan its gradient. 1 fine, 0 out of date, -1 exception. */
+static int
+refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index)
+{
+    const plan_item *items = &self->items[slot->first_item];
+    slot->grad = PyObject_GetAttr(items[0].value, self->module_state->string.grad);
+    if (slot->grad == NULL) {
+        return -1;
+    }
+    if (!state_matches(self, slot)) {
+        return 0;
+    }
+    if (slot->entry < 0) {
+        return slot->grad == Py_None;
+    }
+    if (slot->grad == Py_None) {
+        (void)pfo_plan_set_grad(self->plan, slot->entry, 0, NULL, PFO_DTYPE_FLOAT32, NULL);
+        return 1;
+    }
+    pfo_tensor_arg param;
+    int answer = check_param(self, slot, index, &param);
+    for (int i = 1; i < slot->item_count && answer > 0; i++) {
+        if (items[i].part != PART_OTHER) {
+            answer = check_item(self, &self->items[slot->first_item + i], index, &param);
+        }
+    }
+    if (answer <= 0) {
+        return answer;
+    }
+    return take_gradient(self, slot, index, &param) < 0 ? -1 : 1;
+}
+
+/* 1 all slots are ready, 0 out of date, -1 exception. Options come first: reading them may run user code, the comparison after
+ * it then sees what that code did. */
+static int
+prepare(plan_object *self, PyObject *param_groups, PyObject *state)
+{
+    int answer = containers_match(self, param_groups, state);
+    if (answer > 0) {
+        answer = pfo_plan_object_read_options(self, param_groups);
+    }
+    for (Py_ssize_t i = 0; i < self->slot_count && answer > 0; i++) {
+        fetch_ahead(self, i);
+        answer = refresh_slot(self, &self->slots[i], i);
+    }
+    return answer > 0 ? containers_match(self, param_groups, state) : answer;
+}
+
+/* Lets the gradients go, and the answer of written() if other parameters than last time had one. */
+static void
+drop_gradients(plan_object *self, int stepped)
+{
+    int same = 1;
+    for (Py_ssize_t i = 0; i < self->slot_count; i++) {
+        plan_slot *slot = &self->slots[i];
+        if (stepped && slot->entry >= 0) {
+            const int has_grad = slot->grad != Py_None;
+            same &= has_grad == slot->had_grad;
+            slot->had_grad = has_grad;
+        }
+        Py_CLEAR(slot->grad);
+    }
+    if (!same) {
+        Py_CLEAR(self->written);
+    }
+}
+
+/* ---- The request ----------------------------------------------------------------------------- */
+
+static int
+read_double(PyObject *object, double *number)
+{
+    *number = PyFloat_AsDouble(object);
+    return *number == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
+static int
+read_max_grad_norm(PyObject *object, pfo_step_request *request)
+{
+    if (object == Py_None) {
+        return 0;
+    }
+    if (read_double(object, &request->max_grad_norm) < 0) {
+        return -1;
+    }
+    if (!(request->max_grad_norm >= 0.0)) {
+        PyErr_Format(PyExc_ValueError, "max_grad_norm=%R; accepted: None or a number >= 0", object);
+        return -1;
+    }
+    return 0;
+}
+
+static int
+read_grad_scale(PyObject *object, pfo_step_request *request)
+{
+    double scale;
+    if (read_double(object, &scale) < 0) {
+        return -1;
+    }
+    if (!(scale > 0.0) || isinf(scale)) {
+        PyErr_Format(PyExc_ValueError, "grad_scale=%R; accepted: None or a finite number > 0", object);
+        return -1;
+    }
+    request->unscale = 1.0 / scale;
+    return 0;
+}
+
+static int
+read_ema_decay(PyObject *object, pfo_step_request *request)
+{
+    if (read_double(object, &request->ema_decay) < 0) {
+        return -1;
+    }
+    if (!(request->ema_decay >= 0.0 && request->ema_decay <= 1.0)) {
+        PyErr_Format(PyExc_ValueError, "ema_decay=%R; accepted: None or a number from 0 to 1", object);
+        return -1;
+    }
+    return 0;
+}
+
+static int
+read_counter(PyObject *object, const char *name, uint64_t limit, uint64_t *number)
+{
+    *number = PyLong_AsUnsignedLongLong(object);
+    if (PyErr_Occurred()) {
+        return -1;
+    }
+    if (*number > limit) {
+        PyErr_Format(PyExc_ValueError, "%s=%R; accepted: up to %llu", name, object, (unsigned long long)limit);
+        return -1;
+    }
+    return 0;
+}
+
+/* One keyword of step(). None is as if it were not given. */
+static int
+read_keyword(const plan_object *self, PyObject *name, PyObject *value, pfo_step_request *request)
+{
+    const pfo_train_state *state = self->module_state;
+    if (value == Py_None) {
+        return 0;
+    }
+    if (PyUnicode_Compare(name, state->string.found_inf) == 0) {
+        double found;
+        if (read_double(value, &found) < 0) {
+            return -1;
+        }
+        request->found_inf = found != 0.0; /* a sum over devices may be 2, a NaN is no good sign either */
+        return 0;
+    }
+    if (PyUnicode_Compare(name, state->string.grad_scale) == 0) {
+        return read_grad_scale(value, request);
+    }
+    if (PyUnicode_Compare(name, state->string.ema_decay) == 0) {
+        return read_ema_decay(value, request);
+    }
+    if (PyUnicode_Compare(name, state->string.zero_grads) == 0) {
+        request->zero_grads = PyObject_IsTrue(value);
+        return request->zero_grads < 0 ? -1 : 0;
+    }
+    if (PyUnicode_Compare(name, state->string.stochastic_rounding) == 0) {
+        request->stochastic = PyObject_IsTrue(value);
+        return request->stochastic < 0 ? -1 : 0;
+    }
+    if (PyUnicode_Compare(name, state->string.seed) == 0) {
+        return read_counter(value, "seed", UINT64_MAX, &request->seed);
+    }
+    if (PyUnicode_Compare(name, state->string.rounding_step) == 0) {
+        return read_counter(value, "rounding_step", ((uint64_t)1 << 30) - 1, &request->rounding_step);
+    }
+    PyErr_Format(PyExc_TypeError, "step() got an unexpected keyword argument %R", name);
+    return -1;
+}
+
+/* Reads all arguments but the containers; numbers may run user code. */
+static int
+read_request(const plan_object *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
+             pfo_step_request *request, void **stream)
+{
+    *stream = count == 5 ? PyLong_AsVoidPtr(args[4]) : NULL;
+    if ((*stream == NULL && PyErr_Occurred()) || read_max_grad_norm(args[2], request) < 0) {
+        return -1;
+    }
+    request->skip_nonfinite = PyObject_IsTrue(args[3]);
+    if (request->skip_nonfinite < 0) {
+        return -1;
+    }
+    const Py_ssize_t keyword_count = keywords != NULL ? PyTuple_GET_SIZE(keywords) : 0;
+    for (Py_ssize_t i = 0; i < keyword_count; i++) {
+        if (read_keyword(self, PyTuple_GET_ITEM(keywords, i), args[count + i], request) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* ---- step() and written() -------------------------------------------------------------------- */
+
+const char pfo_plan_object_step_doc[] =
+    "step($self, param_groups, state, max_grad_norm, skip_nonfinite, stream=0, /, *, found_inf=None, grad_scale=None,\n"
+    "     ema_decay=None, zero_grads=False, stochastic_rounding=False, seed=0, rounding_step=0)\n--\n\n"
+    "One step over every parameter that has a gradient, with the GIL released.\n\n"
+    "max_grad_norm is None or a float >= 0, skip_nonfinite a bool, stream the CUDA stream's address (0 on the CPU).\n"
+    "found_inf: anything but 0 skips the step. grad_scale: gradients are divided by it first. ema_decay: of the\n"
+    "averages kept under 'ema' (None: 0, the average becomes the weight). zero_grads: gradients are zero afterwards, "
+    "also\n"
+    "when the step was skipped. stochastic_rounding: what is stored below 32 bits is rounded at random, by bits that\n"
+    "depend on seed, rounding_step (the number of this step, below 2**30) and place alone; state in 8 bits always "
+    "is.\n\n"
+    "On a CUDA device the step is only enqueued and (nan, False, nan) returned: see read(). Returns ``(norm, skipped,\n"
+    "clip_factor)``, or None when the containers hold other tensors than those the plan was made from (nothing has "
+    "changed\n"
+    "then: make a new plan). Raises TypeError or ValueError for a gradient of another dtype, device, shape or memory "
+    "order,\n"
+    "and RuntimeError when another thread is stepping this plan.";
+
+static PyObject *
+run_step(plan_object *self, PyObject *param_groups, PyObject *state, const pfo_step_request *request, void *stream,
+         int *stepped)
+{
+    const int ready = prepare(self, param_groups, state);
+    if (ready < 0) {
+        return NULL;
+    }
+    if (ready == 0) {
+        Py_RETURN_NONE;
+    }
+    *stepped = 1;
+    pfo_step_result result = { .norm = Py_NAN, .clip_factor = Py_NAN };
+    pfo_error err = PFO_ERROR_INIT;
+    pfo_status status = PFO_OK;
+    Py_BEGIN_ALLOW_THREADS
+    if (self->run != NULL) {
+        status = pfo_execute_device_step(self->run, self->options, self->lr_slots, request, stream, &err);
+    } else {
+        pfo_execute_step(self->plan, &self->module_state->engine, self->options, request, &result);
+    }
+    Py_END_ALLOW_THREADS
+    if (status != PFO_OK) {
+        return pfo_raise(status, &err);
+    }
+    return Py_BuildValue("(dNd)", result.norm, PyBool_FromLong(result.skipped), result.clip_factor);
+}
+
+PyObject *
+pfo_plan_object_step(PyObject *op, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    plan_object *self = (plan_object *)op;
+    if (count != 4 && count != 5) {
+        PyErr_Format(PyExc_TypeError, "step() takes 4 arguments and an optional stream (%zd given)", count);
+        return NULL;
+    }
+    pfo_step_request request = { .max_grad_norm = -1.0, .unscale = 1.0 };
+    void *stream;
+    if (pfo_plan_object_check_containers(args[0], args[1]) < 0 ||
+        read_request(self, args, count, keywords, &request, &stream) < 0) {
+        return NULL;
+    }
+    if (self->running) {
+        PyErr_SetString(PyExc_RuntimeError, "this optimizer is already in a step on another thread");
+        return NULL;
+    }
+    int stepped = 0;
+    self->running = 1;
+    PyObject *answer = run_step(self, args[0], args[1], &request, stream, &stepped);
+    drop_gradients(self, stepped);
+    self->running = 0;
+    return answer;
+}
+
+const char pfo_plan_object_written_doc[] =
+    "written($self, /)\n--\n\n"
+    "Tuple of the large tensors the last step wrote (each parameter that had a gradient, its state, master weight and\n"
+    "average), for whoever keeps version counters.";
+
+static int
+is_large_output(plan_part part)
+{
+    return part == PART_PARAM || (part >= PART_STATE_1 && part < PART_COUNT);
+}
+
+PyObject *
+pfo_plan_object_written(PyObject *op, PyObject *unused)
+{
+    plan_object *self = (plan_object *)op;
+    (void)unused;
+    if (self->written != NULL) {
+        return Py_NewRef(self->written);
+    }
+    PyObject *list = PyList_New(0);
+    for (Py_ssize_t i = 0; list != NULL && i < self->slot_count; i++) {
+        const plan_slot *slot = &self->slots[i];
+        for (int k = 0; k < slot->item_count && slot->entry >= 0 && slot->had_grad && list != NULL; k++) {
+            const plan_item *item = &self->items[slot->first_item + k];
+            if (is_large_output(item->part) && PyList_Append(list, item->value) < 0) {
+                Py_CLEAR(list);
+            }
+        }
+    }
+    PyObject *tuple = list != NULL ? PyList_AsTuple(list) : NULL;
+    Py_XDECREF(list);
+    if (tuple != NULL && !self->running) {
+        Py_XSETREF(self->written, Py_NewRef(tuple));
+    }
+    return tuple;
+}
