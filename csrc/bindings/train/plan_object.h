@@ -42,10 +42,9 @@ typedef enum plan_part {
 } plan_part;
 
 typedef struct plan_item {
-    PyObject *key;    /* strong: in the parameter's state; NULL for the parameter itself */
-    PyObject *value;  /* strong */
-    void *data;       /* where it lay when the plan was made */
-    const void *hint; /* memory that reading it touches, to be fetched ahead; never followed */
+    PyObject *key;   /* strong: in the parameter's state; NULL for the parameter itself */
+    PyObject *value; /* strong */
+    void *data;      /* where it lay when the plan was made */
     plan_part part;
     pfo_dtype dtype;
 } plan_item;

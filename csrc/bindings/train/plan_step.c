@@ -1,15 +1,12 @@
 /* plan_step.c: see plan_object.h: one step: is the plan still true, where are the gradients, go.
  *
- * Ten thousand small tensors cost what looking at them costs, and that is mostly waiting for memory: each tensor is an object, its
- * implementation, its sizes. So a tensor that lies where it lay is recognized by one quick look (pfo_tensor_peek_at), and what the
- * look at a later one will touch is fetched ahead. A tensor that gives another answer is read again with all checks.
+ * Ten thousand small tensors cost what looking at them costs. So a tensor that lies where it lay is recognized by one quick look
+ * (pfo_tensor_peek_at); one that gives another answer is read again with all checks.
  */
 #include "bindings/common/errors.h"
 #include "bindings/train/plan_object.h"
 
 #include <math.h>
-
-enum { SLOTS_AHEAD = 4 };
 
 /* Three-valued: 1 the plan still describes these containers, 0 it does not, -1 exception. Runs no user code. */
 static int
@@ -98,13 +95,12 @@ has_layout(const pfo_tensor_peek *now, const pfo_tensor_arg *param)
 
 /* 1 if the tensor lies where the plan thinks, laid out as its parameter is; 0 if the plan is out of date; -1 with an exception. */
 static int
-check_item(plan_object *self, plan_item *item, Py_ssize_t index, const pfo_tensor_arg *param)
+check_item(plan_object *self, const plan_item *item, Py_ssize_t index, const pfo_tensor_arg *param)
 {
     const int is_small = item->part == PART_STEP || (item->part >= PART_SCALE_1 && item->part < PART_MASTER);
     const int64_t blocks = param->count / PFO_SCALE_BLOCK + (param->count % PFO_SCALE_BLOCK != 0);
     pfo_tensor_peek now;
     if (pfo_tensor_peek_at(self->module_state, item->value, &now)) {
-        item->hint = now.shape;
         if (lies_where_it_lay(self, item, &now) &&
             (is_small ? has_count(&now, item->part == PART_STEP ? 1 : blocks) : has_layout(&now, param))) {
             return 1;
@@ -122,7 +118,7 @@ check_item(plan_object *self, plan_item *item, Py_ssize_t index, const pfo_tenso
 static int
 check_param(plan_object *self, const plan_slot *slot, Py_ssize_t index, pfo_tensor_arg *param)
 {
-    plan_item *item = &self->items[slot->first_item];
+    const plan_item *item = &self->items[slot->first_item];
     if (pfo_plan_object_read_item(self, item, index, NULL, param) < 0) {
         return -1;
     }
@@ -180,29 +176,6 @@ take_gradient(plan_object *self, plan_slot *slot, Py_ssize_t index, const pfo_te
     return 0;
 }
 
-/* What the looks at a slot a little further on will touch. */
-static void
-fetch_ahead(const plan_object *self, Py_ssize_t index)
-{
-    if (index + 2 * SLOTS_AHEAD < self->slot_count) {
-        const plan_slot *far = &self->slots[index + 2 * SLOTS_AHEAD];
-        __builtin_prefetch(far->state);
-        for (int i = 0; i < far->item_count; i++) {
-            __builtin_prefetch(self->items[far->first_item + i].value);
-        }
-    }
-    if (index + SLOTS_AHEAD < self->slot_count) {
-        const plan_slot *near = &self->slots[index + SLOTS_AHEAD];
-        for (int i = 0; i < near->item_count; i++) {
-            const char *hint = self->items[near->first_item + i].hint;
-            if (hint != NULL) { /* sizes lie inside torch's implementation object, behind its storage and version */
-                __builtin_prefetch(hint - 64);
-                __builtin_prefetch(hint);
-            }
-        }
-    }
-}
-
 /* Compares a slot's tensors with the plan and hands the plan its gradient. 1 fine, 0 out of date, -1 exception. */
 static int
 refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index)
@@ -226,7 +199,7 @@ refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index)
     int answer = check_param(self, slot, index, &param);
     for (int i = 1; i < slot->item_count && answer > 0; i++) {
         if (items[i].part != PART_OTHER) {
-            answer = check_item(self, &self->items[slot->first_item + i], index, &param);
+            answer = check_item(self, &items[i], index, &param);
         }
     }
     if (answer <= 0) {
@@ -245,7 +218,6 @@ prepare(plan_object *self, PyObject *param_groups, PyObject *state)
         answer = pfo_plan_object_read_options(self, param_groups);
     }
     for (Py_ssize_t i = 0; i < self->slot_count && answer > 0; i++) {
-        fetch_ahead(self, i);
         answer = refresh_slot(self, &self->slots[i], i);
     }
     return answer > 0 ? containers_match(self, param_groups, state) : answer;
