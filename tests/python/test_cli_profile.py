@@ -158,7 +158,7 @@ def test_bottlenecks_of_a_script_and_of_a_report(script: Path, tmp_path: Path) -
     done = perfopt_command("bottlenecks", tmp_path / "slow.json", cwd=tmp_path)
     assert done.returncode == 0
     assert "slow functions: slow [" in done.stdout
-    assert "more than 1 s" in done.stdout
+    assert "more than 1.00 s" in done.stdout
     assert "advice: " in done.stdout
     (tmp_path / "bad.json").write_text("{}")
     done = perfopt_command("bottlenecks", tmp_path / "bad.json", cwd=tmp_path)
