@@ -684,18 +684,22 @@ class Late:
         with default_profiler().profile("late"):
             pass
 
+recorded = threading.Semaphore(0)
+
 def record():
     while True:
         with profiler.profile("daemon"):
             time.sleep(0.0001)
+        recorded.release()
 
 late, steps, entered = Late(), numbers(), profiler.profile("never left")
 next(steps)
 entered.__enter__()
 for _ in range(3):
     threading.Thread(target=record, daemon=True).start()
-time.sleep(0.05)
-assert profiler.capture().rows()
+for _ in range(100):  # not a time: on a busy machine no thread may have come to the end of a range by then
+    recorded.acquire()
+assert profiler.capture().rows()[0]["count"] >= 100
 """
     result = subprocess.run([sys.executable, "-X", "dev", "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
