@@ -537,10 +537,20 @@ def test_monitoring_samples_in_the_background() -> None:
 
 
 def test_the_sampler_runs_while_the_gil_is_held() -> None:
-    with _core.MemorySampler(0.0005) as sampler:
-        taken = sampler.taken
-        ctypes.PyDLL(None).usleep(300_000)  # unlike CDLL, calls with the GIL held
-        assert sampler.taken - taken > 5
+    """PyDLL calls with the GIL held, unlike CDLL, and nothing takes it away between two calls."""
+    interval, libc = sys.getswitchinterval(), ctypes.PyDLL(None)
+    sys.setswitchinterval(1e6)
+    try:
+        with _core.MemorySampler(0.0005) as sampler:
+            taken = sampler.taken
+            for _ in range(6000):
+                if sampler.taken - taken > 5:
+                    break
+                libc.usleep(10_000)
+            else:
+                pytest.fail("no samples were taken within a minute")
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @linux

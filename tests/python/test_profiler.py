@@ -49,16 +49,18 @@ def test_ranges_are_counted_and_timed(profiler: PerformanceProfiler) -> None:
     for _ in range(3):
         with profiler.profile("sleep"):
             time.sleep(0.02)
+    begin = time.perf_counter()
     with profiler.profile("nothing"):
         pass
+    elapsed = time.perf_counter() - begin
     figures = row(profiler, "sleep")
     assert figures["count"] == 3
-    assert figures["min"] >= 0.02
-    assert figures["total"] >= 0.06
+    assert figures["min"] >= 0.02 * 0.999
+    assert figures["total"] >= 0.06 * 0.999
     assert figures["min"] <= figures["p50"] <= figures["p90"] <= figures["p99"] <= figures["max"] <= figures["total"]
     assert figures["mean"] == pytest.approx(figures["total"] / 3)
     assert row(profiler, "nothing")["count"] == 1
-    assert row(profiler, "nothing")["total"] < figures["total"]
+    assert row(profiler, "nothing")["total"] <= elapsed * 1.001
 
 
 def test_durations_agree_with_another_clock(profiler: PerformanceProfiler) -> None:
