@@ -628,7 +628,7 @@ def test_the_eight_examples_run_and_find_what_they_say() -> None:
     assert results["data_loading_profiling"]["loader"]["batches"] == 8
     assert results["memory_profiling"]["operations"]["data_processing"]["calls"] == 1
     assert set(results["gpu_profiling"]) >= {"available", "reason", "operations"}
-    assert list(results["preprocessing_profiling"]) == ["normalize"]
+    assert "normalize" in results["preprocessing_profiling"]
     assert "undecorated" in results["comprehensive_profiling"]
     calls = {when: calls for when, (calls, _) in results["bottleneck_optimization"].items()}
     assert calls == {"before": 6, "after": 2}
