@@ -111,8 +111,8 @@ compete_in_blocks(const pfo_kept *series, const pfo_contest *full, blocks *found
     const double needed = series->cut > 0 ? needed_margin_of_tail : needed_margin;
     pfo_contest_in_blocks(series, &found->line, &found->margin);
     found->growth = found->line.amount * (series->x[series->count - 1] - series->x[0]);
-    found->wins =
-        found->margin >= needed && found->growth >= series->minimum && found->line.cost <= full->other.levels.cost;
+    found->wins = series->releases < PFO_KEPT_SAW && found->margin >= needed && found->growth >= series->minimum &&
+                  found->line.cost <= full->other.levels.cost;
     found->fits_better = found->line.cost < full->line.levels.cost;
     found->refutes = found->fits_better && found->margin < 0.5 * needed;
 }

@@ -10,7 +10,8 @@
  *     and the 95 % interval of the slope within the segments (slope.h) is above zero; not, though, if it fits better in blocks
  *     and has no margin there of half of what it needs; or
  *   - in blocks it is better than every other shape in blocks by a margin of 6, or of 12 where a warm-up was cut (a tail alone
- *     does not show that growth slows down), and no worse than the best of the others with steps.
+ *     does not show that growth slows down), there are
+ *     no large falls (three or more), and it is no worse than the best of the others with steps.
  * So growth that the other models explain about as well is never called a leak: it is `plateau`, `step` or `sawtooth` where
  * these explain it, and `insufficient` where more samples must decide.
  * Cost: some milliseconds, and a sort of the samples (half a second for a million); 100 KB scratch and the samples once more.
