@@ -81,12 +81,12 @@ fit_with_steps(const pfo_kept *series, const pfo_shape *shape, double weight, pf
 }
 
 static void
-fit_in_blocks(const pfo_kept *series, const pfo_shape *shape, pfo_walk *walk)
+fit_in_blocks(const pfo_kept *series, const pfo_shape *shape, pfo_random_walk *walk)
 {
     double values[PFO_KEPT_MAX_WINDOWS];
     int own;
     const double *const curve = curve_of(series, shape, values, &own);
-    pfo_walk_fit(series->y, series->count, curve == NULL ? series->x : curve, curve, own, variance_floor, walk);
+    pfo_random_walk_fit(series->y, series->count, curve == NULL ? series->x : curve, curve, own, variance_floor, walk);
 }
 
 typedef double (*cost_of)(const pfo_kept *series, const pfo_shape *shape, double weight);
@@ -102,7 +102,7 @@ cost_with_steps(const pfo_kept *series, const pfo_shape *shape, double weight)
 static double
 cost_in_blocks(const pfo_kept *series, const pfo_shape *shape, double weight)
 {
-    pfo_walk walk;
+    pfo_random_walk walk;
     (void)weight;
     fit_in_blocks(series, shape, &walk);
     return walk.cost;
@@ -159,7 +159,7 @@ pfo_contest_with_steps(const pfo_kept *series, double weight, pfo_contest *conte
 }
 
 void
-pfo_contest_in_blocks(const pfo_kept *series, pfo_walk *line, double *margin)
+pfo_contest_in_blocks(const pfo_kept *series, pfo_random_walk *line, double *margin)
 {
     double least;
     fit_in_blocks(series, &line_shape, line);

@@ -1,7 +1,7 @@
 /* contest.h: the explanations of a memory series that compete, and how well each does.
  *
  * A shape (none, a line, growth that ends, slows down or began late) is fitted twice: with free steps beside it and white noise
- * (levels.h), and in random blocks, whose deviations from the shape are carried on (walk.h). Both have a cost by the Bayesian
+ * (levels.h), and in random blocks, whose deviations from the shape are carried on (random_walk.h). Both have a cost by the Bayesian
  * information criterion (Schwarz 1978) on the same scale, so they can be compared with each other: the less, the better.
  * Shapes come from a list; the parameter of the best is then moved in ever smaller steps.
  * Threads: no globals. Memory: nothing is allocated; about 25 KB of stack.
@@ -12,7 +12,7 @@
 #include "monitor/kept.h"
 #include "monitor/leak.h"
 #include "monitor/levels.h"
-#include "monitor/walk.h"
+#include "monitor/random_walk.h"
 
 typedef struct pfo_shape {
     pfo_leak_model model;
@@ -43,7 +43,7 @@ void pfo_contest_with_steps(const pfo_kept *series, double weight, pfo_contest *
 
 /* The line in random blocks; *margin: what the best other shape in blocks costs more, times the share of observations that the
  * correlation of the innovations leaves independent. pre: as above. */
-void pfo_contest_in_blocks(const pfo_kept *series, pfo_walk *line, double *margin);
+void pfo_contest_in_blocks(const pfo_kept *series, pfo_random_walk *line, double *margin);
 
 /* What the fitted curve, without the steps, adds up to over the series. */
 double pfo_contest_growth(const pfo_kept *series, const pfo_stepped *fitted);

@@ -96,7 +96,7 @@ explain(const pfo_kept *series, const pfo_leak *leak, const changes *change)
 
 /* How the line in random blocks does. */
 typedef struct blocks {
-    pfo_walk line;
+    pfo_random_walk line;
     double margin;
     double growth;
     int wins;
@@ -120,7 +120,7 @@ compete_in_blocks(const pfo_kept *series, const pfo_contest *full, blocks *found
 static void
 take_over(const blocks *found, pfo_leak *leak)
 {
-    const pfo_walk *line = &found->line;
+    const pfo_random_walk *line = &found->line;
     leak->model = PFO_LEAK_MODEL_BLOCKS;
     leak->margin = found->margin;
     leak->steps = 0;

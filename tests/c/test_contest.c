@@ -122,7 +122,7 @@ blocks_at_an_even_rate_are_a_line_and_others_are_not(void)
 {
     int found = 0;
     for (unsigned long long seed = 1; seed <= 20; seed++) {
-        pfo_walk walk;
+        pfo_random_walk walk;
         double margin;
         const pfo_kept even = of_blocks(0, seed);
         pfo_contest_in_blocks(&even, &walk, &margin);
@@ -132,7 +132,7 @@ blocks_at_an_even_rate_are_a_line_and_others_are_not(void)
         CHECK(margin < 0.0);
     }
     CHECK(found >= 14);
-    pfo_walk walk;
+    pfo_random_walk walk;
     double margin;
     const pfo_kept smooth = planted(line);
     pfo_contest_in_blocks(&smooth, &walk, &margin);

@@ -1,5 +1,5 @@
-/* walk.c: see walk.h. */
-#include "monitor/walk.h"
+/* random_walk.c: see random_walk.h. */
+#include "monitor/random_walk.h"
 
 #include "monitor/slope.h"
 
@@ -60,10 +60,10 @@ solve(const normal_equations *sums, int has_shape, double *level, double *amount
 
 /* Lag-1 correlation of what each value differs by from its prediction, in units of the prediction's error. */
 static double
-innovations_correlation(const double *y, int n, const double *advance, const double *shape, const pfo_walk *walk,
+innovations_correlation(const double *y, int n, const double *advance, const double *shape, const pfo_random_walk *walk,
                         double level)
 {
-    double innovations[PFO_WALK_MAX_POINTS];
+    double innovations[PFO_RANDOM_WALK_MAX_POINTS];
     const int whole[2] = { 0, n };
     double pivot = 1.0;
     double value = 0.0;
@@ -82,9 +82,10 @@ innovations_correlation(const double *y, int n, const double *advance, const dou
 }
 
 void
-pfo_walk_fit(const double *y, int n, const double *clock, const double *shape, int own, double floor, pfo_walk *walk)
+pfo_random_walk_fit(const double *y, int n, const double *clock, const double *shape, int own, double floor,
+                    pfo_random_walk *walk)
 {
-    double advance[PFO_WALK_MAX_POINTS] = { 0.0 };
+    double advance[PFO_RANDOM_WALK_MAX_POINTS] = { 0.0 };
     double best_level = 0.0;
     memset(walk, 0, sizeof *walk);
     walk->cost = INFINITY;

@@ -1,5 +1,5 @@
 /* test_walk.c: the fit against a dense solution of the same model, and planted walks. */
-#include "monitor/walk.h"
+#include "monitor/random_walk.h"
 
 #include "check.h"
 
@@ -85,8 +85,8 @@ the_fit_is_that_of_the_dense_covariance(void)
         y[i] = 30.0 + 50.0 * shape[i] + walk + normal(&state);
         ones[i] = 1.0;
     }
-    pfo_walk found;
-    pfo_walk_fit(y, N, shape, shape, 1, 0.0, &found);
+    pfo_random_walk found;
+    pfo_random_walk_fit(y, N, shape, shape, 1, 0.0, &found);
     double log_determinant;
     const double aa = product(ones, ones, shape, found.ratio, &log_determinant);
     const double as = product(ones, shape, shape, found.ratio, &log_determinant);
@@ -117,8 +117,8 @@ planted_walks_are_told_from_noise_and_cover_their_drift(void)
                 walk += with_walk ? normal(&state) : 0.0;
                 y[i] = 100.0 * x[i] + walk + normal(&state);
             }
-            pfo_walk found;
-            pfo_walk_fit(y, LONG, x, x, 0, 0.0, &found);
+            pfo_random_walk found;
+            pfo_random_walk_fit(y, LONG, x, x, 0, 0.0, &found);
             if (with_walk) {
                 large += found.ratio > 0.1;
                 covered += fabs(found.amount - 100.0) < 1.96 * found.error;
@@ -138,10 +138,10 @@ series_without_change_have_finite_figures(void)
         x[i] = 0.25;
         y[i] = 7.0;
     }
-    pfo_walk found;
-    pfo_walk_fit(y, N, x, x, 0, 1.0, &found);
+    pfo_random_walk found;
+    pfo_random_walk_fit(y, N, x, x, 0, 1.0, &found);
     CHECK(fabs(found.amount) < 1e-6 && isfinite(found.cost) && isfinite(found.error));
-    pfo_walk_fit(y, N, x, NULL, 0, 1.0, &found);
+    pfo_random_walk_fit(y, N, x, NULL, 0, 1.0, &found);
     CHECK(found.amount == 0.0 && found.error == 0.0 && isfinite(found.cost) && found.correlation == 0.0);
 }
 
