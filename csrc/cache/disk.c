@@ -251,12 +251,15 @@ pfo_disk_is_absent(pfo_disk *disk, const pfo_digest *key)
 }
 
 static pfo_status
-delete_once(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *err)
+delete_once(pfo_disk *disk, const pfo_digest *key, const atomic_int *cancelled, int *existed, pfo_error *err)
 {
     pfo_slot slot;
     uint32_t position;
     PFO_TRY(pfo_disk_lock(disk, err));
-    pfo_status status = pfo_disk_find_locked(disk, key, &slot, &position, existed, err);
+    *existed = 0;
+    pfo_status status = cancelled != NULL && atomic_load(cancelled)
+                            ? PFO_OK
+                            : pfo_disk_find_locked(disk, key, &slot, &position, existed, err);
     if (status == PFO_OK && *existed) {
         *existed = !pfo_disk_has_expired(disk, &slot, slot.expires_ns != 0 ? disk->now_ns() : 0);
         status = pfo_disk_remove_entry(disk, position, &slot, err);
@@ -269,19 +272,25 @@ delete_once(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *err)
 }
 
 pfo_status
-pfo_disk_delete(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *err)
+pfo_disk_delete_unless(pfo_disk *disk, const pfo_digest *key, const atomic_int *cancelled, int *existed, pfo_error *err)
 {
     *existed = 0;
     if (pfo_disk_is_absent(disk, key)) {
         return PFO_OK;
     }
     pfo_error failure = PFO_ERROR_INIT;
-    pfo_status status = delete_once(disk, key, existed, &failure);
+    pfo_status status = delete_once(disk, key, cancelled, existed, &failure);
     if (status == PFO_IO && atomic_load(&disk->must_rebuild)) { /* it met damage; the next lock rebuilds the index */
         failure = (pfo_error)PFO_ERROR_INIT;
-        status = delete_once(disk, key, existed, &failure);
+        status = delete_once(disk, key, cancelled, existed, &failure);
     }
     return status == PFO_OK ? PFO_OK : pfo_fail(err, status, "%s", failure.text);
+}
+
+pfo_status
+pfo_disk_delete(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *err)
+{
+    return pfo_disk_delete_unless(disk, key, NULL, existed, err);
 }
 
 /* A full disk must not keep the cache from being emptied: where there is no room for a new index beside the old one, the old one goes

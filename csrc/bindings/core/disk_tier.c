@@ -439,11 +439,11 @@ encode_label(PyObject *label, PyObject **owner, const char **text)
 
 int
 pfo_disk_tier_put(pfo_disk_tier *tier, const pfo_digest *key, PyObject *label, PyObject *value, uint64_t expires_ns,
-                  int *stored, PyTypeObject **culprit)
+                  const atomic_int *cancelled, int *stored, PyTypeObject **culprit)
 {
     *stored = 0;
     *culprit = NULL;
-    pfo_disk_record record = { .expires_ns = expires_ns };
+    pfo_disk_record record = { .expires_ns = expires_ns, .cancelled = cancelled };
     PyObject *label_owner;
     if (encode_label(label, &label_owner, &record.label) < 0) {
         return -1;

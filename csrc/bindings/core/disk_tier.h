@@ -43,12 +43,13 @@ int pfo_disk_tier_get(pfo_disk_tier *tier, const pfo_digest *key, PyObject **val
 
 /* 0; or 1, without an exception, when the value cannot be stored in a safe format: *culprit is then the type that cannot (a new
  * reference). label: str or NULL. expires_ns: wall clock, 0: never. *stored is 0 when the value exceeds the bound by itself, and when the
- * disk fails (full, read-only, deleted): that is counted, and warned of once in the life of a tier (RuntimeWarning). */
+ * disk fails (full, read-only, deleted): that is counted, and warned of once in the life of a tier (RuntimeWarning).
+ * cancelled: NULL, or as in pfo_disk_record; *stored is 0 then, too. */
 int pfo_disk_tier_put(pfo_disk_tier *tier, const pfo_digest *key, PyObject *label, PyObject *value, uint64_t expires_ns,
-                      int *stored, PyTypeObject **culprit);
+                      const atomic_int *cancelled, int *stored, PyTypeObject **culprit);
 
 /* A disk that fails here is an OSError: who deletes must know that it is still there. */
-int pfo_disk_tier_delete(pfo_disk_tier *tier, const pfo_digest *key, int *existed);
+int pfo_disk_tier_delete(pfo_disk_tier *tier, const pfo_digest *key, const atomic_int *cancelled, int *existed);
 int pfo_disk_tier_touch(pfo_disk_tier *tier, const pfo_digest *key, uint64_t expires_ns, int *existed);
 int pfo_disk_tier_clear(pfo_disk_tier *tier);
 int pfo_disk_tier_expire(pfo_disk_tier *tier, uint64_t *removed);
