@@ -167,7 +167,8 @@ publish_record(pfo_disk *disk, new_record *made, int keeps_file, pfo_error *err)
 static int
 is_cancelled(const pfo_disk_record *record)
 {
-    atomic_thread_fence(memory_order_seq_cst); /* in order with what was published before, for pfo_disk_is_absent() elsewhere */
+    atomic_thread_fence(
+        memory_order_seq_cst); /* in order with what was published before, for pfo_disk_is_absent() elsewhere */
     return record->cancelled != NULL && atomic_load(record->cancelled);
 }
 
@@ -342,8 +343,9 @@ put(pfo_disk *disk, const pfo_digest *key, const pfo_disk_record *record, int *s
     const int fits = !is_too_large(disk, on_disk);
     for (int tries = 0; fits && tries < PUT_TRIES; tries++) {
         pfo_error failure = PFO_ERROR_INIT;
-        status = on_disk < PFO_DISK_INLINE ? put_inline(disk, key, record, parts, part_count, flags, length, stored, &failure)
-                                           : put_file(disk, key, record, parts, part_count, flags, length, stored, &failure);
+        status = on_disk < PFO_DISK_INLINE
+                     ? put_inline(disk, key, record, parts, part_count, flags, length, stored, &failure)
+                     : put_file(disk, key, record, parts, part_count, flags, length, stored, &failure);
         if (status == PFO_IO && tries + 1 < PUT_TRIES && atomic_load(&disk->must_rebuild)) {
             continue; /* it met damage; the next lock rebuilds the index */
         }

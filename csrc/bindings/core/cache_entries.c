@@ -251,9 +251,7 @@ keep_plain(performance_cache *self, const pfo_key_builder *builder, PyObject *va
 {
     const int is_common =
         how->disk != PFO_KEEP_DISK_WRITE && how->size == PFO_SIZE_MEASURE && pfo_value_is_plain(value);
-    return is_common
-               ? pfo_tiers_add_plain(&self->tiers, builder, value, how->ttl_ns, how->absent_at, how->change)
-               : 0;
+    return is_common ? pfo_tiers_add_plain(&self->tiers, builder, value, how->ttl_ns, how->absent_at, how->change) : 0;
 }
 
 /* Keeps what fn returned, unless the key was deleted since how->change began; what callers get of it, or NULL with an exception. */
@@ -285,8 +283,7 @@ compute(performance_cache *self, pfo_key_builder *builder, const computation *ca
     PyObject *guard = NULL;
     call->how->change = pfo_change_begin(&self->tiers.under_way, builder->hash, NULL);
     PyObject *computed = call->how->change == NULL ? NULL : PyObject_CallNoArgs(call->fn);
-    PyObject *value =
-        computed == NULL ? NULL : keep_computed(self, builder, call->key, computed, call->how, &guard);
+    PyObject *value = computed == NULL ? NULL : keep_computed(self, builder, call->key, computed, call->how, &guard);
     pfo_change_end(call->how->change);
     Py_XDECREF(computed);
     if (value != NULL) {

@@ -38,7 +38,8 @@ typedef struct pfo_tiers {
     uint64_t disk_hits;
     int measures; /* bounded by bytes: values without a size are measured */
     int closed;   /* keeps and finds nothing any more */
-    pfo_changes under_way; /* computations, and where there is a disk what stores and deletes: the one that began last has the last word */
+    pfo_changes
+        under_way; /* computations, and where there is a disk what stores and deletes: the one that began last has the last word */
     /* Moved at the begin and the end of every change of a key whose hash falls on the stripe. Disk work lets other threads in; who reads the
      * disk and finds the number moved after it does not bring the value up to memory. [stripes] */
     uint64_t changes[PFO_TIERS_STRIPES];

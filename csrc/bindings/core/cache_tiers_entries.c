@@ -407,8 +407,8 @@ keep_on_disk(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const 
     }
     int stored, existed;
     PyTypeObject *culprit;
-    const int put = pfo_disk_tier_put(tiers->disk, &key, how->label, value, wall_clock_end(ttl_ns),
-                                      &change->is_stale, &stored, &culprit);
+    const int put = pfo_disk_tier_put(tiers->disk, &key, how->label, value, wall_clock_end(ttl_ns), &change->is_stale,
+                                      &stored, &culprit);
     if (put == 1 && how->culprit != NULL) {
         *how->culprit = culprit;
         return 0;

@@ -135,7 +135,8 @@ pfo_cached_keep(pfo_cached_function *self, pfo_key_builder *builder, const pfo_d
     };
     PyObject *kept = NULL;
     int is_kept = pfo_tiers_keep_prepared(self->tiers, builder, *value, Py_XNewRef(*guard), &how, &kept);
-    self->rejects += culprit != NULL || (is_kept == 0 && !self->tiers->closed && !pfo_change_is_stale(departure->change));
+    self->rejects +=
+        culprit != NULL || (is_kept == 0 && !self->tiers->closed && !pfo_change_is_stale(departure->change));
     if (culprit != NULL && is_kept >= 0 && warn_not_storable(self, culprit) < 0) {
         is_kept = -1;
     }
@@ -219,8 +220,8 @@ compute(pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *cal
         return found < 0 ? NULL : hand_out(self, value);
     }
     const pfo_departure departure = { .change = pfo_cached_begin(self, builder), .absent_at = absent_at };
-    const int failed = departure.change == NULL ||
-                       compute_and_keep(self, builder, call, &departure, &result, &value, &guard) < 0;
+    const int failed =
+        departure.change == NULL || compute_and_keep(self, builder, call, &departure, &result, &value, &guard) < 0;
     pfo_change_end(departure.change);
     if (flight != NULL && failed) {
         pfo_flight_fail(flight);

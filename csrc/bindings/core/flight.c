@@ -456,8 +456,7 @@ wait_or_compute(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight
         return PFO_FLIGHT_FAILED;
     }
     const int is_circle = !may_wait || leads_back(flight); /* asked last, because others may have gone on meanwhile */
-    const pfo_flight_answer answer =
-        is_circle ? compute_alone(flights, builder, boarded) : wait_for(flight, boarded);
+    const pfo_flight_answer answer = is_circle ? compute_alone(flights, builder, boarded) : wait_for(flight, boarded);
     pfo_tasks_end_wait(builder->state, wait);
     return answer;
 }
