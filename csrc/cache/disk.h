@@ -95,6 +95,11 @@ void pfo_disk_close(pfo_disk *disk); /* NULL is allowed; values that were got st
  * full the first time this process meets it. writable != 0 asks for memory the caller may write to (privately). */
 pfo_status pfo_disk_get(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_value *value, pfo_error *err);
 void pfo_disk_release(pfo_disk_value *value);
+/* The same for who looks at the value at once: a small record is read to scratch, aligned for a pfo_slot, instead of the heap. Data that lies
+ * there may be written to. */
+enum { PFO_DISK_SCRATCH = 1024 };
+pfo_status pfo_disk_get_into(pfo_disk *disk, const pfo_digest *key, int writable, void *scratch, pfo_disk_value *value,
+                             pfo_error *err);
 
 /* Stores or replaces. *stored == 0 with PFO_OK: it alone exceeds max_bytes (counted as a reject), or was cancelled. On failure the old
  * entry, if any, is still there and whole. What is cancelled before its turn to write changes nothing; later, it is taken out again before

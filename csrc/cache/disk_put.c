@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "cache/codec.h"
+#include "cache/disk_check.h"
 #include "cache/disk_journal.h"
 #include "cache/disk_payload.h"
 

@@ -174,13 +174,31 @@ find_codec(pfo_core_state *state)
 }
 
 static pfo_status
-engine_get(pfo_disk_tier *tier, const pfo_digest *key, int writable, pfo_disk_value *found, pfo_error *err)
+engine_get(pfo_disk_tier *tier, const pfo_digest *key, int writable, void *scratch, pfo_disk_value *found,
+           pfo_error *err)
 {
     pfo_status status;
     Py_BEGIN_ALLOW_THREADS
-    status = pfo_disk_get(tier->disk, key, writable, found, err);
+    status = pfo_disk_get_into(tier->disk, key, writable, scratch, found, err);
     Py_END_ALLOW_THREADS
     return status;
+}
+
+/* What the codec makes looks into its bytes, so they move from the scratch to the heap. -1 with MemoryError. */
+static int
+own_bytes(pfo_disk_value *found)
+{
+    if (found->owned != NULL || found->map != NULL) {
+        return 0;
+    }
+    found->owned = pfo_alloc(found->length);
+    if (found->owned == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memcpy(found->owned, found->data, found->length);
+    found->data = found->owned;
+    return 0;
 }
 
 /* Takes found over. */
@@ -227,16 +245,17 @@ static int
 get(pfo_disk_tier *tier, const pfo_digest *key, PyObject **value, pfo_disk_times *times)
 {
     static const char tensors[PFO_DISK_KIND] = "tensors/1";
+    _Alignas(8) unsigned char scratch[PFO_DISK_SCRATCH];
     pfo_disk_value found;
     pfo_error err;
     err.code = PFO_OK; /* the whole of it would cost a hit too much */
     err.text[0] = '\0';
-    pfo_status status = engine_get(tier, key, 0, &found, &err);
+    pfo_status status = engine_get(tier, key, 0, scratch, &found, &err);
     int writable = 0;
-    if (status == PFO_OK && found.found && memcmp(found.kind, tensors, sizeof tensors) == 0 && found.owned == NULL) {
+    if (status == PFO_OK && found.map != NULL && memcmp(found.kind, tensors, sizeof tensors) == 0) {
         pfo_disk_release(&found);
         tier->looked_twice++;
-        status = engine_get(tier, key, 1, &found, &err);
+        status = engine_get(tier, key, 1, scratch, &found, &err);
         writable = 1;
     }
     if (status != PFO_OK) {
@@ -246,7 +265,7 @@ get(pfo_disk_tier *tier, const pfo_digest *key, PyObject **value, pfo_disk_times
     if (!found.found) {
         return 0;
     }
-    if (pfo_scalar_decoder(found.kind) == NULL && find_codec(tier->state) < 0) {
+    if (pfo_scalar_decoder(found.kind) == NULL && (own_bytes(&found) < 0 || find_codec(tier->state) < 0)) {
         pfo_disk_release(&found);
         return -1;
     }
