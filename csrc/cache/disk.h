@@ -101,6 +101,9 @@ enum { PFO_DISK_SCRATCH = 1024 };
 pfo_status pfo_disk_get_into(pfo_disk *disk, const pfo_digest *key, int writable, void *scratch, pfo_disk_value *value,
                              pfo_error *err);
 
+/* Whether somebody besides one holder of this map (pfo_disk_value.map) has it: other values, or a handle that remembers its file as checked. */
+int pfo_disk_map_is_shared(const void *map);
+
 /* Stores or replaces. *stored == 0 with PFO_OK: it alone exceeds max_bytes (counted as a reject), or was cancelled. On failure the old
  * entry, if any, is still there and whole. What is cancelled before its turn to write changes nothing; later, it is taken out again before
  * anybody else's turn. So who sets `cancelled` (with sequential consistency) and deletes or puts the key then has the last word. */

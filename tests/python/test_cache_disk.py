@@ -442,6 +442,85 @@ def test_what_is_deleted_while_it_is_written_does_not_come_back(tmp_path: pathli
             assert cache.get("k") is None
 
 
+# ---- arrays in files of their own: later touches look through one map ----------------------------------------------------------
+
+COUNT = 50_000
+
+
+def unlinked_maps(directory: pathlib.Path) -> int:
+    """Files of a directory that are mapped here and have no name any more."""
+    lines = pathlib.Path("/proc/self/maps").read_text().splitlines()
+    return sum(str(directory / "payloads") in line and line.endswith("(deleted)") for line in lines)
+
+
+def test_each_caller_has_an_array_of_its_own_over_one_map(tmp_path: pathlib.Path) -> None:
+    with PerformanceCache(0, tmp_path, compression="none") as cache:
+        cache.set("k", np.arange(float(COUNT)), persist=True)
+        first, second = cache.get("k"), cache.get("k")
+        assert first is not second
+        assert np.shares_memory(first, second)
+        second.shape = (2, -1)
+        first.dtype = np.int64
+        third = cache.get("k")
+        assert third.shape == (COUNT,)
+        assert third.dtype == np.float64
+        for array in (first, second, third):
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                array.flags.writeable = True
+    np.testing.assert_array_equal(third, np.arange(float(COUNT)))
+
+
+def test_private_copies_of_an_array_on_disk(tmp_path: pathlib.Path) -> None:
+    with PerformanceCache(0, tmp_path, compression="none") as cache:
+        function: Any = cache_result("zeros", cache=cache, persist=True, copy=True)(lambda n: np.zeros(COUNT) + n)
+        for _ in range(3):
+            copy = function(1)
+            assert copy[0] == 1
+            copy[:] = 5
+
+
+@pytest.mark.parametrize("how", ["set", "delete and set", "another process", "clear", "evict"])
+def test_an_array_that_was_replaced_is_not_handed_out(tmp_path: pathlib.Path, how: str) -> None:
+    with PerformanceCache(0, tmp_path, max_disk_bytes=2 << 20, compression="none") as cache:
+        cache.set("k", np.zeros(COUNT), persist=True)
+        held = [cache.get("k"), cache.get("k")]
+        if how == "another process":
+            script = (
+                f"import numpy as np; from perfopt.cache import PerformanceCache as C; "
+                f"C(0, {str(tmp_path)!r}, compression='none').set('k', np.ones({COUNT}), persist=True)"
+            )
+            subprocess.run([sys.executable, "-c", script], check=True)
+        elif how == "clear":
+            cache.clear()
+        elif how == "evict":
+            for number in range(20):
+                cache.set(number, np.full(COUNT, number), persist=True)
+        else:
+            if how == "delete and set":
+                cache.delete("k")
+            cache.set("k", np.ones(COUNT), persist=True)
+        found = cache.get("k")
+        assert (found is None) if how in ("clear", "evict") else (found == 1).all()
+        assert not any(array.any() for array in held)
+
+
+def test_unlinked_files_are_not_kept_for_the_arrays_over_them(tmp_path: pathlib.Path) -> None:
+    with PerformanceCache(0, tmp_path, compression="none") as cache:
+        for number in range(20):
+            cache.set(number, np.full(COUNT, number), persist=True)
+            assert cache.get(number)[0] == cache.get(number)[0] == number
+        held = cache.get(19)
+        for number in range(20):
+            cache.delete(number)
+        cache.set("other", np.zeros(COUNT), persist=True)
+        assert cache.get("other")[0] == 0
+        assert unlinked_maps(tmp_path) == 1, "what the caller holds, and nothing else"
+        assert held[0] == 19
+        del held
+        cache.get("other")
+        assert unlinked_maps(tmp_path) == 0
+
+
 class Writing:
     """Keeps everybody from writing in a directory, as another process would, so that threads overlap that write there."""
 

@@ -153,13 +153,15 @@ time_left(uint64_t end_ns)
 
 /* The good value on disk as a new reference, or NULL; *end_ns: its end on the wall clock, 0 for never. 0, or -1 with an exception. */
 static int
-read_disk(const pfo_tiers *tiers, const pfo_digest *key, uint64_t ttl_ns, PyObject **found, uint64_t *end_ns)
+read_disk(const pfo_tiers *tiers, const pfo_digest *key, uint64_t ttl_ns, PyObject **found, uint64_t *end_ns,
+          int *is_prepared)
 {
     pfo_disk_times times;
     if (pfo_disk_tier_get(tiers->disk, key, found, &times) < 0) {
         return -1;
     }
     *end_ns = times.expires_ns;
+    *is_prepared = times.is_prepared;
     if (*found == NULL || (times.expires_ns == 0 && ttl_ns == 0)) {
         return 0;
     }
@@ -186,15 +188,16 @@ get_from_disk(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk
     const uint64_t changes = *stripe_of(tiers, builder);
     PyObject *found;
     uint64_t end_ns;
-    if (read_disk(tiers, &key, ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : ttl_ns, &found, &end_ns) < 0) {
+    int is_prepared;
+    if (read_disk(tiers, &key, ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : ttl_ns, &found, &end_ns, &is_prepared) < 0) {
         return -1;
     }
     if (found == NULL) {
         return 0;
     }
     if (tiers->store.bounds.max_entries == 0) { /* there is no memory to move up to */
-        PyObject *guard;
-        *value = pfo_value_prepare(tiers->state, found, 0, &guard);
+        PyObject *guard = NULL;
+        *value = is_prepared ? Py_NewRef(found) : pfo_value_prepare(tiers->state, found, 0, &guard);
         Py_XDECREF(guard);
         Py_DECREF(found);
         return *value == NULL ? -1 : 1;
@@ -250,7 +253,8 @@ pfo_tiers_contains(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest 
     }
     PyObject *found;
     uint64_t end_ns;
-    if (read_disk(tiers, &key, tiers->ttl_ns, &found, &end_ns) < 0) {
+    int is_prepared;
+    if (read_disk(tiers, &key, tiers->ttl_ns, &found, &end_ns, &is_prepared) < 0) {
         return -1;
     }
     const int good = found != NULL;

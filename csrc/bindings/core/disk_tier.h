@@ -6,6 +6,8 @@
  * Threads: call with the GIL; it is released around all disk work, so other threads may use or close the tier meanwhile. Closing a tier
  * that is in use takes effect when its last call returns. User code runs only in pickles.
  * Memory: a tier owns its handle and a reference to the key; values own the maps that they look into (disk_map_type.c) and outlive the tier.
+ * Of the arrays in payload files that were read last it keeps one each, whose views it hands out while the file is as it was checked; but no
+ * longer than the engine keeps the map itself.
  */
 #ifndef PFO_BINDINGS_DISK_TIER_H
 #define PFO_BINDINGS_DISK_TIER_H
@@ -32,9 +34,11 @@ enum { PFO_PICKLE_KEY_BYTES = 16 };
 int pfo_disk_tier_open(pfo_core_state *state, const pfo_disk_tier_options *options, pfo_disk_tier **tier);
 void pfo_disk_tier_close(pfo_disk_tier *tier); /* NULL is allowed */
 
-/* On the wall clock: when an entry was stored, in whole seconds, and its end, 0 for never. */
+/* On the wall clock: when an entry was stored, in whole seconds, and its end, 0 for never. is_prepared: nothing in the value can be changed,
+ * so it is as pfo_value_prepare() would make it, without a guard. */
 typedef struct pfo_disk_times {
     uint64_t stored_ns, expires_ns;
+    int is_prepared;
 } pfo_disk_times;
 
 /* *value is a new reference, or NULL for a miss. A payload that cannot be decoded is a miss and

@@ -199,6 +199,9 @@ pfo_disk_tier_traverse(pfo_disk_tier *tier, visitproc visit, void *arg)
     if (tier != NULL) {
         Py_VISIT(tier->cache_dir);
         Py_VISIT(tier->pickle_key);
+        for (int i = 0; i < PFO_TIER_ARRAYS; i++) {
+            Py_VISIT(tier->arrays[i].array);
+        }
     }
     return 0;
 }
