@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import gc
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from waiting import Meeting
 
-from perfopt.cache import cache_result
+from perfopt.cache import PerformanceCache, cache_result
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # on purpose
 
@@ -330,6 +331,50 @@ def test_what_began_before_is_handed_out_but_not_kept(action: str) -> None:
     assert results == ["old"] * 3
     assert function(meeting.key()) == "new"
     assert function.cache_info().currsize == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("action", ["invalidate", "cache_clear"])
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_began_before_is_not_kept_without_single_flight_either(action: str, is_async: bool, shared: bool) -> None:
+    forget: list[Callable[[], object]] = []
+
+    def compute(x: int) -> int:
+        for call in forget:
+            call()
+        return x
+
+    async def compute_later(x: int) -> int:
+        return compute(x)
+
+    cache = PerformanceCache() if shared else None
+    function: Any = cache_result(cache=cache, single_flight=False)(compute_later if is_async else compute)
+    call = (lambda x: asyncio.run(function(x))) if is_async else function
+    forget.append(lambda: getattr(function, action)(*[1] * (action == "invalidate")))
+    assert call(1) == 1
+    assert function.cache_info().currsize == 0
+    assert call(2) == 2
+    assert function.cache_info().currsize == (action == "invalidate"), "another key's is none of its business"
+    forget.clear()
+    assert call(1) == 1
+    assert function.cache_info().currsize == 1 + (action == "invalidate")
+
+
+def test_clearing_a_shared_cache_reaches_what_its_functions_compute() -> None:
+    cache = PerformanceCache()
+    clears = [cache.clear]
+
+    @cache_result(cache=cache)
+    def function(x: int) -> int:
+        for clear in clears:
+            clear()
+        return x
+
+    assert function(1) == 1
+    assert len(cache) == 0
+    clears.clear()
+    assert function(1) == 1
+    assert len(cache) == 1
 
 
 # ---- re-entrancy --------------------------------------------------------------------------------------------------------------
