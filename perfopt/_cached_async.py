@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from perfopt._flights import Computation, Flights, WouldWaitForItself
+from perfopt._flights import Flights, WouldWaitForItself
 
 __all__ = ["wrap_coroutine_function"]
 
@@ -26,11 +26,8 @@ class _Misses:
         self._function = function
         self.flights = Flights()
 
-    async def alone(self, pending: Any, args: Any, kwargs: Any, beside: Computation | None = None) -> Any:
-        """Computes in the caller's own task; nobody else waits for it. Without asyncio, so the disk is used in the foreground.
-
-        beside: the computation of the same key that this call is made in.
-        """
+    async def alone(self, pending: Any, args: Any, kwargs: Any) -> Any:
+        """Computes in the caller's own task; nobody else waits for it. Without asyncio, so the disk is used in the foreground."""
         cached = self._cached
         landing: _Landing | None = None
         if self._persists:
@@ -38,11 +35,11 @@ class _Misses:
         if landing is None:
             cached._depart(pending)
             result = await self._function(*args, **kwargs)
-            landing = cached._finish(pending, result, beside is None or beside.is_listed)
+            landing = cached._finish(pending, result)
         good, value = cached._share(*landing)
         return value if good else landing[0]
 
-    async def _compute(self, pending: Any, args: Any, kwargs: Any, computation: Computation) -> _Landing:
+    async def _compute(self, pending: Any, args: Any, kwargs: Any) -> _Landing:
         cached = self._cached
         landing: _Landing | None
         if self._persists:  # the disk must not block the loop
@@ -52,11 +49,9 @@ class _Misses:
         cached._depart(pending)
         result = await self._function(*args, **kwargs)
         if not self._persists:
-            landing = cached._finish(pending, result, computation.is_listed)
+            landing = cached._finish(pending, result)
         else:
-            landing = await asyncio.to_thread(cached._finish, pending, result, computation.is_listed)
-            if not computation.is_listed:  # delisted while it was written
-                await asyncio.to_thread(cached._forget, pending)
+            landing = await asyncio.to_thread(cached._finish, pending, result)
         return cast(_Landing, landing)
 
     async def join(self, pending: Any, args: Any, kwargs: Any) -> Any:
@@ -72,8 +67,7 @@ class _Misses:
         while True:
             try:
                 landed = await self.flights.join(pending, compute)
-            except WouldWaitForItself as circle:
-                beside = circle.computation
+            except WouldWaitForItself:
                 break
             if landed is not None:
                 (value, guard, is_loaded), is_first = landed
@@ -84,7 +78,7 @@ class _Misses:
             hit, value = self._cached._find(pending)
             if hit:
                 return value
-        return await self.alone(pending, args, kwargs, beside)
+        return await self.alone(pending, args, kwargs)
 
 
 def wrap_coroutine_function(cached: Any, function: Any, single_flight: bool) -> Any:

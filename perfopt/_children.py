@@ -2,12 +2,16 @@
 
 The first process that follows its children makes the directory, names it in the environment, which children of every kind
 inherit (fork, spawn, forkserver, DataLoader workers), and removes it when it ends. Below it, one folder for each ``key``:
-``PID-NUMBER.started`` while a child runs, ``PID-NUMBER.capture`` once it has reported. A child that was killed leaves the first
-and never the second, and so is known to be missing.
+``PID-BEGIN-NUMBER.started`` while a child runs, the same with ``.capture`` once it has reported. A child that was killed leaves
+the first and never the second, and so is known to be missing. BEGIN is when the process began: a process id alone comes
+back, and would show a dead child as running, or have its report overwritten.
 
 Ends of processes: ``multiprocessing`` children leave by ``os._exit`` after their own finalizers and skip ``atexit``; all others
-run ``atexit``. Both lead to :func:`_report_all`, which does its work once. Threads: called under the GIL; the list of followers
-changes only when a profiler begins to follow and in a new child.
+run ``atexit``. Both lead to :func:`_report_all`, which does its work once. A child that becomes another program (``os.exec*``,
+``os.spawn*``, ``subprocess`` with ``preexec_fn``) takes its marker away first: it is no process that could report.
+
+Threads: what is shared changes with ``_lock`` held, by :func:`follow` and in a new child. A fork waits for it, so that no
+child begins with half a state or with a lock that nobody will release.
 """
 
 from __future__ import annotations
@@ -19,7 +23,10 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
+import threading
+import time
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,10 +51,20 @@ class _Follower:
         self.reported = False
 
     def begin_report(self) -> None:
-        self.stem = f"{os.getpid()}-{next(_numbers)}"
+        pid = os.getpid()
+        begin = _begin_of(pid)
+        self.stem = f"{pid}-{time.time_ns() if begin is None else begin}-{next(_numbers)}"
         self.reported = False
         with contextlib.suppress(OSError):  # the family's directory went with its first process
-            (self.folder / f"{self.stem}.started").touch()
+            self._marker().touch()
+
+    def withdraw(self) -> None:
+        """Takes the marker away."""
+        if self.stem is not None:
+            self._marker().unlink(missing_ok=True)
+
+    def _marker(self) -> Path:
+        return self.folder / f"{self.stem}.started"
 
     def report(self) -> None:
         profiler = self.profiler()
@@ -56,13 +73,15 @@ class _Follower:
         self.reported = True
         with contextlib.suppress(OSError):
             profiler.capture().dump(self.folder / f"{self.stem}.capture")
-            (self.folder / f"{self.stem}.started").unlink()
+            self.withdraw()
 
 
+_lock = threading.RLock()
 _followers: list[_Follower] = []
 _root: Path | None = None
 _owner = 0  # pid of the process that made the directory
 _installed = False
+_watches_exec = False
 
 
 def inherited() -> bool:
@@ -80,9 +99,14 @@ def inherited() -> bool:
 
 def follow(profiler: _core.Profiler, key: str) -> Path:
     """Reports go to, or come from, the folder of this key; made if it is not there. ValueError for a key no folder can have."""
-    global _root, _owner
     if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key) is None:
         raise ValueError(f"key must be 1 to 64 letters, digits, '-' or '_', not {key!r}")
+    with _lock:
+        return _follow_locked(profiler, key)
+
+
+def _follow_locked(profiler: _core.Profiler, key: str) -> Path:
+    global _root, _owner
     if _root is None:
         if inherited():
             _root = Path(os.environ[VARIABLE])
@@ -97,6 +121,7 @@ def follow(profiler: _core.Profiler, key: str) -> Path:
     _install()
     follower = _Follower(profiler, folder)
     if _owner != os.getpid():
+        _watch_exec()
         follower.begin_report()
         _report_before_multiprocessing_ends()
     _followers.append(follower)
@@ -105,7 +130,7 @@ def follow(profiler: _core.Profiler, key: str) -> Path:
 
 def collect(folder: Path) -> tuple[list[Path], dict[str, list[int]]]:
     """Files of the children that have reported, and the pids of those that run still and of those that never will."""
-    begun = [(started, _is_alive(_pid_of(started))) for started in sorted(folder.glob("*.started"))]
+    begun = [(started, _is_alive(started)) for started in sorted(folder.glob("*.started"))]
     reports = sorted(folder.glob("*.capture"))  # afterwards: a child that ends meanwhile is in one list or the other
     pids: dict[str, list[int]] = {"reported": [_pid_of(report) for report in reports], "running": [], "missing": []}
     for started, alive in begun:
@@ -115,19 +140,35 @@ def collect(folder: Path) -> tuple[list[Path], dict[str, list[int]]]:
 
 
 def _pid_of(file: Path) -> int:
-    return int(file.stem.partition("-")[0])
+    return int(file.stem.split("-")[0])
 
 
-def _is_alive(pid: int) -> bool:
+def _stat_of(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the state on (proc(5) calls it field 3). OSError where there is no such process."""
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()  # a name in it may be any bytes
+
+
+def _begin_of(pid: int) -> int | None:
+    """When the process began, in clock ticks since the machine started; None where /proc does not tell."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]  # a name in it may be any bytes
+        return int(_stat_of(pid)[19])  # field 22, starttime
+    except OSError:
+        return None
+
+
+def _is_alive(started: Path) -> bool:
+    """Whether the child that left this marker still runs."""
+    pid = _pid_of(started)
+    try:
+        fields = _stat_of(pid)
     except OSError:
         try:
             os.kill(pid, 0)
         except OSError as error:
             return isinstance(error, PermissionError)
         return not os.path.isdir("/proc/self")
-    return state != b"Z"  # ended, and not yet waited for
+    ended = fields[0] == b"Z"  # and not yet waited for
+    return not ended and int(fields[19]) == int(started.stem.split("-")[1])
 
 
 def _install() -> None:
@@ -137,8 +178,6 @@ def _install() -> None:
     _installed = True
     from multiprocessing import util  # tens of milliseconds that only who follows children should pay
 
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_child_begins)
     # A multiprocessing child forgets its finalizers when it begins, and then runs these.
     util.register_after_fork(_followers_token, lambda _: _report_before_multiprocessing_ends())
     atexit.register(_end)
@@ -158,12 +197,44 @@ def _report_before_multiprocessing_ends() -> None:
 
 
 def _child_begins() -> None:
-    _followers[:] = [follower for follower in _followers if follower.profiler() is not None]
-    for follower in _followers:
-        profiler = follower.profiler()
-        if profiler is not None:
-            profiler.reset()  # what was copied from the parent is the parent's to report
-            follower.begin_report()
+    try:
+        _followers[:] = [follower for follower in _followers if follower.profiler() is not None]
+        if not _followers:
+            return
+        forker = sys._getframe().f_back
+        becomes_another = forker is not None and forker.f_globals.get("__name__") == "subprocess"  # with a preexec_fn
+        if not becomes_another:
+            _watch_exec()
+        for follower in _followers:
+            profiler = follower.profiler()
+            follower.stem = None  # that of the parent
+            if profiler is not None and not becomes_another:
+                profiler.reset()  # what was copied from the parent is the parent's to report
+                follower.begin_report()
+    finally:
+        _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_child_begins)
+
+
+def _watch_exec() -> None:
+    """Has the markers of this process taken away when it is about to become another program.
+
+    Should that fail, the process goes on unmarked, and still reports when it ends.
+    """
+    global _watches_exec
+    if not _watches_exec:
+        _watches_exec = True
+        sys.addaudithook(_before_exec)
+
+
+def _before_exec(event: str, _arguments: object) -> None:
+    if event == "os.exec":
+        for follower in _followers:
+            with contextlib.suppress(OSError):
+                follower.withdraw()
 
 
 def _report_all() -> None:

@@ -30,18 +30,17 @@ __all__ = ["Computation", "Flights", "WouldWaitForItself"]
 
 
 class Computation:
-    """One computation of one key: what it waits for at this moment, and whether its key still leads to it.
+    """One computation of one key: what it waits for at this moment.
 
     around: of one that a thread does (see the end of this file) inside another computation, that other one; else None.
     """
 
-    __slots__ = ("around", "awaits", "has_ended", "is_listed")
+    __slots__ = ("around", "awaits", "has_ended")
 
     def __init__(self, around: Computation | None = None) -> None:
         self.awaits: list[Computation] = []
         self.around = around
         self.has_ended = False
-        self.is_listed = True
 
     def leads_to(self, other: Computation | None) -> bool:
         """Whether this computation is that one, or waits for it over any number of others."""
@@ -58,14 +57,10 @@ class Computation:
 
 
 class WouldWaitForItself(Exception):
-    """The caller is part of the computation that it asks for: it is to compute anew, and to keep it or not as that one is."""
-
-    def __init__(self, computation: Computation) -> None:
-        super().__init__()
-        self.computation = computation
+    """The caller is part of the computation that it asks for: it is to compute anew."""
 
 
-Compute = Callable[[Computation], Coroutine[Any, Any, Any]]
+Compute = Callable[[], Coroutine[Any, Any, Any]]
 
 _innermost: ContextVar[Computation | None] = ContextVar("perfopt.cache.innermost", default=None)
 
@@ -81,19 +76,20 @@ def _current() -> Computation | None:
 class _Flight:
     """A computation, its task, and how many wait for it."""
 
-    __slots__ = ("__weakref__", "computation", "key", "listed", "task", "waiters")
+    __slots__ = ("__weakref__", "computation", "is_listed", "key", "listed", "task", "waiters")
 
     def __init__(self, key: Any, listed: _Listed) -> None:
         self.key = key
         self.listed = listed  # where it is found
+        self.is_listed = True
         self.computation = Computation()
         self.waiters = 0
         self.task: asyncio.Task[Any]
 
     def delist(self) -> None:
-        """Later callers of this key compute anew, and what this computation returns is not to be kept any more."""
-        if self.computation.is_listed:
-            self.computation.is_listed = False
+        """Later callers of this key compute anew."""
+        if self.is_listed:
+            self.is_listed = False
             if self.listed.get(self.key) is self:
                 self.listed.pop(self.key, None)
 
@@ -114,7 +110,7 @@ class Flights:
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Listed] = WeakKeyDictionary()
 
     async def join(self, key: Any, compute: Compute) -> tuple[Any, bool] | None:
-        """What the flight of this key brought, and whether this caller began it, with compute(computation).
+        """What the flight of this key brought, and whether this caller began it, with compute().
 
         None: its own function cancelled it, and who did not begin it may begin anew. Raises what compute raised,
         WouldWaitForItself, and RuntimeError where no loop of asyncio runs.
@@ -128,7 +124,7 @@ class Flights:
             flight.task = loop.create_task(_fly(flight.computation, weakref.ref(flight), compute))
             flight.task.add_done_callback(_look_at_outcome)
         elif flight.computation.leads_to(_current()):
-            raise WouldWaitForItself(flight.computation)
+            raise WouldWaitForItself
         task = flight.task
         try:
             await _landing_of(flight)
@@ -138,7 +134,7 @@ class Flights:
             del flight, task  # an exception's traceback must not lead back to its task
 
     def delist(self, key: Any) -> None:
-        """In every loop, what is being computed for this key is handed to those who wait, but not to be kept."""
+        """In every loop, what is being computed for this key is handed to those who wait, and later callers compute anew."""
         for listed in self._tables():
             flight = listed.get(key)
             if flight is not None:
@@ -160,7 +156,7 @@ class Flights:
 async def _fly(computation: Computation, reference: weakref.ref[_Flight], compute: Compute) -> Any:
     _innermost.set(computation)
     try:
-        return await compute(computation)
+        return await compute()
     finally:
         flight = reference()
         if flight is not None:

@@ -17,7 +17,15 @@ from collections.abc import Callable
 from typing import Any
 
 from perfopt._keys_arrays import reduce_numpy, reduce_sparse, reduce_torch
-from perfopt._keys_base import CONTAINER_BASES, SCALAR_BASES, Reduction, class_name, instance_state, loaded
+from perfopt._keys_base import (
+    CONTAINER_BASES,
+    SCALAR_BASES,
+    Reduction,
+    class_name,
+    found_by_name,
+    instance_state,
+    loaded,
+)
 from perfopt._keys_tables import reduce_arrow, reduce_pandas
 
 # ---- subclasses of built-in types ----------------------------------------------------------------------------------------------
@@ -69,13 +77,6 @@ def _beside_fields(value: Any) -> Reduction:
 # ---- what an import finds by name ----------------------------------------------------------------------------------------------
 
 
-def _found(module: str, qualname: str) -> Any:
-    found = sys.modules.get(module)
-    for name in qualname.split("."):
-        found = getattr(found, name, None)
-    return found
-
-
 def _reduce_named(value: Any) -> Reduction | str | None:
     """Classes and functions, by the name under which another process finds them; why not, if there is none."""
     kind = "class" if isinstance(value, type) else "function"
@@ -93,7 +94,7 @@ def _reduce_named(value: Any) -> Reduction | str | None:
         return None
     if isinstance(value, types.BuiltinFunctionType):
         return None, kind, module, qualname  # made anew at each look; what is written in C has one meaning in a process
-    if _found(module, qualname) is value:
+    if found_by_name(module, qualname) is value:
         if module != "__main__":
             return value, kind, module, qualname
         return f"a {kind} counts by its name, and in __main__ that means something else in every program: move it to a module"
@@ -131,7 +132,7 @@ def _decimal_parts(value: Any) -> tuple[Any, ...]:
 # in the method resolution order that is here counts (a datetime is a date too).
 _STANDARD: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str]] = {
     ("collections", "ChainMap"): lambda value: (list(value.maps),),
-    ("collections", "deque"): lambda value: (list(_found("collections", "deque").__iter__(value)), value.maxlen),
+    ("collections", "deque"): lambda value: (list(found_by_name("collections", "deque").__iter__(value)), value.maxlen),
     ("datetime", "date"): lambda value: (value.year, value.month, value.day),
     ("datetime", "datetime"): _datetime_parts,
     ("datetime", "time"): lambda value: (
@@ -166,7 +167,7 @@ def _standard_name(cls: type) -> tuple[str, str] | None:
     name = _ALIASES.get(cls) or (cls.__module__, cls.__qualname__)
     if not isinstance(name[0], str) or name not in _STANDARD:
         return None
-    return name if _found(*name) is cls else None
+    return name if found_by_name(*name) is cls else None
 
 
 # The classes of _STANDARD that were met: millions of dates in a list shall not be looked up by name.

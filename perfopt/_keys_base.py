@@ -23,6 +23,21 @@ def class_name(cls: type) -> tuple[str, str]:
     return cls.__module__, cls.__qualname__
 
 
+def found_by_name(module: str, qualname: str) -> Any:
+    """What a loaded module holds under a qualified name, or None."""
+    found: Any = sys.modules.get(module)
+    for name in qualname.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+def is_of(cls: type, library: str) -> bool:
+    """Whether a class is found in that library under the name that it gives: ``__module__`` alone is anybody's to set."""
+    module = cls.__module__
+    is_claimed = isinstance(module, str) and module.partition(".")[0] == library
+    return is_claimed and found_by_name(module, cls.__qualname__) is cls
+
+
 def instance_state(value: object, base: type = object) -> dict[str, Any]:
     """What an instance holds in its ``__dict__`` and in the slots of its classes before ``base``.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfopt._keys_base import Reduction, class_name, loaded
+from perfopt._keys_base import Reduction, class_name, is_of, loaded
 
 # ---- Arrow ---------------------------------------------------------------------------------------------------------------------
 
@@ -44,11 +44,11 @@ def reduce_arrow(arrow: Any, value: Any) -> Reduction | str | None:
 def _own_name(value: Any) -> Any:
     """How an object's class is called: pandas moves its own between modules, so those count by their bare name."""
     cls = type(value)
-    return cls.__name__ if cls.__module__.partition(".")[0] == "pandas" else class_name(cls)
+    return cls.__name__ if is_of(cls, "pandas") else class_name(cls)
 
 
 def _own_class(value: Any) -> type | None:
-    return None if type(value).__module__.partition(".")[0] == "pandas" else type(value)
+    return None if is_of(type(value), "pandas") else type(value)
 
 
 def _subclass_state(value: Any) -> dict[str, Any]:

@@ -30,17 +30,19 @@ def cuda_bytes() -> list[tuple[int, int, int]]:
     ]
 
 
-def device_memory() -> list[dict[str, int]]:
+def device_memory() -> list[dict[str, Any]]:
     """``total``, ``used`` and ``free`` bytes of each NVIDIA device as the driver counts them, by NVML; empty without one.
 
-    ``used`` is over all processes, with what CUDA contexts take, so it is more than torch's allocator reports. Torch is
-    not needed and CUDA is not initialised. The first call opens the driver's library and takes milliseconds.
+    ``used`` is over all processes, with what CUDA contexts take, so it is more than torch's allocator reports. A device
+    that refuses (lost, not permitted) keeps its place with None for the three and the driver's words as ``reason``, which
+    is None otherwise. Torch is not needed and CUDA is not initialised. The first call opens the driver's library and takes
+    milliseconds, as does the first one after a restart of the driver.
     """
     try:
         figures = _core.nvml_memory()
     except NotImplementedError:
         return []
-    return [{"total": total, "used": used, "free": free} for total, used, free in figures]
+    return [{"total": total, "used": used, "free": free, "reason": reason} for total, used, free, reason in figures]
 
 
 def release_cuda() -> int:

@@ -13,12 +13,11 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from perfopt import _core
-from perfopt._values import prepare_value
 
 if TYPE_CHECKING:  # asyncio: whoever calls an async method has it loaded already; nobody else shall wait for it
     from datetime import timedelta
 
-    from perfopt._flights import Computation, Flights
+    from perfopt._flights import Flights
 
 __all__ = ["PerformanceCache"]
 
@@ -102,12 +101,11 @@ class PerformanceCache(_core.PerformanceCache):
         while True:
             try:
                 landed = await self._flights.join(token, compute)
-            except WouldWaitForItself as circle:
-                computation = circle.computation
+            except WouldWaitForItself:
                 break
             if landed is not None:
                 return landed[0]
-        return await compute(computation)
+        return await compute()
 
     async def _compute(
         self,
@@ -116,7 +114,6 @@ class PerformanceCache(_core.PerformanceCache):
         persist: bool,
         ttl: float | timedelta | None,
         size: int | None,
-        computation: Computation,
     ) -> Any:
         """The value on disk, else that of fn, kept unless the key was deleted meanwhile."""
         import asyncio
@@ -124,15 +121,11 @@ class PerformanceCache(_core.PerformanceCache):
         value = await self.aget(token, _MISSING)
         if value is not _MISSING:
             return value
+        departure = self._depart(token)
         value = await _call(fn)
-        if not computation.is_listed:
-            return prepare_value(value, False)[0]
         if self.cache_dir is None:
-            return self._keep(token, value, persist, ttl=ttl, size=size)
-        value = await asyncio.to_thread(self._keep, token, value, persist, ttl=ttl, size=size)
-        if persist and not computation.is_listed:  # deleted while it was written
-            await asyncio.to_thread(self._forget, token)
-        return value
+            return self._keep(departure, token, value, persist, ttl=ttl, size=size)
+        return await asyncio.to_thread(self._keep, departure, token, value, persist, ttl=ttl, size=size)
 
 
 PerformanceCache.__module__ = "perfopt.cache"

@@ -10,7 +10,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -162,11 +162,11 @@ class PerformanceProfiler(_core.Profiler):
 
             A nested range of the same name (recursion) counts once more in ``count`` and ``total``; ``active`` is the time in
             which the ranges ran, without what coroutines and generators were suspended; ``self`` is active time without that
-            of ranges inside. ``callers``: ``{name: {"count", "total"}}`` of the ranges directly around, ``""`` for none and
-            active times; ranges beyond ``max_names`` around it are left out.
+            of ranges inside. ``callers``: ``{name: {"count", "total"}}`` of the ranges directly around, ``""`` for none (or one
+            whose name is that) and active times; ranges beyond ``max_names`` around it are left out.
         """
         capture = self.capture()
-        callers = _callers_of(capture.nodes())
+        callers = callers_of(capture.nodes(), outside="")
         operations: dict[str, dict[str, Any]] = {}
         overflow: dict[str, Any] | None = None
         for row in capture.rows():
@@ -219,11 +219,18 @@ def merge(captures: Iterable[_core.Capture]) -> _core.Capture:
     return _core.Capture.merge(captures)
 
 
-def _callers_of(nodes: list[Any]) -> dict[str | None, dict[str, dict[str, float]]]:
-    """The edges of the calling-context tree, by callee and caller."""
+def callers_of(nodes: Sequence[Any], *, outside: str | None = None) -> dict[str | None, dict[str, dict[str, float]]]:
+    """The edges of the calling-context tree: ``{callee: {caller: {"count", "total"}}}``.
+
+    Ranges beyond ``max_names`` are no callers.
+
+    Args:
+        nodes: of :meth:`perfopt._core.Capture.nodes`.
+        outside: stands for the caller of ranges that are in no other; they are left out without. A name of no length is a name.
+    """
     callers: dict[str | None, dict[str, dict[str, float]]] = {}
     for node in nodes:
-        caller = nodes[node["parent"]]["name"] if node["parent"] >= 0 else ""
+        caller = nodes[node["parent"]]["name"] if node["parent"] >= 0 else outside
         if caller is None:
             continue
         edge = callers.setdefault(node["name"], {}).setdefault(caller, {"count": 0, "total": 0.0})

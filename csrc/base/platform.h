@@ -12,6 +12,7 @@
 #include "base/status.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,6 +24,11 @@ int pfo_usable_processors(void);
  * 0 or an errno value. */
 int pfo_thread_create_quiet(pthread_t *thread, const pthread_attr_t *attributes, void *(*entry)(void *),
                             void *argument);
+
+/* Sleeps until the deadline of CLOCK_MONOTONIC (1), or until somebody has changed *word, which showed `seen` before, and called
+ * pfo_word_wake() (0; may also return 0 for no reason). One system call, where a condition's timed wait takes two. */
+int pfo_word_wait(_Atomic uint32_t *word, uint32_t seen, int64_t deadline_ns);
+void pfo_word_wake(_Atomic uint32_t *word);
 
 /* Processor time a running thread has used so far; -1 unknown. pre: the thread has not been joined. */
 int64_t pfo_thread_cpu_ns(pthread_t thread);

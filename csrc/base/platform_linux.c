@@ -14,7 +14,9 @@
 #include "base/sync.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <limits.h>
 #include <sched.h>
 #include <signal.h>
@@ -80,6 +82,23 @@ pfo_thread_create_quiet(pthread_t *thread, const pthread_attr_t *attributes, voi
         (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     }
     return error;
+}
+
+_Static_assert(sizeof(time_t) == sizeof(long), "SYS_futex takes times of long's size");
+
+int
+pfo_word_wait(_Atomic uint32_t *word, uint32_t seen, int64_t deadline_ns)
+{
+    const struct timespec deadline = { (time_t)(deadline_ns / 1000000000), (long)(deadline_ns % 1000000000) };
+    return syscall(SYS_futex, word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, seen, &deadline, NULL,
+                   FUTEX_BITSET_MATCH_ANY) != 0 &&
+           errno == ETIMEDOUT;
+}
+
+void
+pfo_word_wake(_Atomic uint32_t *word)
+{
+    (void)syscall(SYS_futex, word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT32_MAX, NULL, NULL, 0);
 }
 
 int64_t

@@ -3,6 +3,9 @@
 
 #if !defined(__linux__)
 
+#include "base/clock.h"
+#include "base/sync.h"
+
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -17,6 +20,41 @@ int
 pfo_thread_create_quiet(pthread_t *thread, const pthread_attr_t *attributes, void *(*entry)(void *), void *argument)
 {
     return pthread_create(thread, attributes, entry, argument);
+}
+
+/* All words share one lock: a waker takes it, so that nobody who has just looked at a word misses the call. A condition's clock
+ * differs between systems, so waits are cut into pieces that do not depend on it much. */
+static pfo_mutex word_lock = PFO_MUTEX_INIT;
+static pfo_cond word_changed = PFO_COND_INIT;
+
+int
+pfo_word_wait(_Atomic uint32_t *word, uint32_t seen, int64_t deadline_ns)
+{
+    const int64_t piece_ns = 50000000;
+    const int64_t left_ns = deadline_ns - pfo_monotonic_ns();
+    if (left_ns <= 0) {
+        return 1;
+    }
+    struct timespec until;
+    (void)clock_gettime(CLOCK_REALTIME, &until);
+    const int64_t nanoseconds = (int64_t)until.tv_nsec + (left_ns < piece_ns ? left_ns : piece_ns);
+    until.tv_sec += (time_t)(nanoseconds / 1000000000);
+    until.tv_nsec = (long)(nanoseconds % 1000000000);
+    pfo_mutex_lock(&word_lock);
+    if (atomic_load(word) == seen) {
+        (void)pthread_cond_timedwait(&word_changed, &word_lock, &until);
+    }
+    pfo_mutex_unlock(&word_lock);
+    return pfo_monotonic_ns() >= deadline_ns;
+}
+
+void
+pfo_word_wake(_Atomic uint32_t *word)
+{
+    (void)word;
+    pfo_mutex_lock(&word_lock);
+    pfo_cond_broadcast(&word_changed);
+    pfo_mutex_unlock(&word_lock);
 }
 
 int64_t

@@ -29,40 +29,59 @@ pfo_disk_find_locked(pfo_disk *disk, const pfo_digest *key, pfo_slot *slot, uint
 
 /* ---- get ---- */
 
+/* How a value is read: what pfo_disk_get_into() was asked for. */
+typedef struct reading {
+    int writable;
+    void *scratch; /* of PFO_DISK_SCRATCH bytes, or NULL */
+} reading;
+
+/* The compressed payload of a record, expanded. */
 static pfo_record_state
-read_inline(pfo_disk *disk, const pfo_slot *slot, pfo_disk_value *value, pfo_status *status, pfo_error *err)
+expand_inline(const pfo_record_header *header, size_t stored, pfo_disk_value *value, pfo_status *status, pfo_error *err)
 {
-    const size_t bytes = (size_t)slot->units * PFO_DISK_ALIGNMENT;
-    pfo_record_header *header = bytes < sizeof *header ? NULL : pfo_alloc(bytes);
-    if (header == NULL) {
-        *status = bytes < sizeof *header ? PFO_OK : pfo_fail(err, PFO_NO_MEMORY, "out of memory reading a payload");
-        return PFO_RECORD_BROKEN;
-    }
-    const pfo_record_state state = pfo_segment_read(disk, slot, header, bytes);
-    const size_t stored = state == PFO_RECORD_WHOLE ? header->length - header->label_length : 0;
-    if (state != PFO_RECORD_WHOLE || (header->flags & PFO_RECORD_FILE) != 0) {
-        pfo_free(header);
-        return state == PFO_RECORD_WHOLE ? PFO_RECORD_BROKEN : state;
-    }
-    memcpy(value->kind, header->kind, sizeof value->kind);
-    value->length = (size_t)header->payload_length;
-    if ((header->flags & PFO_RECORD_COMPRESSED) == 0) {
-        value->owned = header;
-        value->data = header + 1;
-        return stored == value->length ? PFO_RECORD_WHOLE : PFO_RECORD_BROKEN;
-    }
-    value->owned = pfo_alloc(value->length);
+    value->data = value->owned = pfo_alloc(value->length);
     *status = value->owned == NULL
                   ? PFO_NO_MEMORY
                   : pfo_codec_expand(header + 1, stored, header->item_bytes, value->owned, value->length, NULL);
-    value->data = value->owned;
-    pfo_free(header);
     if (*status == PFO_NO_MEMORY) {
         (void)pfo_fail(err, PFO_NO_MEMORY, "out of memory expanding a payload");
+        return PFO_RECORD_BROKEN;
     }
     const int is_good = *status == PFO_OK;
-    *status = *status == PFO_NO_MEMORY ? PFO_NO_MEMORY : PFO_OK;
+    *status = PFO_OK;
     return is_good ? PFO_RECORD_WHOLE : PFO_RECORD_BROKEN;
+}
+
+static pfo_record_state
+read_inline(pfo_disk *disk, const pfo_slot *slot, const reading *how, pfo_disk_value *value, pfo_status *status,
+            pfo_error *err)
+{
+    const size_t bytes = (size_t)slot->units * PFO_DISK_ALIGNMENT;
+    if (bytes < sizeof(pfo_record_header)) {
+        return PFO_RECORD_BROKEN;
+    }
+    void *block = how->scratch != NULL && bytes <= PFO_DISK_SCRATCH ? NULL : pfo_alloc(bytes);
+    pfo_record_header *header = block != NULL ? block : how->scratch;
+    if (block == NULL && (header == NULL || bytes > PFO_DISK_SCRATCH)) {
+        *status = pfo_fail(err, PFO_NO_MEMORY, "out of memory reading a payload");
+        return PFO_RECORD_BROKEN;
+    }
+    pfo_record_state state = pfo_segment_read(disk, slot, header, bytes);
+    if (state != PFO_RECORD_WHOLE || (header->flags & PFO_RECORD_FILE) != 0) {
+        pfo_free(block);
+        return state == PFO_RECORD_WHOLE ? PFO_RECORD_BROKEN : state;
+    }
+    const size_t stored = header->length - header->label_length;
+    memcpy(value->kind, header->kind, sizeof value->kind);
+    value->length = (size_t)header->payload_length;
+    if ((header->flags & PFO_RECORD_COMPRESSED) == 0) {
+        value->owned = block;
+        value->data = header + 1;
+        return stored == value->length ? PFO_RECORD_WHOLE : PFO_RECORD_BROKEN;
+    }
+    state = expand_inline(header, stored, value, status, err);
+    pfo_free(block);
+    return state;
 }
 
 static void
@@ -73,13 +92,13 @@ forget_value(pfo_disk_value *value)
 }
 
 static pfo_record_state
-read_value(pfo_disk *disk, const pfo_slot *slot, int writable, pfo_disk_value *value, pfo_status *status,
+read_value(pfo_disk *disk, const pfo_slot *slot, const reading *how, pfo_disk_value *value, pfo_status *status,
            pfo_error *err)
 {
     *status = PFO_OK;
     const pfo_record_state state = (slot->flags & PFO_RECORD_FILE) != 0
-                                       ? pfo_payload_get(disk, slot, writable, value, status, err)
-                                       : read_inline(disk, slot, value, status, err);
+                                       ? pfo_payload_get(disk, slot, how->writable, value, status, err)
+                                       : read_inline(disk, slot, how, value, status, err);
     if (state != PFO_RECORD_WHOLE || *status != PFO_OK) {
         forget_value(value);
         return state;
@@ -110,7 +129,7 @@ take_out(pfo_disk *disk, uint32_t position, const pfo_slot *slot, pfo_record_sta
 
 /* What a reader without the lock could not settle: damage is counted and taken out, an expired entry is removed. */
 static pfo_status
-get_under_lock(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_value *value, pfo_error *err)
+get_under_lock(pfo_disk *disk, const pfo_digest *key, const reading *how, pfo_disk_value *value, pfo_error *err)
 {
     pfo_slot slot;
     uint32_t position;
@@ -125,7 +144,7 @@ get_under_lock(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_val
             pfo_disk_count_one(&disk->expirations);
             (void)pfo_disk_remove_entry(disk, position, &slot, NULL);
         } else {
-            const pfo_record_state state = read_value(disk, &slot, writable, value, &status, err);
+            const pfo_record_state state = read_value(disk, &slot, how, value, &status, err);
             if (status == PFO_OK && state != PFO_RECORD_WHOLE && state != PFO_RECORD_UNREADABLE) {
                 pfo_disk_count_one(&disk->corrupt);
                 take_out(disk, position, &slot, state);
@@ -138,7 +157,7 @@ get_under_lock(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_val
 
 /* The same for a handle that only reads: with writers kept out, what is wrong is damage, and stays where it is. */
 static pfo_status
-get_under_shared_lock(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_value *value, pfo_error *err)
+get_under_shared_lock(pfo_disk *disk, const pfo_digest *key, const reading *how, pfo_disk_value *value, pfo_error *err)
 {
     pfo_slot slot;
     uint32_t position;
@@ -153,7 +172,7 @@ get_under_shared_lock(pfo_disk *disk, const pfo_digest *key, int writable, pfo_d
     if (has_expired) {
         pfo_disk_count_one(&disk->expirations);
     } else if (found == PFO_DAMAGED ||
-               (found == PFO_FOUND && read_value(disk, &slot, writable, value, &status, err) != PFO_RECORD_WHOLE &&
+               (found == PFO_FOUND && read_value(disk, &slot, how, value, &status, err) != PFO_RECORD_WHOLE &&
                 status == PFO_OK)) {
         pfo_disk_count_one(&disk->corrupt);
     }
@@ -165,8 +184,8 @@ typedef enum look { LOOK_SETTLED, LOOK_AGAIN, LOOK_LOCKED } look;
 
 /* A look without any lock: settled, stale, or something is in the way and the lock will tell what. */
 static pfo_status
-look_once(pfo_disk *disk, pfo_index *index, const pfo_digest *key, int writable, pfo_disk_value *value, look *outcome,
-          pfo_error *err)
+look_once(pfo_disk *disk, pfo_index *index, const pfo_digest *key, const reading *how, pfo_disk_value *value,
+          look *outcome, pfo_error *err)
 {
     pfo_slot slot;
     uint32_t position;
@@ -179,7 +198,7 @@ look_once(pfo_disk *disk, pfo_index *index, const pfo_digest *key, int writable,
     if (found != PFO_FOUND || (slot.expires_ns != 0 && pfo_disk_has_expired(disk, &slot, disk->now_ns()))) {
         return PFO_OK;
     }
-    const pfo_record_state state = read_value(disk, &slot, writable, value, &status, err);
+    const pfo_record_state state = read_value(disk, &slot, how, value, &status, err);
     if (status != PFO_OK || state == PFO_RECORD_WHOLE || state == PFO_RECORD_UNREADABLE) {
         *outcome = LOOK_SETTLED;
     } else if (state == PFO_RECORD_STALE) {
@@ -192,7 +211,7 @@ look_once(pfo_disk *disk, pfo_index *index, const pfo_digest *key, int writable,
 }
 
 static pfo_status
-look_up(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_value *value, pfo_error *err)
+look_up(pfo_disk *disk, const pfo_digest *key, const reading *how, pfo_disk_value *value, pfo_error *err)
 {
     look outcome = LOOK_AGAIN;
     for (int tries = 0; tries < LOOK_UP_TRIES && outcome == LOOK_AGAIN; tries++) {
@@ -201,7 +220,7 @@ look_up(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_value *val
         if (index == NULL) {
             break;
         }
-        const pfo_status status = look_once(disk, index, key, writable, value, &outcome, err);
+        const pfo_status status = look_once(disk, index, key, how, value, &outcome, err);
         pfo_disk_leave(place);
         if (outcome == LOOK_SETTLED) {
             return status;
@@ -210,17 +229,25 @@ look_up(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_value *val
     if (is_directory_gone(disk)) {
         return PFO_OK;
     }
-    return disk->read_only ? get_under_shared_lock(disk, key, writable, value, err)
-                           : get_under_lock(disk, key, writable, value, err);
+    return disk->read_only ? get_under_shared_lock(disk, key, how, value, err)
+                           : get_under_lock(disk, key, how, value, err);
+}
+
+pfo_status
+pfo_disk_get_into(pfo_disk *disk, const pfo_digest *key, int writable, void *scratch, pfo_disk_value *value,
+                  pfo_error *err)
+{
+    const reading how = { writable, scratch };
+    *value = (pfo_disk_value){ 0 };
+    const pfo_status status = look_up(disk, key, &how, value, err);
+    pfo_disk_count_one(value->found ? &disk->hits : &disk->misses);
+    return status;
 }
 
 pfo_status
 pfo_disk_get(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_value *value, pfo_error *err)
 {
-    *value = (pfo_disk_value){ 0 };
-    const pfo_status status = look_up(disk, key, writable, value, err);
-    pfo_disk_count_one(value->found ? &disk->hits : &disk->misses);
-    return status;
+    return pfo_disk_get_into(disk, key, writable, NULL, value, err);
 }
 
 void
@@ -251,12 +278,15 @@ pfo_disk_is_absent(pfo_disk *disk, const pfo_digest *key)
 }
 
 static pfo_status
-delete_once(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *err)
+delete_once(pfo_disk *disk, const pfo_digest *key, const atomic_int *cancelled, int *existed, pfo_error *err)
 {
     pfo_slot slot;
     uint32_t position;
     PFO_TRY(pfo_disk_lock(disk, err));
-    pfo_status status = pfo_disk_find_locked(disk, key, &slot, &position, existed, err);
+    *existed = 0;
+    pfo_status status = cancelled != NULL && atomic_load(cancelled)
+                            ? PFO_OK
+                            : pfo_disk_find_locked(disk, key, &slot, &position, existed, err);
     if (status == PFO_OK && *existed) {
         *existed = !pfo_disk_has_expired(disk, &slot, slot.expires_ns != 0 ? disk->now_ns() : 0);
         status = pfo_disk_remove_entry(disk, position, &slot, err);
@@ -269,19 +299,25 @@ delete_once(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *err)
 }
 
 pfo_status
-pfo_disk_delete(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *err)
+pfo_disk_delete_unless(pfo_disk *disk, const pfo_digest *key, const atomic_int *cancelled, int *existed, pfo_error *err)
 {
     *existed = 0;
     if (pfo_disk_is_absent(disk, key)) {
         return PFO_OK;
     }
     pfo_error failure = PFO_ERROR_INIT;
-    pfo_status status = delete_once(disk, key, existed, &failure);
+    pfo_status status = delete_once(disk, key, cancelled, existed, &failure);
     if (status == PFO_IO && atomic_load(&disk->must_rebuild)) { /* it met damage; the next lock rebuilds the index */
         failure = (pfo_error)PFO_ERROR_INIT;
-        status = delete_once(disk, key, existed, &failure);
+        status = delete_once(disk, key, cancelled, existed, &failure);
     }
     return status == PFO_OK ? PFO_OK : pfo_fail(err, status, "%s", failure.text);
+}
+
+pfo_status
+pfo_disk_delete(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *err)
+{
+    return pfo_disk_delete_unless(disk, key, NULL, existed, err);
 }
 
 /* A full disk must not keep the cache from being emptied: where there is no room for a new index beside the old one, the old one goes

@@ -17,6 +17,7 @@
 #include "base/status.h"
 #include "cache/fingerprint.h"
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -51,6 +52,8 @@ typedef struct pfo_disk_record {
     size_t part_count;
     size_t item_bytes;   /* width for the byte shuffle before compression; 0 or 1: none */
     uint64_t expires_ns; /* wall clock; 0: never */
+    /* NULL, or set by another thread when the value is not wanted any more: what is put or deleted after that is not disturbed by it. */
+    const atomic_int *cancelled;
 } pfo_disk_record;
 
 /* What pfo_disk_get() found. data may be written to only where get was asked for that: it is then the caller's alone. */
@@ -92,12 +95,24 @@ void pfo_disk_close(pfo_disk *disk); /* NULL is allowed; values that were got st
  * full the first time this process meets it. writable != 0 asks for memory the caller may write to (privately). */
 pfo_status pfo_disk_get(pfo_disk *disk, const pfo_digest *key, int writable, pfo_disk_value *value, pfo_error *err);
 void pfo_disk_release(pfo_disk_value *value);
+/* The same for who looks at the value at once: a small record is read to scratch, aligned for a pfo_slot, instead of the heap. Data that lies
+ * there may be written to. */
+enum { PFO_DISK_SCRATCH = 1024 };
+pfo_status pfo_disk_get_into(pfo_disk *disk, const pfo_digest *key, int writable, void *scratch, pfo_disk_value *value,
+                             pfo_error *err);
 
-/* Stores or replaces. *stored == 0 with PFO_OK: it alone exceeds max_bytes (counted as a reject). On failure the old entry, if
- * any, is still there and whole. */
+/* Whether somebody besides one holder of this map (pfo_disk_value.map) has it: other values, or a handle that remembers its file as checked. */
+int pfo_disk_map_is_shared(const void *map);
+
+/* Stores or replaces. *stored == 0 with PFO_OK: it alone exceeds max_bytes (counted as a reject), or was cancelled. On failure the old
+ * entry, if any, is still there and whole. What is cancelled before its turn to write changes nothing; later, it is taken out again before
+ * anybody else's turn. So who sets `cancelled` (with sequential consistency) and deletes or puts the key then has the last word. */
 pfo_status pfo_disk_put(pfo_disk *disk, const pfo_digest *key, const pfo_disk_record *record, int *stored,
                         pfo_error *err);
 
+/* cancelled: NULL, or as in pfo_disk_record: nothing is deleted any more once it is set. */
+pfo_status pfo_disk_delete_unless(pfo_disk *disk, const pfo_digest *key, const atomic_int *cancelled, int *existed,
+                                  pfo_error *err);
 pfo_status pfo_disk_delete(pfo_disk *disk, const pfo_digest *key, int *existed, pfo_error *err);
 pfo_status pfo_disk_touch(pfo_disk *disk, const pfo_digest *key, uint64_t expires_ns, int *existed, pfo_error *err);
 pfo_status pfo_disk_clear(pfo_disk *disk, pfo_error *err);

@@ -2,6 +2,7 @@
 #include "cache/disk_handle.h"
 
 #include "base/alloc.h"
+#include "cache/disk_check.h"
 #include "base/procfile.h"
 
 #include <errno.h>

@@ -128,6 +128,13 @@ injected_share(size_t length)
 }
 
 static int
+system_allocate(int descriptor, uint64_t length)
+{
+    const int refusal = atomic_load(&refuses_reserving);
+    return refusal != 0 ? refusal : posix_fallocate(descriptor, 0, (off_t)length);
+}
+
+static int
 system_fallocate(int descriptor, uint64_t length)
 {
     const int refusal = atomic_load(&refuses_reserving);
@@ -164,6 +171,12 @@ injected_write_error(int descriptor, size_t length, uint64_t offset)
 static void
 count_sync(void)
 {
+}
+
+static int
+system_allocate(int descriptor, uint64_t length)
+{
+    return posix_fallocate(descriptor, 0, (off_t)length);
 }
 
 static int
@@ -351,6 +364,18 @@ pfo_file_truncate(int descriptor, uint64_t length)
     return error != 0 ? error : result_of(ftruncate(descriptor, (off_t)length));
 }
 
+static int
+write_zeros(int descriptor, uint64_t length)
+{
+    static const unsigned char zeros[16 * 1024];
+    int error = 0;
+    for (uint64_t done = 0; done < length && error == 0; done += sizeof zeros) {
+        const uint64_t left = length - done;
+        error = write_all(descriptor, zeros, left < sizeof zeros ? (size_t)left : sizeof zeros, done);
+    }
+    return error;
+}
+
 int
 pfo_file_allocate(int descriptor, uint64_t length)
 {
@@ -358,11 +383,9 @@ pfo_file_allocate(int descriptor, uint64_t length)
     if (error != 0) {
         return error;
     }
-    int result;
-    do {
-        result = posix_fallocate(descriptor, 0, (off_t)length);
-    } while (result == EINTR); /* a memory file system gives way to signals */
-    return result;
+    const int result = system_allocate(descriptor, length);
+    /* A memory file system undoes all of it for a signal: with a profiler's timer, repeating it could last for ever. */
+    return result == EINTR ? write_zeros(descriptor, length) : result;
 }
 
 int
@@ -372,7 +395,6 @@ pfo_file_reserve(int descriptor, uint64_t length)
     if (error == 0) {
         error = result_of(system_fallocate(descriptor, length));
     }
-    /* A memory file system undoes all of it for a signal: with a profiler's timer, repeating it could last for ever. */
     return error == EOPNOTSUPP || error == ENOSYS || error == EINTR ? 0 : error;
 }
 

@@ -39,7 +39,7 @@ int pfo_file_write(int descriptor, const void *data, size_t length, uint64_t off
 int pfo_file_sync(int descriptor);
 int pfo_file_sync_all(int descriptor); /* everything written to the file system that the descriptor is on */
 int pfo_file_truncate(int descriptor, uint64_t length);
-/* The file's first length bytes have room on the disk: a full disk is an error here and not a signal later. */
+/* The first length bytes of a new file have room on the disk: a full disk is an error here and not a signal later. */
 int pfo_file_allocate(int descriptor, uint64_t length);
 /* The same as a wish: blocks are found in one go and not write by write. 0 also where the file system cannot, or a
  * signal came between: the writes will tell. */
@@ -65,7 +65,7 @@ int pfo_file_lock(int descriptor, short kind, int waiting);
 typedef enum pfo_fault { PFO_FAULT_IO, PFO_FAULT_FULL, PFO_FAULT_SHORT } pfo_fault;
 /* The n-th call from now on fails, once (n >= 1), or moves only half of its bytes and then fails (SHORT); 0 switches injection off. */
 void pfo_files_fail_at(long n, pfo_fault fault);
-/* pfo_file_reserve() meets a file system that answers with this errno value; 0: one that can. */
+/* pfo_file_reserve() and pfo_file_allocate() meet a file system that answers with this errno value; 0: one that can. */
 void pfo_files_refuse_reserving(int error);
 void pfo_files_fail_from(long n, pfo_fault fault); /* the n-th and all after it, until pfo_files_fail_at(0, ...) */
 /* These bytes of a file (whole pages) cannot be read any more, until pages are written whole. begin == end: all can. */

@@ -3,6 +3,7 @@
  * The two buckets of a key come from its two halves, each mixed with the salt, so keys need not be spread evenly. With two choices of
  * eight places the table fills to nine tenths before an insertion finds no place.
  */
+#include "cache/disk_check.h"
 #include "cache/disk_journal.h"
 
 #include "base/alloc.h"
@@ -29,16 +30,6 @@ typedef struct last_word {
     uint8_t used;
     uint32_t stamp;
 } last_word;
-
-uint64_t
-pfo_disk_check(const void *data, size_t length)
-{
-    unsigned char digest[PFO_DIGEST_BYTES];
-    uint64_t check;
-    pfo_xxh_ops_best()->digest(data, length, digest);
-    memcpy(&check, digest, sizeof check);
-    return check;
-}
 
 static uint64_t
 slot_check(const pfo_index *index, const pfo_slot *slot, uint32_t position)

@@ -32,9 +32,6 @@ typedef struct pfo_index {
     struct pfo_index *older; /* closed together with this one */
 } pfo_index;
 
-/* First 8 bytes of XXH3-128. */
-uint64_t pfo_disk_check(const void *data, size_t length);
-
 /* Bytes of an index with this many slots. */
 uint64_t pfo_index_bytes(uint32_t slot_count);
 

@@ -234,6 +234,12 @@ pfo_payload_map_release(pfo_payload_map *map)
     }
 }
 
+int
+pfo_disk_map_is_shared(const void *map)
+{
+    return atomic_load(&((const pfo_payload_map *)map)->references) > 1;
+}
+
 static pfo_payload_map *
 new_map(const pfo_file *file, size_t length, int writable)
 {

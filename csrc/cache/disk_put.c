@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "cache/codec.h"
+#include "cache/disk_check.h"
 #include "cache/disk_journal.h"
 #include "cache/disk_payload.h"
 
@@ -162,9 +163,50 @@ publish_record(pfo_disk *disk, new_record *made, int keeps_file, pfo_error *err)
     return PFO_OK;
 }
 
+/* ---- put ---- */
+
+static int
+is_cancelled(const pfo_disk_record *record)
+{
+    atomic_thread_fence(
+        memory_order_seq_cst); /* in order with what was published before, for pfo_disk_is_absent() elsewhere */
+    return record->cancelled != NULL && atomic_load(record->cancelled);
+}
+
+/* pre: locked. What was just published and cancelled meanwhile goes again, before anybody can have put another. */
+static pfo_status
+take_back_if_cancelled(pfo_disk *disk, const pfo_digest *key, const pfo_disk_record *record, int *stored,
+                       pfo_error *err)
+{
+    pfo_slot slot;
+    uint32_t position;
+    int found;
+    if (!is_cancelled(record)) {
+        return PFO_OK;
+    }
+    *stored = 0;
+    PFO_TRY(pfo_disk_find_locked(disk, key, &slot, &position, &found, err));
+    if (found) {
+        PFO_TRY(pfo_disk_remove_entry(disk, position, &slot, err));
+        pfo_segment_tidy(disk, slot.segment);
+    }
+    return PFO_OK;
+}
+
+/* pre: locked. */
+static pfo_status
+publish_inline(pfo_disk *disk, new_record *made, pfo_error *err)
+{
+    PFO_TRY(pfo_disk_make_room(disk, made->bytes, err));
+    pfo_index *index = atomic_load(&disk->index);
+    pfo_index_add(index, PFO_COUNT_SEQUENCE, 1);
+    made->header->sequence = pfo_index_count(index, PFO_COUNT_SEQUENCE);
+    return publish_record(disk, made, 0, err);
+}
+
 static pfo_status
 put_inline(pfo_disk *disk, const pfo_digest *key, const pfo_disk_record *record, const pfo_bytes *parts,
-           size_t part_count, uint16_t flags, uint64_t payload_length, pfo_error *err)
+           size_t part_count, uint16_t flags, uint64_t payload_length, int *stored, pfo_error *err)
 {
     new_record made;
     PFO_TRY(make_record(disk, key, record, parts, part_count, &made, err));
@@ -173,12 +215,12 @@ put_inline(pfo_disk *disk, const pfo_digest *key, const pfo_disk_record *record,
     made.header->item_bytes = (uint32_t)record->item_bytes;
     pfo_status status = pfo_disk_lock(disk, err);
     if (status == PFO_OK) {
-        status = pfo_disk_make_room(disk, made.bytes, err);
-        if (status == PFO_OK) {
-            pfo_index *index = atomic_load(&disk->index);
-            pfo_index_add(index, PFO_COUNT_SEQUENCE, 1);
-            made.header->sequence = pfo_index_count(index, PFO_COUNT_SEQUENCE);
-            status = publish_record(disk, &made, 0, err);
+        *stored = !is_cancelled(record);
+        if (*stored) {
+            status = publish_inline(disk, &made, err);
+        }
+        if (*stored && status == PFO_OK) {
+            status = take_back_if_cancelled(disk, key, record, stored, err);
         }
         pfo_disk_unlock(disk);
     }
@@ -220,7 +262,7 @@ publish_file(pfo_disk *disk, pfo_payload_draft *draft, new_record *made, pfo_fil
 
 static pfo_status
 put_file(pfo_disk *disk, const pfo_digest *key, const pfo_disk_record *record, const pfo_bytes *parts,
-         size_t part_count, uint16_t flags, uint64_t payload_length, pfo_error *err)
+         size_t part_count, uint16_t flags, uint64_t payload_length, int *stored, pfo_error *err)
 {
     pfo_file_extension extension = { .file_bytes = pfo_parts_length(parts, part_count) };
     const pfo_bytes body = { &extension, sizeof extension };
@@ -240,11 +282,15 @@ put_file(pfo_disk *disk, const pfo_digest *key, const pfo_disk_record *record, c
             status = pfo_payload_write(disk, &draft, parts, part_count, &extension.digest, err);
             const pfo_status locked = pfo_disk_lock(disk, err);
             if (locked == PFO_OK) {
-                if (status == PFO_OK) {
+                *stored = !is_cancelled(record);
+                if (status == PFO_OK && *stored) {
                     status = publish_file(disk, &draft, &made, &extension, &published, err);
                 }
                 if (pfo_payload_drop(disk, &draft, published)) {
                     pfo_payload_unreserve(disk, &draft);
+                }
+                if (status == PFO_OK && *stored) {
+                    status = take_back_if_cancelled(disk, key, record, stored, err);
                 }
                 pfo_disk_unlock(disk);
             } else {
@@ -295,11 +341,12 @@ put(pfo_disk *disk, const pfo_digest *key, const pfo_disk_record *record, int *s
     }
     const size_t on_disk = pfo_parts_length(parts, part_count);
     pfo_status status = PFO_OK;
-    *stored = !is_too_large(disk, on_disk);
-    for (int tries = 0; *stored && tries < PUT_TRIES; tries++) {
+    const int fits = !is_too_large(disk, on_disk);
+    for (int tries = 0; fits && tries < PUT_TRIES; tries++) {
         pfo_error failure = PFO_ERROR_INIT;
-        status = on_disk < PFO_DISK_INLINE ? put_inline(disk, key, record, parts, part_count, flags, length, &failure)
-                                           : put_file(disk, key, record, parts, part_count, flags, length, &failure);
+        status = on_disk < PFO_DISK_INLINE
+                     ? put_inline(disk, key, record, parts, part_count, flags, length, stored, &failure)
+                     : put_file(disk, key, record, parts, part_count, flags, length, stored, &failure);
         if (status == PFO_IO && tries + 1 < PUT_TRIES && atomic_load(&disk->must_rebuild)) {
             continue; /* it met damage; the next lock rebuilds the index */
         }
@@ -308,7 +355,7 @@ put(pfo_disk *disk, const pfo_digest *key, const pfo_disk_record *record, int *s
         }
         break;
     }
-    if (!*stored) {
+    if (!fits) {
         pfo_disk_count_one(&disk->rejects);
     }
     pfo_free(block);

@@ -2,6 +2,7 @@
 #include "cache/disk_segments.h"
 
 #include "base/alloc.h"
+#include "cache/disk_check.h"
 #include "cache/disk_journal.h"
 
 #include <errno.h>

@@ -356,8 +356,12 @@ put_data(pfo_encoder *encoder, const run_plan *plan, size_t bytes, int threads)
 void
 pfo_encode_payload(pfo_encoder *encoder, char tag, const void *bytes, size_t length)
 {
-    const run_plan plan = { .data = bytes, .run_bytes = length };
     pfo_encode_count(encoder, tag, length);
+    if (length <= PFO_FINGERPRINT_INLINE) { /* a plan costs a hit on disk more than its key */
+        put(encoder, bytes, length);
+        return;
+    }
+    const run_plan plan = { .data = bytes, .run_bytes = length };
     put_data(encoder, &plan, length, 0);
 }
 

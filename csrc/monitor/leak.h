@@ -1,18 +1,21 @@
 /* leak.h: does this memory series grow without end, or does it only look so?
  *
- * Method. The series is cut into at most 120 windows, each stood for by the mean of its lower half (series.h); where there is a saw,
- * windows are widened until each spans two teeth and stand for their lowest part. Windows that stick out alone are smoothed
- * (Hampel 1974), what was given back later by a large fall does not count as kept, and a warm-up that grows several times as
- * fast as the rest is cut. Then models compete, each with up to five free steps (levels.h), by the Bayesian information criterion
- * (Schwarz 1978) with the number of independent observations that the autocorrelation leaves: levels alone; a line; growth that
- * ends (hinges); growth that slows down (logarithms, saturating exponentials, low powers of time); growth that began late.
- * It is a leak only if
- *   - the line is better than every other model by a margin of 6 (twice a log likelihood), and 3 more for each step beside it,
- *   - the 95 % interval of the slope within the segments (slope.h) is above zero, and
- *   - the growth over the span is at least 1 MiB and 0.75 % of the level.
+ * Method. The series becomes at most 120 windows of memory that was kept, a warm-up cut (kept.h). Then models compete (contest.h):
+ * levels alone; a line; growth that ends (hinges); growth that slows down (logarithms, saturating exponentials, low powers of
+ * time); growth that began late; each with up to five free steps, with the number of independent observations that the
+ * autocorrelation leaves. Each shape, and none, competes a second time as growth in random blocks, because a leak of a few dozen
+ * blocks looks like steps to models that know only white noise. It is a leak only if the line grows by at least 1 MiB and
+ * 0.75 % of the level over the span, and
+ *   - with steps it is better than every other model by a margin of 6 (twice a log likelihood), and 3 more for each step beside it,
+ *     and the 95 % interval of the slope within the segments (slope.h) is above zero; not, though, if it fits better in blocks
+ *     and has no margin there of half of what it needs; or
+ *   - in blocks it is better than every other shape in blocks by a margin of 6, or of 12 where a warm-up was cut (a tail alone
+ *     does not show that growth slows down), there are
+ *     no large falls (three or more), and it is no worse than the best of the others with steps.
  * So growth that the other models explain about as well is never called a leak: it is `plateau`, `step` or `sawtooth` where
  * these explain it, and `insufficient` where more samples must decide.
- * Cost: some milliseconds, and a sort of the samples (half a second for a million); 70 KB scratch and the samples once more. Threads: no globals.
+ * Cost: some milliseconds, and a sort of the samples (half a second for a million); 100 KB scratch and the samples once more.
+ * Threads: no globals.
  */
 #ifndef PFO_MONITOR_LEAK_H
 #define PFO_MONITOR_LEAK_H
@@ -48,7 +51,8 @@ const char *pfo_leak_verdict_name(pfo_leak_verdict verdict);
     X(LINE, "line")                                                                                                    \
     X(ENDED, "growth that ended")                                                                                      \
     X(SLOWING, "growth that slows down")                                                                               \
-    X(LATE, "growth that began late")
+    X(LATE, "growth that began late")                                                                                  \
+    X(BLOCKS, "line in random blocks")
 
 typedef enum pfo_leak_model {
 #define PFO_LEAK_MODEL_ENUM(id, name) PFO_LEAK_MODEL_##id,
@@ -64,18 +68,19 @@ typedef struct pfo_leak {
     pfo_leak_model model; /* the best one */
     double slope;         /* bytes per second, beside steps, as of now (a plateau's is that of its last third) */
     double low, high;     /* its 95 % interval */
-    double margin;        /* by how much the line beats the best other model (negative: it does not) */
-    double growth;        /* slope of the line times the seconds judged */
-    double minimum;       /* growth from which a leak is worth its name */
-    double level;         /* median of the series */
-    double noise;         /* standard deviation of a window's minimum */
-    double correlation;   /* lag-1 correlation of what the best model leaves over */
-    double span;          /* seconds from the first sample to the last */
-    double warm_up;       /* seconds cut at the start */
-    int64_t windows;      /* judged */
-    int steps;            /* of the best model */
-    int releases;         /* large falls of the windows */
-    int teeth;            /* falls of the samples themselves, where these show a saw too fine for windows */
+    double
+        margin; /* by how much the line beats the best other model, of blocks if model is BLOCKS (negative: it does not) */
+    double growth;      /* slope of the line times the seconds judged */
+    double minimum;     /* growth from which a leak is worth its name */
+    double level;       /* median of the series */
+    double noise;       /* standard deviation of a window's minimum */
+    double correlation; /* lag-1 correlation of what the best model leaves over */
+    double span;        /* seconds from the first sample to the last */
+    double warm_up;     /* seconds cut at the start */
+    int64_t windows;    /* judged */
+    int steps;          /* of the best model */
+    int releases;       /* large falls of the windows */
+    int teeth;          /* falls of the samples themselves, where these show a saw too fine for windows */
 } pfo_leak;
 
 /* seconds must not decrease, values (bytes) are finite. INSUFFICIENT, with all else zero but span, with fewer than

@@ -27,48 +27,73 @@ cost_of(double squares, int n, int segments, int shape_parameters, double floor,
     return weight * log(squares / n + floor) + parameters * log(n);
 }
 
+/* The least squares of the first `end` points in k segments: one row for each end, so that the squares of a segment are computed
+ * once for all k, and the loop over k is one vector operation or two. INFINITY where the points are too few. */
+typedef struct squares_table {
+    double best[PFO_LEVELS_MAX_POINTS + 1][PFO_LEVELS_MAX + 1];
+} squares_table;
+
+static void
+fill(const sums *sum, int n, squares_table *table)
+{
+    for (int end = 1; end <= n; end++) {
+        double row[PFO_LEVELS_MAX + 1];
+        for (int k = 0; k <= PFO_LEVELS_MAX; k++) {
+            row[k] = INFINITY;
+        }
+        for (int cut = PFO_LEVELS_SHORTEST; cut <= end - PFO_LEVELS_SHORTEST; cut++) {
+            const double last = squares_of(sum, cut, end);
+            for (int k = 1; k <= PFO_LEVELS_MAX; k++) {
+                const double squares = table->best[cut][k - 1] + last;
+                row[k] = squares < row[k] ? squares : row[k];
+            }
+        }
+        row[1] = squares_of(sum, 0, end);
+        memcpy(table->best[end], row, sizeof row);
+    }
+}
+
+/* Where the last of k segments of the first `end` points begins. */
+static int
+last_cut(const sums *sum, const squares_table *table, int end, int k)
+{
+    int best = 0;
+    double least = INFINITY;
+    for (int cut = PFO_LEVELS_SHORTEST; k > 1 && cut <= end - PFO_LEVELS_SHORTEST; cut++) {
+        const double squares = table->best[cut][k - 1] + squares_of(sum, cut, end);
+        if (squares < least) {
+            least = squares;
+            best = cut;
+        }
+    }
+    return best;
+}
+
 /* The best segmentation of z for every number of segments, and the best of these. */
 static void
 segment(const double *z, int n, int shape_parameters, double floor, double weight, pfo_levels *levels)
 {
     sums sum;
-    double best[PFO_LEVELS_MAX + 1][PFO_LEVELS_MAX_POINTS + 1];
-    int from[PFO_LEVELS_MAX + 1][PFO_LEVELS_MAX_POINTS + 1];
+    squares_table table;
     sum.first[0] = sum.second[0] = 0.0;
     for (int i = 0; i < n; i++) {
         sum.first[i + 1] = sum.first[i] + z[i];
         sum.second[i + 1] = sum.second[i] + z[i] * z[i];
     }
-    for (int end = 1; end <= n; end++) {
-        best[1][end] = squares_of(&sum, 0, end);
-        from[1][end] = 0;
-    }
-    levels->segments = 1;
-    levels->squares = squares_of(&sum, 0, n);
-    levels->cost = cost_of(levels->squares, n, 1, shape_parameters, floor, weight);
-    for (int k = 2; k <= PFO_LEVELS_MAX && k * PFO_LEVELS_SHORTEST <= n; k++) {
-        for (int end = k * PFO_LEVELS_SHORTEST; end <= n; end++) {
-            best[k][end] = INFINITY;
-            from[k][end] = 0;
-            for (int cut = (k - 1) * PFO_LEVELS_SHORTEST; cut <= end - PFO_LEVELS_SHORTEST; cut++) {
-                const double squares = best[k - 1][cut] + squares_of(&sum, cut, end);
-                if (squares < best[k][end]) {
-                    best[k][end] = squares;
-                    from[k][end] = cut;
-                }
-            }
-        }
-        const double cost = cost_of(best[k][n], n, k, shape_parameters, floor, weight);
-        if (cost < levels->cost) {
+    fill(&sum, n, &table);
+    levels->cost = INFINITY;
+    for (int k = 1; k <= PFO_LEVELS_MAX && k * PFO_LEVELS_SHORTEST <= n; k++) {
+        const double cost = cost_of(table.best[n][k], n, k, shape_parameters, floor, weight);
+        if (k == 1 || cost < levels->cost) {
             levels->cost = cost;
-            levels->squares = best[k][n];
+            levels->squares = table.best[n][k];
             levels->segments = k;
         }
     }
     int end = n;
     for (int k = levels->segments; k >= 1; k--) {
         levels->starts[k] = end;
-        end = from[k][end];
+        end = last_cut(&sum, &table, end, k);
     }
     levels->starts[0] = 0;
 }

@@ -1,36 +1,50 @@
-/* nvml.c: see nvml.h. The types are NVML's own ABI, written down here because its header is not needed to run.
+/* nvml.c: see nvml.h. The types and error numbers are NVML's own ABI, written down here because its header is not needed to run.
  *
- * State: one session for the process, guarded by session_lock, made anew in a forked child (the parent's handle is left alone there).
+ * State: one session for the process and what is known of its failures, guarded by state_lock. In a forked child the parent's
+ * session is forgotten, not closed: its handles are not usable there.
  */
 #include "monitor/nvml.h"
 
 #include "base/sync.h"
 
 #include <dlfcn.h>
+#include <stdio.h> /* snprintf into a local buffer; nothing is printed */
 #include <string.h>
 #include <sys/types.h>
 #include <unistd.h>
+
+enum { UNINITIALIZED = 1, DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15, RESET_REQUIRED = 16, VERSION_MISMATCH = 18 };
 
 typedef struct nvml_memory {
     unsigned long long total, free, used; /* nvmlMemory_t */
 } nvml_memory;
 
 typedef struct session {
-    void *library;
-    pid_t owner;
+    void *library; /* NULL: none is open */
+    int over;      /* an answer said so; kept, for devices that still answer, until another may be opened */
     int (*device_count)(unsigned *count);
     int (*device)(unsigned index, void **device);
     int (*memory)(void *device, nvml_memory *memory);
+    int (*shutdown)(void);              /* NULL allowed */
+    const char *(*words_of)(int error); /* NULL allowed */
 } session;
 
-static pfo_mutex session_lock = PFO_MUTEX_INIT;
+typedef struct failures {
+    int64_t pause_ns;      /* 0: none since the last read without one */
+    int64_t not_before_ns; /* no session is opened before */
+    pfo_error last;        /* why none could be opened */
+} failures;
+
+static pfo_mutex state_lock = PFO_MUTEX_INIT;
 static session opened;
+static failures failed;
+static pid_t owner; /* the process that both are of */
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
 static void
 renew_lock_in_child(void)
 {
-    (void)pfo_mutex_init(&session_lock);
+    (void)pfo_mutex_init(&state_lock);
 }
 
 static void
@@ -48,41 +62,97 @@ find(void *library, const char *name, void *target)
     return found != NULL;
 }
 
+/* NVML's number, and its words where it has some. */
+static void
+tell(const session *of, int error, char *reason, size_t room)
+{
+    const char *const words = of->words_of != NULL ? of->words_of(error) : NULL;
+    (void)snprintf(reason, room, "its error %d%s%s", error, words != NULL ? ": " : "", words != NULL ? words : "");
+}
+
 static pfo_status
-connect(void *library, session *made, pfo_error *err)
+connect(session *made, pfo_error *err)
 {
     int (*init)(void);
-    if (!find(library, "nvmlInit_v2", &init) || !find(library, "nvmlDeviceGetCount_v2", &made->device_count) ||
-        !find(library, "nvmlDeviceGetHandleByIndex_v2", &made->device) ||
-        !find(library, "nvmlDeviceGetMemoryInfo", &made->memory)) {
+    if (!find(made->library, "nvmlInit_v2", &init) ||
+        !find(made->library, "nvmlDeviceGetCount_v2", &made->device_count) ||
+        !find(made->library, "nvmlDeviceGetHandleByIndex_v2", &made->device) ||
+        !find(made->library, "nvmlDeviceGetMemoryInfo", &made->memory)) {
         return pfo_fail(err, PFO_UNAVAILABLE, "the NVML library lacks one of the calls that are needed");
     }
+    (void)find(made->library, "nvmlShutdown", &made->shutdown);
+    (void)find(made->library, "nvmlErrorString", &made->words_of);
     const int refused = init();
     if (refused != 0) {
-        return pfo_fail(err, PFO_UNAVAILABLE, "NVML cannot start (its error %d): is there a driver?", refused);
+        char reason[PFO_NVML_REASON];
+        tell(made, refused, reason, sizeof reason);
+        return pfo_fail(err, PFO_UNAVAILABLE, "NVML cannot start (%s): is there a driver?", reason);
     }
-    made->library = library;
-    made->owner = getpid();
     return PFO_OK;
 }
 
 static pfo_status
-open_locked(const char *name, pfo_error *err)
+open_session(const char *name, pfo_error *err)
 {
-    if (opened.library != NULL && opened.owner == getpid()) {
-        return PFO_OK;
-    }
-    void *const library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    if (library == NULL) {
+    session made = { .library = dlopen(name, RTLD_NOW | RTLD_LOCAL) };
+    if (made.library == NULL) {
         return pfo_fail(err, PFO_UNAVAILABLE, "%s cannot be opened", name);
     }
-    session made = { 0 };
-    const pfo_status status = connect(library, &made, err);
+    const pfo_status status = connect(&made, err);
     if (status != PFO_OK) {
-        (void)dlclose(library);
+        (void)dlclose(made.library);
         return status;
     }
     opened = made;
+    return PFO_OK;
+}
+
+/* The library too: a new driver comes with a new one. */
+static void
+close_session_locked(void)
+{
+    if (opened.shutdown != NULL) {
+        (void)opened.shutdown();
+    }
+    (void)dlclose(opened.library);
+    opened = (session){ 0 };
+}
+
+static void
+pause_locked(int64_t now_ns)
+{
+    failed.not_before_ns = now_ns + failed.pause_ns;
+    if (failed.pause_ns == 0) {
+        failed.pause_ns = PFO_NVML_FIRST_PAUSE_NS;
+    } else if (failed.pause_ns < PFO_NVML_LONGEST_PAUSE_NS) {
+        failed.pause_ns *= 2;
+    }
+}
+
+static pfo_status
+ensure_session_locked(const char *name, int64_t now_ns, pfo_error *err)
+{
+    if (owner != getpid()) {
+        opened = (session){ 0 };
+        failed = (failures){ 0 };
+        owner = getpid();
+    }
+    if (opened.library != NULL && opened.over && now_ns >= failed.not_before_ns) {
+        close_session_locked();
+    }
+    if (opened.library != NULL) {
+        return PFO_OK;
+    }
+    if (now_ns < failed.not_before_ns) {
+        return pfo_fail(err, PFO_UNAVAILABLE, "%s", failed.last.text);
+    }
+    pfo_error why = PFO_ERROR_INIT;
+    const pfo_status status = open_session(name, &why);
+    if (status != PFO_OK) {
+        pause_locked(now_ns);
+        failed.last = why;
+        return pfo_fail(err, status, "%s", why.text);
+    }
     return PFO_OK;
 }
 
@@ -93,38 +163,68 @@ bytes_of(unsigned long long figure)
     return figure > INT64_MAX ? INT64_MAX : (int64_t)figure;
 }
 
+/* NVML's error, 0 for none. */
+static int
+read_device(unsigned index, pfo_nvml_memory *memory)
+{
+    void *device = NULL;
+    nvml_memory figures = { 0, 0, 0 };
+    int refused = opened.device(index, &device);
+    if (refused == 0) {
+        refused = opened.memory(device, &figures);
+    }
+    if (refused == 0) {
+        *memory = (pfo_nvml_memory){ bytes_of(figures.total), bytes_of(figures.used), bytes_of(figures.free), "" };
+    } else {
+        *memory = (pfo_nvml_memory){ -1, -1, -1, "" };
+        tell(&opened, refused, memory->reason, sizeof memory->reason);
+    }
+    return refused;
+}
+
+static int
+ends_session(int error)
+{
+    return error == UNINITIALIZED || error == DRIVER_NOT_LOADED || error == GPU_IS_LOST || error == RESET_REQUIRED ||
+           error == VERSION_MISMATCH;
+}
+
 static pfo_status
-read_locked(pfo_nvml_memory *memory, int *count, pfo_error *err)
+read_locked(int64_t now_ns, pfo_nvml_memory *memory, int *count, pfo_error *err)
 {
     unsigned devices = 0;
-    int refused = opened.device_count(&devices);
+    const int refused = opened.device_count(&devices);
+    int over = ends_session(refused);
     devices = devices < PFO_NVML_MAX_DEVICES ? devices : PFO_NVML_MAX_DEVICES;
-    for (unsigned i = 0; refused == 0 && i < devices; i++) {
-        void *device = NULL;
-        nvml_memory figures = { 0, 0, 0 };
-        refused = opened.device(i, &device);
-        if (refused == 0) {
-            refused = opened.memory(device, &figures);
+    if (refused == 0) {
+        for (unsigned i = 0; i < devices; i++) {
+            over |= ends_session(read_device(i, &memory[i]));
         }
-        memory[i] = (pfo_nvml_memory){ bytes_of(figures.total), bytes_of(figures.used), bytes_of(figures.free) };
+        *count = (int)devices;
+    } else {
+        char reason[PFO_NVML_REASON];
+        tell(&opened, refused, reason, sizeof reason);
+        (void)pfo_fail(err, PFO_UNAVAILABLE, "NVML gives no memory figures (%s)", reason);
     }
-    if (refused != 0) {
-        return pfo_fail(err, PFO_UNAVAILABLE, "NVML gives no memory figures (its error %d)", refused);
+    if (!over) {
+        failed = (failures){ 0 };
+    } else if (!opened.over) {
+        opened.over = 1;
+        pause_locked(now_ns);
     }
-    *count = (int)devices;
-    return PFO_OK;
+    return refused == 0 ? PFO_OK : PFO_UNAVAILABLE;
 }
 
 pfo_status
-pfo_nvml_read(const char *library, pfo_nvml_memory *memory, int *count, pfo_error *err)
+pfo_nvml_read(const char *library, int64_t now_ns, pfo_nvml_memory *memory, int *count, pfo_error *err)
 {
     *count = 0;
     (void)pthread_once(&fork_once, register_fork_handler);
-    pfo_mutex_lock(&session_lock);
-    pfo_status status = open_locked(library, err);
+    pfo_mutex_lock(&state_lock);
+    pfo_status status = ensure_session_locked(library, now_ns, err);
     if (status == PFO_OK) {
-        status = read_locked(memory, count, err);
+        status = read_locked(now_ns, memory, count, err);
     }
-    pfo_mutex_unlock(&session_lock);
+    pfo_mutex_unlock(&state_lock);
     return status;
 }

@@ -1,5 +1,6 @@
-/* probes.c: see probes.h. A sample at a high rate is one read of a kept-open file: a system call costs more than anything else here,
- * all the more when the caches went cold while the sampler slept. The other figures change slowly or cost a walk and have budgets. */
+/* probes.c: see probes.h. System calls cost more than anything else here, all the more as the caches went cold while the sampler
+ * slept: reading statm, for which the kernel adds up counters of all processors, takes 13 us of a turn then, and counting faults
+ * below one. The other figures change slowly or cost a walk and have budgets. */
 #include "monitor/probes.h"
 
 #include "base/clock.h"
@@ -7,9 +8,11 @@
 
 #include <string.h>
 
-enum { COST_SHARE = 1000 }; /* a walk that took t is not repeated before COST_SHARE * t */
-static const int64_t brisk_valid_ns = INT64_C(50000000);
+enum { COST_SHARE = 4000 }; /* a walk that took t is not repeated before COST_SHARE * t */
+static const int64_t brisk_valid_ns = INT64_C(100000000);
 static const int64_t slow_valid_ns = INT64_C(1000000000);
+static const int64_t limit_valid_ns = INT64_C(5000000000);
+static const int64_t machine_valid_ns = INT64_C(60000000000);
 
 static const char *const source_names[PFO_LIMIT_SOURCE_COUNT] = {
 #define PFO_LIMIT_NAME(id, name) name,
@@ -80,18 +83,48 @@ read_usage(pfo_probes *probes)
 }
 
 static void
-read_limit_and_events(pfo_probes *probes)
+read_limit(pfo_probes *probes, int64_t now)
 {
     pfo_cgroup_memory memory;
-    pfo_cgroup_events events;
     pfo_limit_source source;
+    if (now >= probes->machine_due_ns) {
+        probes->machine_total = pfo_machine_memory_read(probes->root).total;
+        probes->machine_due_ns = now + machine_valid_ns;
+    }
     pfo_cgroup_memory_read(&probes->group, &memory);
-    const pfo_machine_memory machine = pfo_machine_memory_read(probes->root);
-    probes->last.limit = pfo_effective_limit(&memory, probes->group.version, machine.total, &source);
+    probes->last.limit = pfo_effective_limit(&memory, probes->group.version, probes->machine_total, &source);
+}
+
+static void
+read_events(pfo_probes *probes)
+{
+    pfo_cgroup_events events;
     pfo_cgroup_events_read(&probes->group, &events);
     probes->last.throttled = events.high;
     probes->last.limit_hits = events.max;
     probes->last.oom_kills = events.oom_kill;
+}
+
+/* 1 if there were faults since they were last counted, or if they cannot be counted. */
+static int
+count_faults(pfo_memory_sample *last)
+{
+    const int64_t minor = last->minor_faults;
+    const int64_t major = last->major_faults;
+    pfo_process_faults(&last->minor_faults, &last->major_faults);
+    return last->minor_faults < 0 || last->minor_faults != minor || last->major_faults != major;
+}
+
+/* What is read at the sampler's rate; brisk: what would else be left out, too. */
+static void
+read_resident(pfo_probes *probes, int brisk)
+{
+    if (brisk || !probes->faulting) {
+        probes->faulting = count_faults(&probes->last);
+    }
+    if (brisk || probes->faulting) {
+        probes->last.rss = pfo_process_rss();
+    }
 }
 
 /* When something that took from begin until now may be read again. */
@@ -103,39 +136,55 @@ due_after(int64_t begin, int64_t valid_ns)
     return end + (pause > valid_ns ? pause : valid_ns);
 }
 
-void
-pfo_probes_read(pfo_probes *probes, pfo_memory_sample *sample)
+/* All that has a budget or changes slowly. */
+static void
+read_slow(pfo_probes *probes, int64_t now)
 {
-    const int64_t now = pfo_monotonic_ns();
-    pfo_memory_sample *last = &probes->last;
-    if (now >= probes->limit_due_ns) {
+    if (now >= probes->events_due_ns) {
         if (probes->usage.descriptor < 0) {
             open_usage(probes);
             probes->brisk_due_ns = 0;
         }
-        read_limit_and_events(probes);
-        probes->limit_due_ns = now + slow_valid_ns;
+        read_events(probes);
+        probes->events_due_ns = now + slow_valid_ns;
     }
-    if (now >= probes->brisk_due_ns) {
-        last->cgroup_usage = read_usage(probes);
-        pfo_process_faults(&last->minor_faults, &last->major_faults);
-        probes->brisk_due_ns = now + brisk_valid_ns;
+    if (now >= probes->limit_due_ns) {
+        read_limit(probes, now);
+        probes->limit_due_ns = now + limit_valid_ns;
     }
     if (now >= probes->heap_due_ns) {
         const int64_t begin = pfo_monotonic_ns();
         const pfo_heap_info heap = pfo_heap_read();
-        last->heap_in_use = heap.in_use;
-        last->heap_retained = heap.retained;
+        probes->last.heap_in_use = heap.in_use;
+        probes->last.heap_retained = heap.retained;
         probes->heap_due_ns = due_after(begin, brisk_valid_ns);
     }
     if (now >= probes->uss_due_ns) {
         const int64_t begin = pfo_monotonic_ns();
-        last->uss = pfo_process_uss();
+        probes->last.uss = pfo_process_uss();
         probes->uss_due_ns = due_after(begin, slow_valid_ns);
     }
-    last->time_ns = now;
-    last->rss = pfo_process_rss();
-    *sample = *last;
+}
+
+void
+pfo_probes_read(pfo_probes *probes, pfo_memory_sample *sample)
+{
+    const int64_t now = pfo_monotonic_ns();
+    read_slow(probes, now);
+    const int brisk = now >= probes->brisk_due_ns;
+    if (brisk) {
+        probes->last.cgroup_usage = read_usage(probes);
+        probes->brisk_due_ns = now + brisk_valid_ns;
+    }
+    read_resident(probes, brisk);
+    probes->last.time_ns = now;
+    *sample = probes->last;
+}
+
+void
+pfo_probes_want_resident(pfo_probes *probes)
+{
+    probes->faulting = 1;
 }
 
 void
@@ -143,7 +192,9 @@ pfo_probes_forget(pfo_probes *probes)
 {
     probes->brisk_due_ns = 0;
     probes->heap_due_ns = 0;
+    probes->events_due_ns = 0;
     probes->limit_due_ns = 0;
+    probes->machine_due_ns = 0;
     probes->uss_due_ns = 0;
 }
 

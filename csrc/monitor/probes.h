@@ -59,9 +59,13 @@ typedef struct pfo_probes {
     pfo_cgroup group;
     pfo_kept_file usage;    /* the group's usage file */
     pfo_memory_sample last; /* what is repeated until it is due again */
-    int64_t brisk_due_ns;   /* usage and faults */
-    int64_t heap_due_ns;    /* malloc's lists are walked again from then on */
-    int64_t limit_due_ns;   /* limit and events */
+    int faulting;           /* page faults were seen when they were last counted */
+    int64_t machine_total;
+    int64_t brisk_due_ns; /* usage, and rss and faults whatever was seen */
+    int64_t heap_due_ns;  /* malloc's lists are walked again from then on */
+    int64_t events_due_ns;
+    int64_t limit_due_ns;
+    int64_t machine_due_ns; /* the machine's memory, which only hot-plugging changes */
     int64_t uss_due_ns;
 } pfo_probes;
 
@@ -69,10 +73,17 @@ typedef struct pfo_probes {
  * are no error. */
 pfo_status pfo_probes_open(pfo_probes *probes, const char *root, pfo_error *err);
 
-/* Takes a sample. time and rss are fresh. The rest is repeated from the last time it was read: usage and faults for at most 50 ms;
- * limit, events and uss for a second, the heap figures for 50 ms, and both walks longer while a new one (over malloc's free
- * lists; over the maps, in the kernel) would take more than a thousandth of the time. */
+/* Takes a sample. time is fresh; what else is read depends on the process, so that a turn costs one system call beside what is due:
+ *   while no page faults come in, faults are counted in each sample, and rss, which grows by faults, is read when they moved;
+ *   while faults come in, rss is read in each sample and faults are counted every 100 ms.
+ * So growth of rss shows in the next sample; a fall without any fault, and what other processes do to this one, at most 100 ms
+ * late. The rest is repeated from the last time it was read: usage for at most 100 ms, events and uss for a second, limit for five
+ * (the machine's part of it for a minute), the heap figures for 100 ms, and both walks longer while a new one (over malloc's
+ * free lists; over the maps, in the kernel) would take more than 1/4000 of the time. */
 void pfo_probes_read(pfo_probes *probes, pfo_memory_sample *sample);
+
+/* The next sample reads rss whatever faults say: for samples that somebody asked for, who may just have freed something. */
+void pfo_probes_want_resident(pfo_probes *probes);
 
 /* In a forked child: everything is read anew at the next sample. */
 void pfo_probes_forget(pfo_probes *probes);

@@ -2,7 +2,8 @@
  *
  * Invariants (under lock): held = min(taken, capacity); the newest sample is ring[(taken - 1) % capacity]; thread is valid
  * exactly while state is RUNNING or STOPPING.
- * Locks: sampler->lock guards everything in a sampler, the probes included; it is held for one sample or one copy.
+ * Locks: sampler->lock guards everything in a sampler, the probes included; it is held for one sample or one copy. The state and
+ * `call` are changed with it, and `call` is read with it before the thread sleeps, so no call to stop is slept through.
  * registry_lock guards the list of samplers and is never held together with another lock.
  */
 #include "monitor/sampler.h"
@@ -13,6 +14,7 @@
 #include "base/sync.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 
 enum { STACK_BYTES = 512 * 1024 };
@@ -21,7 +23,8 @@ typedef enum sampler_state { IDLE, RUNNING, STOPPING } sampler_state;
 
 struct pfo_sampler {
     pfo_mutex lock;
-    pfo_cond changed; /* state has changed */
+    pfo_cond changed;      /* state has changed */
+    _Atomic uint32_t call; /* moves when the thread shall stop; what it sleeps on */
     sampler_state state;
     pthread_t thread;
     int64_t interval_ns;
@@ -195,27 +198,20 @@ pfo_sampler_destroy(pfo_sampler *sampler)
     pfo_free(sampler);
 }
 
-static void
+/* Takes a sample; when it was done. */
+static int64_t
 sample_locked(pfo_sampler *sampler)
 {
     pfo_memory_sample *slot = &sampler->ring[sampler->taken % sampler->capacity];
     const int64_t begin = pfo_monotonic_ns();
     sampler->probe(sampler->context, slot);
-    sampler->probe_ns += pfo_monotonic_ns() - begin;
+    const int64_t end = pfo_monotonic_ns();
+    sampler->probe_ns += end - begin;
     sampler->taken++;
     if (slot->rss > sampler->peak_rss) {
         sampler->peak_rss = slot->rss;
     }
-}
-
-static struct timespec
-timespec_of(int64_t nanoseconds)
-{
-    const int64_t second = INT64_C(1000000000);
-    struct timespec time;
-    time.tv_sec = (time_t)(nanoseconds / second);
-    time.tv_nsec = (long)(nanoseconds % second);
-    return time;
+    return end;
 }
 
 static void *
@@ -225,17 +221,20 @@ sampler_main(void *argument)
     pfo_mutex_lock(&sampler->lock);
     int64_t due = pfo_monotonic_ns();
     while (sampler->state == RUNNING) {
-        sample_locked(sampler);
+        const int64_t done = sample_locked(sampler);
         due += sampler->interval_ns;
-        const int64_t late = pfo_monotonic_ns() - due;
+        const int64_t late = done - due;
         if (late >= 0) { /* the turns that have passed are skipped, so that a stall is not followed by a burst */
             const int64_t passed = late / sampler->interval_ns + 1;
             sampler->missed += passed;
             due += passed * sampler->interval_ns;
         }
-        const struct timespec deadline = timespec_of(due);
-        while (sampler->state == RUNNING && !pfo_cond_wait_until(&sampler->changed, &sampler->lock, &deadline)) {
+        const uint32_t seen = atomic_load_explicit(&sampler->call, memory_order_relaxed);
+        pfo_mutex_unlock(&sampler->lock);
+        while (!pfo_word_wait(&sampler->call, seen, due) &&
+               atomic_load_explicit(&sampler->call, memory_order_relaxed) == seen) {
         }
+        pfo_mutex_lock(&sampler->lock);
     }
     pfo_mutex_unlock(&sampler->lock);
     return NULL;
@@ -303,7 +302,8 @@ pfo_sampler_stop(pfo_sampler *sampler)
         const int64_t used = pfo_thread_cpu_ns(thread);
         sampler->finished_cpu_ns += used > 0 ? used : 0;
         sampler->state = STOPPING;
-        pfo_cond_broadcast(&sampler->changed);
+        (void)atomic_fetch_add_explicit(&sampler->call, 1, memory_order_relaxed);
+        pfo_word_wake(&sampler->call);
         pfo_mutex_unlock(&sampler->lock);
         (void)pthread_join(thread, NULL);
         pfo_mutex_lock(&sampler->lock);
@@ -317,7 +317,8 @@ void
 pfo_sampler_sample(pfo_sampler *sampler, pfo_memory_sample *sample)
 {
     pfo_mutex_lock(&sampler->lock);
-    sample_locked(sampler);
+    pfo_probes_want_resident(&sampler->probes);
+    (void)sample_locked(sampler);
     if (sample != NULL) {
         *sample = sampler->ring[(sampler->taken - 1) % sampler->capacity];
     }

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from perfopt._core import DiskStore
+from perfopt.report.text import size
 
 __all__ = ["clear", "ls", "stats", "verify"]
 
@@ -28,14 +29,6 @@ def _open(directory: Path) -> DiskStore:
         return DiskStore(str(directory), max_disk_bytes=2**62, must_exist=True)
     except (RuntimeError, OSError) as error:  # a newer format; no cache, or one that cannot be read
         raise click.ClickException(f"{directory}: {error}") from error
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError("unreachable")
 
 
 def _duration(seconds: float) -> str:
@@ -80,10 +73,10 @@ def stats(directory: Path, as_json: bool) -> None:
         return
     rows = [
         ["entries", str(facts["entries"])],
-        ["size", _size(facts["bytes"])],
+        ["size", size(facts["bytes"])],
         ["payload files", str(facts["payload_files"])],
         ["segments", str(facts["segments"])],
-        ["garbage", _size(facts["garbage_bytes"])],
+        ["garbage", size(facts["garbage_bytes"])],
     ]
     _print_rows(str(directory), ["", "figure"], rows)
 
@@ -120,7 +113,7 @@ def ls(directory: Path, order: str, limit: int | None, as_json: bool) -> None:
         [
             entry["label"] or entry["key"],
             entry["kind"],
-            _size(entry["bytes"]),
+            size(entry["bytes"]),
             _duration((now - entry["stored_ns"]) / 1e9),
             _duration((entry["expires_ns"] - now) / 1e9) if entry["expires_ns"] else "never",
         ]
@@ -148,7 +141,7 @@ def verify(context: click.Context, directory: Path, repair: bool, as_json: bool)
         rows = [
             ["checked", str(report["checked"])],
             ["damaged", str(report["damaged"])],
-            ["orphans", f"{report['orphans']} ({_size(report['orphan_bytes'])})"],
+            ["orphans", f"{report['orphans']} ({size(report['orphan_bytes'])})"],
             ["repaired", str(report["repaired"])],
             ["index", "rebuilt" if report["index_rebuilt"] else "good"],
         ]
@@ -165,7 +158,7 @@ def clear(directory: Path, yes: bool, as_json: bool) -> None:
     cache = _open(directory)
     facts = cache.stats()
     if not yes:
-        question = f"remove {facts['entries']} entries ({_size(facts['bytes'])}) from {directory}?"
+        question = f"remove {facts['entries']} entries ({size(facts['bytes'])}) from {directory}?"
         click.confirm(question, abort=True, err=True)
     try:
         cache.clear()

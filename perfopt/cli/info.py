@@ -26,14 +26,12 @@ def gather() -> dict[str, Any]:
     return facts
 
 
-def _size(count: int | float | None) -> str:
-    return "none" if count is None else f"{count / 2**30:.2f} GiB"
-
-
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(as_json: bool) -> None:
     """Show what perfopt found on this machine."""
+    from perfopt.report.text import size
+
     facts = gather()
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -49,7 +47,7 @@ def command(as_json: bool) -> None:
         )
     click.echo(f"clock         {clock['source']}, {clock['read_cost_ns']:.1f} ns a reading")
     click.echo(
-        f"memory        resident {_size(memory['rss'])}, limit {_size(memory['limit'])} ({memory['limit_source']})"
+        f"memory        resident {size(memory['rss'])}, limit {size(memory['limit'])} ({memory['limit_source']})"
     )
     if backend["available"]:
         click.echo(f"backend       {backend['name']}, {len(backend['devices'])} device(s), {backend['path']}")

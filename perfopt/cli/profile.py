@@ -125,7 +125,8 @@ def show_findings(report: Report) -> None:
         share = "" if finding.share is None else f" [{finding.share:.1%} of the run"
         if finding.gain_bound is not None and finding.gain_bound <= 100:
             share += f", at most {finding.gain_bound:.2f}x faster without it"
-        click.echo(f"{finding.rule.replace('_', ' ')}: {text.printable(finding.subject)}{share + ']' if share else ''}")
+        rule = text.printable(finding.rule.replace("_", " "))
+        click.echo(f"{rule}: {text.printable(finding.subject)}{share + ']' if share else ''}")
         click.echo(f"  {text.printable(finding.evidence, _SENTENCE)}")
         click.echo(f"  advice: {text.printable(finding.advice, _SENTENCE)}")
 

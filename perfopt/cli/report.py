@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from perfopt.report import document, view
+from perfopt.report import confidential as confidentiality
+from perfopt.report import document
 from perfopt.report.compare import compare
 
 __all__ = ["command"]
@@ -48,7 +49,7 @@ def command(
             page.write(report, page_path, comparison=comparison, confidential=confidential, overwrite=force)
             click.echo(f"wrote {page_path}")
         if json_path is not None:
-            document.save(view.confidential(report) if confidential else report, json_path)
+            document.save(confidentiality.confidential(report) if confidential else report, json_path)
             click.echo(f"wrote {json_path}")
     except (OSError, ValueError, ModuleNotFoundError) as error:
         click.echo(f"error: {error}", err=True)

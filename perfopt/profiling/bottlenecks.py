@@ -14,6 +14,7 @@ import msgspec
 
 from perfopt.profiling.config import Thresholds
 from perfopt.report.document import Finding, Loader, Operation, Report
+from perfopt.report.text import seconds as time_text
 
 __all__ = ["KEYS", "as_bottlenecks", "find"]
 
@@ -75,10 +76,6 @@ def _calls(operation: Operation) -> str:
     return "1 call" if operation.count == 1 else f"{operation.count:,} calls"
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
-
-
 def _slow_calls(
     rule: str, kinds: tuple[str, ...], limit: Callable[[Thresholds], float], advise: Callable[[Operation], str]
 ) -> Callable[[Report, Thresholds], Iterator[Finding]]:
@@ -89,8 +86,8 @@ def _slow_calls(
             threshold = limit(limits)
             if operation.mean > threshold:
                 evidence = (
-                    f"{name} takes {_time(operation.mean)} a call, more than {_time(threshold)} "
-                    f"({_calls(operation)}, {_time(operation.total)} in all, p99 {_time(operation.p99)})"
+                    f"{name} takes {time_text(operation.mean)} a call, more than {time_text(threshold)} "
+                    f"({_calls(operation)}, {time_text(operation.total)} in all, p99 {time_text(operation.p99)})"
                 )
                 share = _share(operation.active, report)
                 figures = {"mean": operation.mean, "total": operation.total, "count": operation.count}
@@ -152,8 +149,8 @@ def _slow_loaders(report: Report, limits: Thresholds) -> Iterator[Finding]:
         if loader.batches and loader.wait_seconds / loader.batches > limits.slow_data_loading:
             wait = loader.wait_seconds / loader.batches
             evidence = (
-                f"{loader.name} makes its consumer wait {_time(wait)} for a batch, more than "
-                f"{_time(limits.slow_data_loading)} ({loader.batches:,} batches, {_time(loader.wait_seconds)} in all)"
+                f"{loader.name} makes its consumer wait {time_text(wait)} for a batch, more than "
+                f"{time_text(limits.slow_data_loading)} ({loader.batches:,} batches, {time_text(loader.wait_seconds)} in all)"
             )
             figures = {"mean_wait": wait, "batches": loader.batches, "threshold": limits.slow_data_loading}
             share = _share(loader.wait_seconds, report)
@@ -184,7 +181,7 @@ def _advise_loader(loader: Loader) -> str:
         return "Most samples are computed anew: give perfopt.data.CachedDataset a size that holds the data set."
     started = loader.start_seconds or 0.0
     if started > loader.wait_seconds * _OWN:
-        return f"Most of it is the workers' start ({_time(started)}): keep them with persistent_workers=True."
+        return f"Most of it is the workers' start ({time_text(started)}): keep them with persistent_workers=True."
     return f"Add workers (now {loader.workers}) while processors are free, and move work from the samples into preparation."
 
 
@@ -196,7 +193,7 @@ def _hot(report: Report, limits: Thresholds) -> Iterator[Finding]:
         if share is not None and share > limits.hot_function:
             evidence = (
                 f"{name}'s own code takes {share:.1%} of the run, more than {limits.hot_function:.0%} "
-                f"({_calls(operation)}, {_time(operation.mean)} each)"
+                f"({_calls(operation)}, {time_text(operation.mean)} each)"
             )
             figures = {"self_seconds": operation.self_time, "count": operation.count, "threshold": limits.hot_function}
             yield _finding("hot_functions", name, evidence, _advise_function(operation), share, **figures)
@@ -210,7 +207,7 @@ def _hot_undecorated(report: Report, limits: Thresholds) -> Iterator[Finding]:
             where = f"{row['function']} ({row['file']}:{row['line']})" if row["line"] else row["function"]
             evidence = (
                 f"{where} takes {share:.1%} of the run itself, more than {limits.hot_function:.0%} "
-                f"({row['calls']:,} calls, {_time(row['self'] / max(1, row['calls']))} each; recording call stacks adds to it)"
+                f"({row['calls']:,} calls, {time_text(row['self'] / max(1, row['calls']))} each; recording stacks adds to it)"
             )
             caller = max(row["callers"].items(), key=lambda pair: pair[1], default=("", 0))[0]
             advice = (
@@ -246,9 +243,7 @@ def _memory(report: Report, limits: Thresholds) -> Iterator[Finding]:
     spent = (memory.collector or {}).get("seconds", 0.0)
     collecting = _share(spent, report)
     if collecting is not None and collecting > limits.collector:
-        evidence = (
-            f"garbage collection takes {collecting:.1%} of the run ({_time(spent)}), more than {limits.collector:.0%}"
-        )
+        evidence = f"garbage collection takes {collecting:.1%} of the run ({time_text(spent)}), more than {limits.collector:.0%}"
         advice = "Call gc.freeze() once the model and the data are loaded, and raise gc.set_threshold() for the loop."
         yield _finding("garbage_collection", "process", evidence, advice, collecting, threshold=limits.collector)
 

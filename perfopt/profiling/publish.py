@@ -121,4 +121,4 @@ def publish(profiler: CodeProfiler, *, path: str | os.PathLike[str] | None = Non
         raise ValueError(
             f"path must be that of a regular file or of none, which is removed at the end, not {str(target)!r}"
         )
-    return Publisher(lambda: profiler.report("live"), target, every)
+    return Publisher(lambda: profiler.report("live", with_reference=False), target, every)

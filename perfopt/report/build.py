@@ -11,7 +11,8 @@ from typing import Any
 
 from perfopt import _core
 from perfopt._version import __version__
-from perfopt.profiler import range_cost_seconds
+from perfopt.profiler import callers_of, range_cost_seconds
+from perfopt.report import reference
 from perfopt.report.document import (
     Clock,
     Finding,
@@ -69,10 +70,21 @@ def _processor() -> str | None:
 
 
 def operations_of(
-    capture: _core.Capture, *, kinds: Mapping[str, str] | None = None, histograms: bool = True
+    capture: _core.Capture,
+    *,
+    kinds: Mapping[str, str] | None = None,
+    histograms: bool = True,
+    nodes: Sequence[Any] | None = None,
 ) -> list[Operation]:
-    """The rows of a capture; ``kinds`` gives the kind of an operation by its name, ``"function"`` otherwise."""
-    callers = _callers(capture.nodes())
+    """The rows of a capture.
+
+    Args:
+        capture: what the profiler recorded.
+        kinds: kind of an operation by its name; ``"function"`` otherwise.
+        histograms: with histograms.
+        nodes: those of the capture, where the caller has read them already.
+    """
+    callers = callers_of(capture.nodes() if nodes is None else nodes)
     operations = []
     for index, row in enumerate(capture.rows()):
         name, memory = row["name"], row["memory"]
@@ -97,7 +109,7 @@ def operations_of(
                 p999=row["p99.9"],
                 error=row["error"],
                 kind=(kinds or {}).get(name or "", "function"),
-                callers=callers.get(name, {}),
+                callers={caller: int(edge["count"]) for caller, edge in callers.get(name, {}).items()},
                 memory=None if not memory else _memory(memory),
                 histogram=histogram,
             )
@@ -115,19 +127,8 @@ def _memory(change: Any) -> dict[str, float]:
     }
 
 
-def _callers(nodes: Sequence[Any]) -> dict[str | None, dict[str, int]]:
-    """Calls of each operation from each operation directly around it."""
-    callers: dict[str | None, dict[str, int]] = {}
-    for node in nodes:
-        caller = nodes[node["parent"]]["name"] if node["parent"] >= 0 else None
-        if caller is not None:
-            calls = callers.setdefault(node["name"], {})
-            calls[caller] = calls.get(caller, 0) + node["count"]
-    return callers
-
-
-def tree_of(capture: _core.Capture) -> list[Node]:
-    """The calling-context tree of a capture."""
+def tree_of(nodes: Sequence[Any]) -> list[Node]:
+    """The calling-context tree, from the nodes of a capture."""
     return [
         Node(
             parent=node["parent"],
@@ -137,7 +138,7 @@ def tree_of(capture: _core.Capture) -> list[Node]:
             total=node["total"],
             self_time=node["self"],
         )
-        for node in capture.nodes()
+        for node in nodes
     ]
 
 
@@ -154,6 +155,7 @@ def report_of(
     memory_bytes: int = 0,
     missing_processes: int = 0,
     detailed: bool = True,
+    with_reference: bool = True,
 ) -> Report:
     """A report of a capture, with what else was measured in the same run.
 
@@ -169,8 +171,11 @@ def report_of(
         memory_bytes: size of the recorded data.
         missing_processes: children that ended without reporting.
         detailed: with histograms and the call tree; without, the report cannot be compared with another.
+        with_reference: measure the machine's own speed (2 to 3 ms on a quiet machine), so that a comparison can tell a slower
+            machine from slower code; only where ``detailed``.
     """
-    operations = operations_of(capture, kinds=kinds, histograms=detailed)
+    nodes = capture.nodes()
+    operations = operations_of(capture, kinds=kinds, histograms=detailed, nodes=nodes)
     ranges = sum(operation.count for operation in operations)
     clock = _core.clock_info()
     cost = range_cost_seconds()
@@ -196,8 +201,9 @@ def report_of(
             overflow_ranges=sum(operation.count for operation in operations if operation.name is None),
             missing_processes=missing_processes,
         ),
+        reference=reference.measure() if detailed and with_reference else None,
         operations=operations,
-        tree=tree_of(capture) if detailed else [],
+        tree=tree_of(nodes) if detailed else [],
         memory=memory,
         loaders=list(loaders),
         findings=list(findings),

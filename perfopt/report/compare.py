@@ -13,8 +13,8 @@ The location of an operation is the median of its wall times. An operation count
   with one run a side that variation cannot be seen, and ``run_noise`` is assumed instead. The level ``alpha`` holds for
   all operations of a comparison together (Bonferroni).
 
-With one run a side, what all operations have in common (the median of their growths, from three of them on) is not held
-against any of them, because a machine that ran slower looks the same; it is said in a warning.
+With one run a side, what all operations have in common (the median of their growths) is not held against any of them as far as
+the machine may explain it, because a machine that ran slower looks the same; :mod:`perfopt.report.common` says how far that is.
 
 So two runs of the same code disagree less often than ``alpha`` as long as the machine's speed varies by no more than
 ``run_noise`` from run to run; on noisier machines give several runs a side. What is *not* noticed: a change of the tail that
@@ -31,6 +31,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from perfopt.report.common import Common, common_growth
 from perfopt.report.document import Histogram, Operation, Report
 
 __all__ = ["CORRELATION", "LEAST_CALLS", "Comparison", "Row", "compare"]
@@ -38,7 +39,6 @@ __all__ = ["CORRELATION", "LEAST_CALLS", "Comparison", "Row", "compare"]
 CORRELATION = 4  # calls that tell as much as one independent call
 LEAST_CALLS = 20  # a side with fewer calls is not judged
 PRIOR_RUNS = 8  # degrees of freedom that the assumed variation from run to run weighs beside the measured one
-LEAST_COMMON = 3  # judged operations from which on what they have in common is told apart
 RANGE_COSTS = 3.0  # growth of a call below so many times the cost of its range may be the profiler's
 
 
@@ -146,7 +146,11 @@ def compare(
     measured = len(before) > 1 and len(after) > 1
     warnings = _warnings(before, after, measured, run_noise)
     if not measured:
-        rows = _without_common(rows, fail_above, warnings)
+        common = common_growth([math.log(row.ratio) for row in rows if row.ratio is not None], before, after)
+        if common is not None:
+            rows = [_against_common(row, common, math.log1p(fail_above)) for row in rows]
+            warning = common.warning(math.log1p(fail_above))
+            warnings += [] if warning is None else [warning]
     order = {"slower": 0, "faster": 1, "same": 2, "few": 3, "new": 4, "gone": 5}
     rows.sort(key=lambda row: (order[row.verdict], -abs(row.extra_seconds), row.name))
     return Comparison(
@@ -241,32 +245,16 @@ def _verdict(
     return ("slower" if change > 0 else "faster"), f"{change:+.1%}, {extra:+.3g} s a run, outside the noise"
 
 
-def _without_common(rows: list[Row], fail_above: float, warnings: list[str]) -> list[Row]:
-    """Takes back verdicts that only say what all operations have in common: with one run a side that may as well be a machine
-    that ran slower. Adds a warning when there is such a factor."""
-    growths = [math.log(row.ratio) for row in rows if row.ratio is not None]
-    if len(growths) < LEAST_COMMON:
-        return rows
-    common = statistics.median(growths)
-    if abs(common) > math.log1p(fail_above):
-        warnings.append(
-            f"all operations together changed by {math.expm1(common):+.1%}: the machine or the code, which one run a side cannot "
-            "tell; what did not change by more than that is not counted"
-        )
-    return [_against_common(row, common, fail_above) for row in rows]
-
-
-def _against_common(row: Row, common: float, fail_above: float) -> Row:
+def _against_common(row: Row, common: Common, tolerated: float) -> Row:
+    """Takes back a verdict that only says what all operations have in common and the machine may have caused."""
     if row.verdict not in ("slower", "faster") or row.ratio is None or row.low is None or row.high is None:
         return row
-    slower = row.verdict == "slower"
-    excess = math.log(row.ratio) - common if slower else common - math.log(row.ratio)
-    certain = math.log(row.low) > common if slower else math.log(row.high) < common
-    if excess > math.log1p(fail_above) and certain:
+    growth = math.log(row.ratio)
+    width = growth - math.log(row.low) if growth > 0 else math.log(row.high) - growth
+    if common.is_beyond(growth, width, tolerated):
         return row
-    return msgspec.structs.replace(
-        row, verdict="same", reason=f"like all operations together ({math.expm1(common):+.1%})"
-    )
+    reason = f"like all operations together ({math.expm1(common.growth):+.1%}), which the machine may have caused"
+    return msgspec.structs.replace(row, verdict="same", reason=reason)
 
 
 def _between_runs(old: _Side, new: _Side, run_noise: float, level: float, z: float) -> float:

@@ -2,16 +2,17 @@
 
 A report is data and no judgement of a page: whatever makes one (the profiler, the code profiler, the command line) fills
 these structs, and whatever shows, compares or watches one reads them. It is saved as JSON. Version rule: fields may be
-added within a version, and readers pass over what they do not know; a change that would make an old reader wrong raises
-``VERSION``, and a reader refuses a newer version by name.
+added within a version, which raises ``MINOR``, and readers pass over what they do not know; a change that would make an old
+reader wrong raises ``VERSION``, and a reader refuses a newer version by name.
 
 Times are in seconds, moments in nanoseconds since 1970 UTC, memory in bytes; None says "not known here", never 0.
 Instances are immutable; parts that do not fit together (a node before its parent, columns of unequal length) are refused with
-ValueError, also when they are read.
+ValueError, also when they are read, and so are a leak verdict and ``extra`` that are not what their readers take them for.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -20,7 +21,11 @@ from typing import Any
 
 import msgspec
 
+from perfopt.report._checks import check_extra, check_verdict
+from perfopt.report.text import printable
+
 __all__ = [
+    "MINOR",
     "SCHEMA",
     "VERSION",
     "Clock",
@@ -32,7 +37,9 @@ __all__ = [
     "Node",
     "Operation",
     "Recording",
+    "Reference",
     "Report",
+    "Timing",
     "atomic_write",
     "dumps",
     "json_schema",
@@ -44,6 +51,8 @@ __all__ = [
 
 SCHEMA = "perfopt.report"
 VERSION = 1
+MINOR = 1  # 0: no reference
+_LONGEST = 1e9  # seconds of a range
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +76,28 @@ class Clock(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     nanoseconds_per_tick: float
     read_cost_seconds: float
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds that a fixed loop took, of several repetitions: the fastest, and the third quartile."""
+
+    least: float
+    upper: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.least <= self.upper < math.inf:
+            raise ValueError(
+                f"least and upper time of a loop must be above 0 and in this order, not {self.least!r}, {self.upper!r}"
+            )
+
+
+class Reference(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast the machine was when the report was made; see :mod:`perfopt.report.reference`."""
+
+    loops: int  # which loops: only equal ones can be compared
+    interpreter: Timing
+    memory: Timing
+    cost_seconds: float  # of taking this reading; in no figure of the run
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +126,10 @@ class Histogram(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("lower, upper and counts of a histogram must be of one length")
         if any(count < 1 for count in self.counts):
             raise ValueError("the counts of a histogram must be above 0")
+        if not all(0 <= low <= high <= _LONGEST for low, high in zip(self.lower, self.upper, strict=True)):
+            raise ValueError(
+                f"the buckets of a histogram must go from 0 or more to more, and to at most {_LONGEST:g} seconds"
+            )
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +184,7 @@ class MemoryRecord(msgspec.Struct, frozen=True, kw_only=True):
         for name, column in self.columns.items():
             if len(column) != len(self.seconds):
                 raise ValueError(f"column {name!r} has {len(column)} values for {len(self.seconds)} moments")
+        check_verdict(self.verdict)
 
 
 class Loader(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,6 +224,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: str = SCHEMA
     version: int = VERSION
+    minor: int = MINOR  # of the perfopt that made it
     title: str
     created_ns: int
     duration: float  # of what was measured, wall time
@@ -195,6 +232,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     host: Host
     clock: Clock
     recording: Recording
+    reference: Reference | None = None  # None in live reports, and in those without histograms
     operations: list[Operation]
     tree: list[Node] = []
     memory: MemoryRecord | None = None
@@ -209,6 +247,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(
                     f"node {index} of the tree has the parent {node.parent}, which does not stand before it"
                 )
+        check_extra(self.extra)
 
     def operation(self, name: str) -> Operation:
         """The operation of that name; KeyError names those there are."""
@@ -219,10 +258,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Envelope(msgspec.Struct):
-    """The two fields that every version has."""
+    """The fields that every version has; the first documents had no ``minor``."""
 
     schema: str = ""
     version: int = 0
+    minor: int = 0
 
 
 _encoder = msgspec.json.Encoder()
@@ -277,8 +317,8 @@ def loads(data: bytes | str, source: str = "the report") -> Report:
     """The report in ``data``. ValueError, begun with ``source``, when it is no report, is damaged or of a newer version."""
     try:
         envelope = _envelope.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source} is not a perfopt report: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{source} is not a perfopt report: {printable(str(error), 1000)}") from error
     if envelope.schema != SCHEMA:
         raise ValueError(f"{source} is not a perfopt report: its schema is {envelope.schema!r}, not {SCHEMA!r}")
     if envelope.version > VERSION:
@@ -286,9 +326,10 @@ def loads(data: bytes | str, source: str = "the report") -> Report:
             f"{source} is a report of version {envelope.version}; this perfopt reads versions up to {VERSION}"
         )
     try:
-        return _decoder.decode(data)
-    except msgspec.DecodeError as error:
-        raise ValueError(f"{source} is a damaged perfopt report: {error}") from error
+        report = _decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(f"{source} is a damaged perfopt report: {printable(str(error), 1000)}") from error
+    return report if report.minor == envelope.minor else msgspec.structs.replace(report, minor=envelope.minor)
 
 
 def load(path: str | os.PathLike[str]) -> Report:

@@ -15,6 +15,7 @@ from typing import Any
 
 from perfopt.report import text, view
 from perfopt.report.compare import Comparison
+from perfopt.report.confidential import confidential_difference
 from perfopt.report.document import MemoryRecord, Report, atomic_write
 
 __all__ = ["render", "write"]
@@ -47,7 +48,14 @@ def _memory_lines(memory: MemoryRecord) -> list[dict[str, Any]]:
     for name, values in memory.columns.items():
         if name not in _NOT_BYTES and any(value is not None for value in values):
             seconds, thin = view.thinned(memory.seconds, values)
-            lines.append({"name": _COLUMN_NAMES.get(name, name), "x": seconds, "y": thin, "limit": name == "limit"})
+            lines.append(
+                {
+                    "name": _COLUMN_NAMES.get(name, text.printable(name)),
+                    "x": seconds,
+                    "y": thin,
+                    "limit": name == "limit",
+                }
+            )
     return lines
 
 
@@ -63,7 +71,7 @@ def render(report: Report, *, comparison: Comparison | None = None, confidential
     Args:
         report: what to show.
         comparison: adds the difference against a baseline; ``report`` is its later side.
-        confidential: leaves out host name, command line and paths; see :func:`perfopt.report.view.confidential`.
+        confidential: leaves out host name, command line and paths; see :mod:`perfopt.report.confidential`.
 
     Raises:
         ModuleNotFoundError: jinja2 or plotly is missing; they come with ``pip install perfopt[report]``.
@@ -77,8 +85,7 @@ def render(report: Report, *, comparison: Comparison | None = None, confidential
             f"a page needs {error.name}, which is not installed: pip install 'perfopt[report]'", name=error.name
         ) from error
     if confidential:
-        report, comparison = view.cleaned((report, comparison))
-        report = view.without_owner(report)
+        report, comparison = confidential_difference(report, comparison)
     here = resources.files("perfopt.report")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -6,18 +6,14 @@ memory in bytes; the page formats them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-from perfopt.report import document
 from perfopt.report.document import Loader, Node, Operation, Report
 
-__all__ = ["OTHERS", "OUTSIDE", "Slice", "breakdown", "cleaned", "confidential", "icicle", "thinned"]
-
-_T = TypeVar("_T")
+__all__ = ["OTHERS", "OUTSIDE", "Slice", "breakdown", "icicle", "thinned"]
 
 OUTSIDE = "(outside of any range)"
 OTHERS = "(others)"
@@ -132,40 +128,6 @@ def thinned(
         else:
             kept.append(begin)
     return [seconds[i] for i in kept], [values[i] for i in kept]
-
-
-_PATH_END = r"""[^\s'"<>|:;,)\]}]*[^\s'"<>|:;,)\]}.]"""
-_PATH = re.compile(  # no alternative may begin inside of what it could match itself, or long texts take quadratic time
-    rf"""(?<![\w+.-])[A-Za-z][\w+.-]*://[^\s'"<>|)\]}}]+"""  # a URL, with its user and port
-    rf"""|(?<![\w)\]])(?:[A-Za-z]:\\|\\\\|~\w*/|\.{{0,2}}/){_PATH_END}"""  # from a root, a home or the current folder
-    r"""|(?<![\w/\\.-])[\w.-]+(?:[/\\][\w.-]+)+\.\w+"""  # relative, down to a file with an extension; not "samples/s"
-)
-
-
-def confidential(report: Report) -> Report:
-    """The report without what tells about its owner: host name, command line, what callers put into ``extra``, and paths in any
-    text, which are numbered instead. Names of operations stay."""
-    return without_owner(cleaned(report))
-
-
-def without_owner(report: Report) -> Report:
-    """The report without host name, command line and ``extra``."""
-    host = msgspec.structs.replace(report.host, name=None)
-    return msgspec.structs.replace(report, host=host, command=None, extra={})
-
-
-def cleaned(value: _T) -> _T:
-    """value with the paths in all its texts numbered in the order in which they appear."""
-    numbers: dict[str, int] = {}
-
-    def hide(match: re.Match[str]) -> str:
-        return f"<path {numbers.setdefault(match[0], len(numbers) + 1)}>"
-
-    def clean(text: str) -> str:
-        return _PATH.sub(hide, text)
-
-    result: _T = document.map_texts(value, clean)
-    return result
 
 
 def waiting_share(loader: Loader) -> float | None:

@@ -6,6 +6,8 @@ struct fake_nvml {
     unsigned devices;
     unsigned long long total;
     int starts; /* calls of nvmlInit_v2() */
+    int ends;   /* calls of nvmlShutdown() */
+    int lost;   /* number, from 1, of the device of which `handle` and `read` are; 0: of all */
 };
 
 typedef struct memory {
@@ -16,6 +18,8 @@ extern struct fake_nvml fake_nvml;
 struct fake_nvml fake_nvml = { .devices = 2, .total = 1000 };
 
 int nvmlInit_v2(void);
+int nvmlShutdown(void);
+const char *nvmlErrorString(int error);
 int nvmlDeviceGetCount_v2(unsigned *count);
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device);
 int nvmlDeviceGetMemoryInfo(void *device, memory *figures);
@@ -25,6 +29,19 @@ nvmlInit_v2(void)
 {
     fake_nvml.starts++;
     return fake_nvml.start;
+}
+
+int
+nvmlShutdown(void)
+{
+    fake_nvml.ends++;
+    return 0;
+}
+
+const char *
+nvmlErrorString(int error)
+{
+    return error == 15 ? "GPU is lost" : NULL;
 }
 
 int
@@ -38,7 +55,7 @@ int
 nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device)
 {
     *device = (char *)NULL + index + 1;
-    return fake_nvml.handle;
+    return fake_nvml.lost == 0 || fake_nvml.lost == (int)index + 1 ? fake_nvml.handle : 0;
 }
 
 int
@@ -47,5 +64,5 @@ nvmlDeviceGetMemoryInfo(void *device, memory *figures)
     const unsigned long long of = (unsigned long long)((char *)device - (char *)NULL);
     *figures =
         (memory){ fake_nvml.total * of, fake_nvml.total * of / 4, fake_nvml.total * of - fake_nvml.total * of / 4 };
-    return fake_nvml.read;
+    return fake_nvml.lost == 0 || fake_nvml.lost == (int)of ? fake_nvml.read : 0;
 }

@@ -1,4 +1,6 @@
 /* test_disk.c: what the disk cache promises while nothing goes wrong: values, replacing, deleting, expiry, bounds, orders, listing. */
+#include "cache/disk_files.h"
+#include "cache/disk_journal.h"
 #include "disk_fixture.h"
 
 #include <errno.h>
@@ -420,9 +422,131 @@ a_smaller_bound_holds_from_the_opening_on(void)
     }
 }
 
+/* ---- cancelled ---- */
+
+static atomic_int cancelled;
+static int steps_left; /* of the journal, until somebody cancels */
+
+static void
+cancel_at_step(void)
+{
+    if (--steps_left == 0) {
+        atomic_store(&cancelled, 1);
+    }
+}
+
+/* Puts a version under key 0 that is cancelled at that step, not at all for -1. 1 when it was stored. */
+static int
+put_and_cancel(pfo_disk *disk, size_t length, int step)
+{
+    pfo_error err = PFO_ERROR_INIT;
+    unsigned char data[40000] = { 2 };
+    const pfo_bytes part = { data, length };
+    const pfo_disk_record record = {
+        .kind = "bytes", .suffix = ".bin", .parts = &part, .part_count = 1, .cancelled = &cancelled
+    };
+    const pfo_digest key = key_of(0);
+    int stored = -1;
+    atomic_store(&cancelled, step == 0);
+    steps_left = step;
+    pfo_journal_watch(cancel_at_step);
+    CHECK(pfo_disk_put(disk, &key, &record, &stored, &err) == PFO_OK);
+    pfo_journal_watch(NULL);
+    return stored;
+}
+
+static int
+has_entry(pfo_disk *disk, unsigned number)
+{
+    pfo_disk_value value;
+    const pfo_digest key = key_of(number);
+    CHECK(pfo_disk_get(disk, &key, 0, &value, NULL) == PFO_OK);
+    const int found = value.found;
+    pfo_disk_release(&value);
+    return found;
+}
+
+static void
+what_is_cancelled_while_it_is_put_is_not_there(void)
+{
+    const size_t lengths[] = { 100, 40000 };
+    for (int with_old = 0; with_old < 2; with_old++) {
+        for (size_t i = 0; i < 2; i++) {
+            int taken_back = 0;
+            atomic_store(&cancelled, 1);
+            for (int step = 0; atomic_load(&cancelled); step++) { /* until it is cancelled after the last one */
+                fixture tree = fixture_new();
+                pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+                REQUIRE(step < 100);
+                CHECK(put_ok(disk, 1, 1, lengths[i]) && (!with_old || put_ok(disk, 0, 1, lengths[1 - i])));
+                const int stored = put_and_cancel(disk, lengths[i], step);
+                const int is_there = has_entry(disk, 0);
+                CHECK(stored ? step > 0 : atomic_load(&cancelled));
+                if (!stored && is_there) { /* cancelled before its turn to write */
+                    CHECK(with_old && get_version(disk, 0, lengths[1 - i]) == 1);
+                }
+                CHECK(!stored || is_there);
+                taken_back += !stored && !is_there;
+                CHECK(get_version(disk, 1, lengths[i]) == 1);
+                pfo_disk_report report;
+                CHECK(pfo_disk_verify(disk, 0, &report, NULL) == PFO_OK && report.damaged + report.orphans == 0);
+                const pfo_disk_stats stats = stats_of(disk);
+                CHECK(stats.rejects == 0 && stats.write_failures == 0 && stats.corrupt == 0);
+                CHECK(stats.entries == 1U + (unsigned)is_there);
+                pfo_disk_close(disk);
+                fixture_delete(&tree);
+            }
+            CHECK(taken_back >= 3);
+        }
+    }
+}
+
+static void
+a_cancelled_delete_deletes_nothing(void)
+{
+    fixture tree = fixture_new();
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+    const pfo_digest key = key_of(0);
+    int existed = -1;
+    CHECK(put_ok(disk, 0, 1, 100));
+    atomic_store(&cancelled, 1);
+    CHECK(pfo_disk_delete_unless(disk, &key, &cancelled, &existed, NULL) == PFO_OK && existed == 0);
+    CHECK(get_version(disk, 0, 100) == 1);
+    atomic_store(&cancelled, 0);
+    CHECK(pfo_disk_delete_unless(disk, &key, &cancelled, &existed, NULL) == PFO_OK && existed == 1);
+    CHECK(!has_entry(disk, 0));
+    pfo_disk_close(disk);
+    fixture_delete(&tree);
+}
+
+/* As on a memory file system under a profiler's timer, where room is never found in one go. */
+static void
+an_index_is_made_while_signals_come(void)
+{
+    fixture tree = fixture_new();
+    pfo_files_refuse_reserving(EINTR);
+    pfo_disk *disk = open_disk(&tree, ROOMY, "lru");
+    for (unsigned i = 0; i < 1000; i++) { /* it grows */
+        CHECK(put_ok(disk, i, 1, 20));
+    }
+    pfo_files_refuse_reserving(0);
+    for (unsigned i = 0; i < 1000; i++) {
+        CHECK(get_version(disk, i, 20) == 1);
+    }
+    struct stat facts;
+    char path[128];
+    (void)snprintf(path, sizeof path, "%s/index", tree.root);
+    CHECK(stat(path, &facts) == 0 && facts.st_blocks * 512 >= facts.st_size);
+    pfo_disk_close(disk);
+    fixture_delete(&tree);
+}
+
 int
 main(void)
 {
+    RUN(what_is_cancelled_while_it_is_put_is_not_there);
+    RUN(a_cancelled_delete_deletes_nothing);
+    RUN(an_index_is_made_while_signals_come);
     RUN(values_of_all_sizes_come_back);
     RUN(deleted_entries_stay_away);
     RUN(promises_run_out_and_can_be_renewed);

@@ -55,7 +55,7 @@ a_sample_follows_the_fixture_and_the_process(void)
     fixture_write(&tree, "cg/g/memory.current", "5678\n");
     fixture_write(&tree, "cg/g/memory.max", "max\n");
     fixture_write(&tree, "cg/g/memory.events", "low 0\nhigh 4\nmax 7\noom 1\noom_kill 2\n");
-    probes.brisk_due_ns = probes.limit_due_ns = INT64_MAX;
+    probes.brisk_due_ns = probes.limit_due_ns = probes.events_due_ns = INT64_MAX;
     pfo_probes_read(&probes, &sample);
     CHECK(sample.cgroup_usage == 1234 && sample.limit == 600000 && sample.oom_kills == 1); /* not due yet */
     probes.brisk_due_ns = 0;
@@ -89,7 +89,7 @@ a_descriptor_closed_by_others_comes_back(void)
     probes.brisk_due_ns = 0;
     pfo_probes_read(&probes, &sample);
     CHECK(sample.cgroup_usage == -1); /* not the other file's number */
-    probes.limit_due_ns = 0;
+    probes.events_due_ns = 0;
     pfo_probes_read(&probes, &sample);
     CHECK(sample.cgroup_usage == 1234);
     pfo_probes_close(&probes);
@@ -163,13 +163,51 @@ samples_see_growth_and_the_child_sees_itself(void)
 }
 
 static void
+the_resident_set_is_read_where_faults_came_in(void)
+{
+    pfo_probes probes;
+    pfo_memory_sample sample;
+    REQUIRE(pfo_probes_open(&probes, "", NULL) == PFO_OK);
+    pfo_probes_read(&probes, &sample);
+    probes.brisk_due_ns = probes.heap_due_ns = probes.uss_due_ns = probes.events_due_ns = probes.limit_due_ns =
+        INT64_MAX;
+    do { /* the pages of what is called here come in once */
+        probes.faulting = 0;
+        probes.last.rss = 77;
+        pfo_probes_read(&probes, &sample);
+    } while (probes.faulting);
+    CHECK(sample.rss == 77);
+    char *block = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(block != MAP_FAILED);
+    const int64_t faults = sample.minor_faults;
+    memset(block, 1, MIB);
+    pfo_probes_read(&probes, &sample);
+    CHECK(sample.rss > 77 && sample.minor_faults > faults && probes.faulting);
+    probes.last.rss = 77;
+    probes.last.minor_faults = 5;
+    pfo_probes_read(&probes, &sample);
+    CHECK(sample.rss > 77 && sample.minor_faults == 5); /* not counted again before it is due */
+    const int64_t before = sample.rss;
+    CHECK(munmap(block, MIB) == 0);
+    probes.brisk_due_ns = 0;
+    pfo_probes_read(&probes, &sample); /* falls bring no faults: seen when due */
+    CHECK(sample.rss < before && sample.minor_faults > 5);
+    probes.faulting = 0;
+    probes.last.rss = 77;
+    pfo_probes_want_resident(&probes);
+    pfo_probes_read(&probes, &sample);
+    CHECK(sample.rss > 77);
+    pfo_probes_close(&probes);
+}
+
+static void
 the_heap_is_walked_within_its_budget(void)
 {
     pfo_probes probes;
     pfo_memory_sample sample;
     REQUIRE(pfo_probes_open(&probes, "", NULL) == PFO_OK);
     pfo_probes_read(&probes, &sample);
-    CHECK(probes.heap_due_ns > pfo_monotonic_ns()); /* the walk took t > 0: none for 1000 t */
+    CHECK(probes.heap_due_ns > pfo_monotonic_ns()); /* the walk took t > 0: none for 4000 t */
     probes.last.heap_in_use = 77;
     probes.heap_due_ns = INT64_MAX;
     pfo_probes_read(&probes, &sample);
@@ -189,6 +227,7 @@ main(void)
     RUN(without_cgroups_the_rest_is_still_there);
     RUN(a_root_that_is_too_long_is_refused);
     RUN(samples_see_growth_and_the_child_sees_itself);
+    RUN(the_resident_set_is_read_where_faults_came_in);
     RUN(the_heap_is_walked_within_its_budget);
     return FINISH();
 }

@@ -8,6 +8,7 @@ from typing import Any
 import numpy
 
 from perfopt.report import document
+from perfopt.report.reference import LOOPS, REPETITIONS
 
 Samples = dict[str, Any]  # name: durations in seconds
 
@@ -57,6 +58,26 @@ def report(samples: Samples, **changes: Any) -> document.Report:
         "operations": [operation(name, values) for name, values in samples.items()],
     }
     return document.Report(**(fields | changes))
+
+
+def reference(random: Any, machine: float = 1.0, spread: float = 0.01) -> document.Reference:
+    """The reference loops on a machine that takes ``machine`` times as long, and whose speed moves by ``spread`` meanwhile."""
+
+    def timing(seconds: float) -> document.Timing:
+        times = numpy.sort(seconds * machine * (1 + random.exponential(spread, REPETITIONS)))
+        return document.Timing(least=float(times[0]), upper=float(times[REPETITIONS * 3 // 4]))
+
+    return document.Reference(loops=LOOPS, interpreter=timing(1e-4), memory=timing(2e-4), cost_seconds=5e-3)
+
+
+def measured_run(
+    random: Any, *, code: float = 1.0, machine: float = 1.0, run_noise: float = 0.01, spread: float = 0.01
+) -> document.Report:
+    """A run of :func:`program` with a reference. The code takes ``code`` times as long everywhere, the machine ``machine`` times;
+    from run to run the machine's speed differs by ``run_noise``, and when the reference is taken, by as much again."""
+    samples = program(random, code * machine, run_noise)
+    after = machine * math.exp(random.normal(0, run_noise))
+    return report(samples, reference=reference(random, after, spread))
 
 
 def program(random: Any, slower: float = 1.0, run_noise: float = 0.01) -> Samples:

@@ -413,12 +413,13 @@ def test_threads_never_exceed_the_bound() -> None:
 
 
 def test_time_to_live() -> None:
-    cache = PerformanceCache(ttl=0.05)
+    cache = PerformanceCache(ttl=datetime.timedelta(hours=1))
     cache.set("short", 1)
-    cache.set("long", 2, ttl=datetime.timedelta(hours=1))
+    cache.set("long", 2, ttl=datetime.timedelta(hours=2))
     assert (cache.get("short"), cache.get("long")) == (1, 2)
     assert "short" in cache
-    time.sleep(0.06)
+    assert cache.touch("short", 0.01)
+    time.sleep(0.02)
     assert "short" not in cache
     assert len(cache) == 2, "what has expired leaves when it is met, swept, or in the way"
     assert cache.get("short", "gone") == "gone"
@@ -428,15 +429,20 @@ def test_time_to_live() -> None:
     assert (stats["expirations"], stats["evictions"], stats["misses"], stats["hits"]) == (1, 0, 1, 3)
     cache.clear()
     assert cache.get_stats()["expirations"] == 0
+    brief = PerformanceCache(ttl=0.01)
+    brief.set("short", 1)
+    brief.set("long", 1, ttl=1000)
+    time.sleep(0.02)
+    assert (brief.get("short"), brief.get("long"), brief.get_stats()["expirations"]) == (None, 1, 1)
 
 
 def test_touch_and_expire() -> None:
     cache = PerformanceCache()
-    cache.set("a", 1, ttl=0.02)
-    cache.set("b", 1, ttl=0.02)
+    cache.set("a", 1, ttl=1000)
+    cache.set("b", 1, ttl=1000)
     cache.set("c", 1, ttl=0.02)
     cache.set((1, [2]), 1)
-    assert cache.touch("a") is True
+    assert cache.touch("a") is True, "without an end from here on: the cache has no time to live"
     assert cache.touch("b", ttl=100) is True
     assert cache.touch("missing") is False
     assert cache.touch((1, [2]), 0.02) is True
@@ -667,8 +673,9 @@ def test_reasons_to_leave() -> None:
     cache = PerformanceCache(2, on_evict=lambda *event: log.append(event))
     cache.set("a", 1)
     cache.set("a", 2)
-    cache.set((1, 2.5), 3, ttl=0.01)
+    cache.set((1, 2.5), 3, ttl=1000)
     cache.set("b", 4)
+    assert cache.touch((1, 2.5), 0.01)
     time.sleep(0.02)
     cache.get((1, 2.5))
     cache.delete("b")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import fcntl
 import os
 import pathlib
+import struct
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -106,12 +109,15 @@ def test_get_or_compute_looks_on_disk_first(tmp_path: pathlib.Path) -> None:
 
 
 def test_time_to_live_on_disk(tmp_path: pathlib.Path) -> None:
-    with PerformanceCache(cache_dir=tmp_path, ttl=0.2) as cache:
+    with PerformanceCache(cache_dir=tmp_path, ttl=100) as cache:
         for key in "abc":
-            cache.set(key, key, persist=True, ttl=100 if key == "c" else None)
-        assert cache.touch("b", 100) is True
-    with PerformanceCache(cache_dir=tmp_path) as cache:
+            cache.set(key, key, persist=True, ttl=1000 if key == "c" else None)
+        assert cache.touch("b", 1000) is True
         assert [cache.get(key) for key in "abc"] == ["a", "b", "c"]
+        assert cache.touch("a", 0.2) is True
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        assert cache.get("a") in ("a", None), "as it may be: it has 0.2 s"
+        assert [cache.get(key) for key in "bc"] == ["b", "c"]
         time.sleep(0.25)
         assert [cache.get(key) for key in "abc"] == [None, "b", "c"], "the end moves up with the value"
         assert cache.touch("a") is False
@@ -128,6 +134,7 @@ def test_entries_stored_for_ever_in_a_cache_with_a_time_to_live(tmp_path: pathli
         for key in "ab":
             cache.set(key, "old", persist=True)
         cache.set("own", "own", persist=True, ttl=1000)
+    stored = time.time()
     time.sleep(0.02)
     with PerformanceCache(cache_dir=tmp_path, ttl=0.01) as cache:
         assert (cache.get("a"), "a" in cache) == (None, False)
@@ -135,10 +142,13 @@ def test_entries_stored_for_ever_in_a_cache_with_a_time_to_live(tmp_path: pathli
         assert cache.get_or_compute("a", lambda: "new", persist=True, ttl=1000) == "new"
     with PerformanceCache(0, tmp_path, ttl=0.01) as cache:
         assert cache.get("b") is None
-    with PerformanceCache(cache_dir=tmp_path, ttl=3) as cache:
+    with PerformanceCache(cache_dir=tmp_path, ttl=1000) as cache:
         assert [cache.get(key) for key in ("a", "b", "own")] == ["new", "old", "own"]
         assert "b" in cache
-        time.sleep(3.1)
+    age = time.time() - stored
+    with PerformanceCache(cache_dir=tmp_path, ttl=age + 1) as cache:
+        cache.get("b")  # into memory, if it comes before its end, with what is left of it
+        time.sleep(1.1)
         assert [cache.get(key) for key in ("a", "b", "own")] == ["new", None, "own"], "counted from when it was stored"
         assert "b" not in cache
     with PerformanceCache(cache_dir=tmp_path) as cache:
@@ -430,6 +440,198 @@ def test_what_is_deleted_while_it_is_written_does_not_come_back(tmp_path: pathli
             cache.delete("k")
             thread.join()
             assert cache.get("k") is None
+
+
+# ---- arrays in files of their own: later touches look through one map ----------------------------------------------------------
+
+COUNT = 50_000
+
+
+def unlinked_maps(directory: pathlib.Path) -> int:
+    """Files of a directory that are mapped here and have no name any more."""
+    lines = pathlib.Path("/proc/self/maps").read_text().splitlines()
+    return sum(str(directory / "payloads") in line and line.endswith("(deleted)") for line in lines)
+
+
+def test_each_caller_has_an_array_of_its_own_over_one_map(tmp_path: pathlib.Path) -> None:
+    with PerformanceCache(0, tmp_path, compression="none") as cache:
+        cache.set("k", np.arange(float(COUNT)), persist=True)
+        first, second = cache.get("k"), cache.get("k")
+        assert first is not second
+        assert np.shares_memory(first, second)
+        second.shape = (2, -1)
+        first.dtype = np.int64
+        third = cache.get("k")
+        assert third.shape == (COUNT,)
+        assert third.dtype == np.float64
+        for array in (first, second, third):
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                array.flags.writeable = True
+    np.testing.assert_array_equal(third, np.arange(float(COUNT)))
+
+
+def test_private_copies_of_an_array_on_disk(tmp_path: pathlib.Path) -> None:
+    with PerformanceCache(0, tmp_path, compression="none") as cache:
+        function: Any = cache_result("zeros", cache=cache, persist=True, copy=True)(lambda n: np.zeros(COUNT) + n)
+        for _ in range(3):
+            copy = function(1)
+            assert copy[0] == 1
+            copy[:] = 5
+
+
+@pytest.mark.parametrize("how", ["set", "delete and set", "another process", "clear", "evict"])
+def test_an_array_that_was_replaced_is_not_handed_out(tmp_path: pathlib.Path, how: str) -> None:
+    with PerformanceCache(0, tmp_path, max_disk_bytes=2 << 20, compression="none") as cache:
+        cache.set("k", np.zeros(COUNT), persist=True)
+        held = [cache.get("k"), cache.get("k")]
+        if how == "another process":
+            script = (
+                f"import numpy as np; from perfopt.cache import PerformanceCache as C; "
+                f"C(0, {str(tmp_path)!r}, compression='none').set('k', np.ones({COUNT}), persist=True)"
+            )
+            subprocess.run([sys.executable, "-c", script], check=True)
+        elif how == "clear":
+            cache.clear()
+        elif how == "evict":
+            for number in range(20):
+                cache.set(number, np.full(COUNT, number), persist=True)
+        else:
+            if how == "delete and set":
+                cache.delete("k")
+            cache.set("k", np.ones(COUNT), persist=True)
+        found = cache.get("k")
+        assert (found is None) if how in ("clear", "evict") else (found == 1).all()
+        assert not any(array.any() for array in held)
+
+
+def test_unlinked_files_are_not_kept_for_the_arrays_over_them(tmp_path: pathlib.Path) -> None:
+    with PerformanceCache(0, tmp_path, compression="none") as cache:
+        for number in range(20):
+            cache.set(number, np.full(COUNT, number), persist=True)
+            assert cache.get(number)[0] == cache.get(number)[0] == number
+        held = cache.get(19)
+        for number in range(20):
+            cache.delete(number)
+        cache.set("other", np.zeros(COUNT), persist=True)
+        assert cache.get("other")[0] == 0
+        assert unlinked_maps(tmp_path) == 1, "what the caller holds, and nothing else"
+        assert held[0] == 19
+        del held
+        cache.get("other")
+        assert unlinked_maps(tmp_path) == 0
+
+
+class Writing:
+    """Keeps everybody from writing in a directory, as another process would, so that threads overlap that write there."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        self.release = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
+        self.descriptor = os.open(directory / "lock", os.O_RDWR)
+
+    def __enter__(self) -> None:
+        fcntl.fcntl(self.descriptor, F_OFD_SETLKW, self.request)
+
+    def __exit__(self, *exc_info: object) -> None:
+        fcntl.fcntl(self.descriptor, F_OFD_SETLKW, self.release)
+        os.close(self.descriptor)
+
+
+F_OFD_SETLKW = 38  # of Linux; fcntl has it from Python 3.9 on where the C library's headers say it
+
+
+def begin(work: Callable[[], object]) -> threading.Thread:
+    """A thread that has come as far as it can."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    time.sleep(0.1)
+    return thread
+
+
+@pytest.mark.parametrize("persist", [False, True])
+@pytest.mark.parametrize("size", [10, 100_000])
+@pytest.mark.parametrize("is_there", [False, True])
+@pytest.mark.parametrize("face", ["get_or_compute", "aget_or_compute", "set"])
+def test_what_is_deleted_and_set_while_an_older_value_is_written_stays(
+    tmp_path: pathlib.Path, persist: bool, size: int, is_there: bool, face: str
+) -> None:
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        if is_there and face == "set":
+            cache.set("k", "oldest", persist=True)
+        cache.set("other", 1, persist=True)
+
+        def older() -> None:
+            if face == "get_or_compute":
+                cache.get_or_compute("k", lambda: bytes(size), persist=True)
+            elif face == "aget_or_compute":
+                asyncio.run(cache.aget_or_compute("k", lambda: bytes(size), persist=True))
+            else:
+                cache.set("k", bytes(size), persist=True)
+
+        with Writing(tmp_path):
+            threads = [begin(older), begin(lambda: cache.delete("k"))]
+            threads.append(begin(lambda: cache.set("k", "newer", persist=persist)))
+        for thread in threads:
+            thread.join(60)
+        assert cache.get("k") == "newer"
+        assert cache.get("other") == 1
+        assert cache.verify()["damaged"] == 0
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        assert cache.get("k") == ("newer" if persist else None)
+
+
+@pytest.mark.parametrize("action", ["delete", "clear", "invalidate", "cache_clear"])
+@pytest.mark.parametrize("single_flight", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_is_forgotten_while_it_is_written_does_not_come_back(
+    tmp_path: pathlib.Path, action: str, single_flight: bool, is_async: bool
+) -> None:
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        cache.set("other", 1, persist=True)
+
+        async def compute_later(x: int) -> str:
+            return "old"
+
+        def compute(x: int) -> str:
+            return "old"
+
+        function: Any = cache_result(cache=cache, persist=True, single_flight=single_flight)(
+            compute_later if is_async else compute
+        )
+        forget: dict[str, Callable[[], object]] = {
+            "delete": lambda: cache.delete("k"),
+            "clear": cache.clear,
+            "invalidate": lambda: function.invalidate(1),
+            "cache_clear": function.cache_clear,
+        }
+
+        def older() -> None:
+            if action in ("invalidate", "cache_clear"):
+                asyncio.run(function(1)) if is_async else function(1)
+            elif is_async:
+                asyncio.run(cache.aget_or_compute("k", lambda: "old", persist=True))
+            else:
+                cache.get_or_compute("k", lambda: "old", persist=True)
+
+        with Writing(tmp_path):
+            threads = [begin(older), begin(forget[action])]
+        for thread in threads:
+            thread.join(60)
+        assert set(cache.keys()) <= {"other"}
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        assert cache.get_stats()["disk_entries"] == (action != "clear")
+
+
+def test_of_two_that_store_one_key_the_later_one_wins(tmp_path: pathlib.Path) -> None:
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        cache.set("other", 1, persist=True)
+        with Writing(tmp_path):
+            threads = [begin(lambda n=n: cache.set("k", n, persist=True)) for n in range(5)]  # type: ignore[misc]
+        for thread in threads:
+            thread.join(60)
+        assert cache.get("k") == 4
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        assert cache.get("k") == 4
 
 
 def test_entries_are_labelled_alike_by_both_faces(tmp_path: pathlib.Path) -> None:

@@ -52,16 +52,18 @@ def test_functions_that_share_a_cache_never_meet() -> None:
 def test_evictions_and_expirations_count_for_their_function() -> None:
     cache = PerformanceCache(4, max_bytes=100_000)
     one = cache_result(cache=cache)(lambda x: x)
-    two = cache_result(cache=cache, ttl=0.02)(lambda x: bytes(x))
+    two = cache_result(cache=cache, ttl=1000)(lambda x: bytes(x))
     for x in range(6):
         one(x)
     two(10)
     assert (one.cache_info().evictions, two.cache_info().evictions) == (3, 0)
     assert one.cache_info().bytes + two.cache_info().bytes == cache.get_stats()["bytes"]
     assert two.cache_info().bytes > 0
+    brief = cache_result(cache=cache, ttl=0.02)(lambda x: bytes(x))
+    brief(10)
     time.sleep(0.03)
-    two(10)
-    assert (one.cache_info().expirations, two.cache_info().expirations) == (0, 1)
+    brief(10)
+    assert [f.cache_info().expirations for f in (one, two, brief)] == [0, 0, 1]
     two(200_000)
     assert (one.cache_info().rejects, two.cache_info().rejects) == (0, 1)
 
@@ -174,15 +176,14 @@ def test_bytes_and_time() -> None:
     assert len(block(20_000)) == 20_000
     assert block.cache_info().rejects == 1  # type: ignore[attr-defined]
 
-    for ttl in (0.03, datetime.timedelta(milliseconds=30)):
+    for ttl, ended in ((0.03, 1), (datetime.timedelta(milliseconds=30), 1), (datetime.timedelta(hours=1), 0)):
         calls: list[Any] = []
         function = cache_result(ttl=ttl)(lambda x, calls=calls: calls.append(x))
         function(1)
-        function(1)
         time.sleep(0.05)
         function(1)
-        assert calls == [1, 1]
-        assert function.cache_info().expirations == 1
+        assert calls == [1] * (1 + ended)
+        assert function.cache_info().expirations == ended
 
 
 @pytest.mark.parametrize("policy", ["lru", "fifo", "sieve", "s3fifo", "wtinylfu", "auto"])
@@ -198,17 +199,26 @@ def test_policies_by_name(policy: str) -> None:
 
 
 def test_seconds() -> None:
+    inside = 0.0
+
     @cache_result
     def function(x: Any) -> int:
+        nonlocal inside
+        begin = time.perf_counter()
         time.sleep(0.01)
+        inside += time.perf_counter() - begin
         return 1
 
+    begin = time.perf_counter()
     function(5)
     info = function.cache_info()  # type: ignore[attr-defined]
     assert info.hash_seconds == 0
-    assert 0.009 < info.compute_seconds < 10
+    assert inside * 0.999 <= info.compute_seconds <= (time.perf_counter() - begin) * 1.001
     function(np.zeros(1000))
-    assert 0 < function.cache_info().hash_seconds < 10  # type: ignore[attr-defined]
+    info = function.cache_info()  # type: ignore[attr-defined]
+    assert info.hash_seconds > 0
+    assert inside * 0.999 <= info.compute_seconds
+    assert info.compute_seconds + info.hash_seconds <= (time.perf_counter() - begin) * 1.001
 
 
 # ---- disk ---------------------------------------------------------------------------------------------------------------------

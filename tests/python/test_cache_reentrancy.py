@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import weakref
@@ -294,16 +295,24 @@ def test_a_key_that_is_deleted_while_its_value_is_measured_is_not_kept() -> None
 
     cache = PerformanceCache(max_bytes=10_000)
 
-    function: Any = cache_result(max_bytes=10_000)(lambda x: Value())
     for forget in (lambda: cache.delete("k"), cache.clear):
         Value.forget = forget
         assert cache.get_or_compute("k", Value) == []
+        assert asyncio.run(cache.aget_or_compute("k", Value)) == []
         assert len(cache) == 0
-    for forget in (lambda: function.invalidate(1), function.cache_clear):
-        Value.forget = forget
-        assert function(1) == []
-        info = function.cache_info()
-        assert (info.currsize, info.bytes, info.rejects) == (0, 0, 0)
+
+    async def make_later(x: int) -> Value:
+        return Value()
+
+    for single_flight in (True, False):
+        function: Any = cache_result(max_bytes=10_000, single_flight=single_flight)(lambda x: Value())
+        later: Any = cache_result(max_bytes=10_000, single_flight=single_flight)(make_later)
+        for cached, call in ((function, function), (later, lambda x, later=later: asyncio.run(later(x)))):
+            for forget in (lambda cached=cached: cached.invalidate(1), cached.cache_clear):
+                Value.forget = forget
+                assert call(1) == []
+                info = cached.cache_info()
+                assert (info.currsize, info.bytes, info.rejects) == (0, 0, 0)
 
     def replace() -> None:
         cache.delete("k")

@@ -47,10 +47,18 @@ def row(capture: _core.Capture, name: str | None) -> Any:
     return next(row for row in capture.rows() if row["name"] == name)
 
 
-def spin(seconds: float) -> None:
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
+def spin(seconds: float) -> float:
+    """How long it took: as long as asked for, and longer where the machine is busy."""
+    begin = time.perf_counter()
+    while time.perf_counter() < begin + seconds:
         pass
+    return time.perf_counter() - begin
+
+
+def slept(seconds: float) -> float:
+    begin = time.perf_counter()
+    time.sleep(seconds)
+    return time.perf_counter() - begin
 
 
 # ---- the tree ----
@@ -165,23 +173,33 @@ def test_percentiles_are_within_the_stated_error(profiler: PerformanceProfiler) 
 
 
 def test_tasks_do_not_see_each_others_time(profiler: PerformanceProfiler) -> None:
+    waiting = 0
+
     @profiler.profile_operation("task")
-    async def task() -> None:
+    async def task(go: asyncio.Event) -> None:
+        nonlocal waiting
         with profiler.profile("work"):
             spin(0.005)
-        await asyncio.sleep(0.05)
+        waiting += 1
+        await go.wait()
         with profiler.profile("work"):
             spin(0.005)
 
-    async def main() -> None:
-        await asyncio.gather(*(task() for _ in range(4)))
+    async def main() -> float:
+        go = asyncio.Event()
+        tasks = [asyncio.ensure_future(task(go)) for _ in range(4)]
+        while waiting < 4:
+            await asyncio.sleep(0)
+        suspended = slept(0.05)
+        go.set()
+        await asyncio.gather(*tasks)
+        return suspended
 
-    asyncio.run(main())
+    suspended = asyncio.run(main())
     capture = profiler.capture()
     assert paths(capture) == {"task": 4, "task/work": 8}
     figures = row(capture, "task")
-    assert figures["total"] >= 4 * 0.05
-    assert 0.04 <= figures["active"] <= figures["total"] - 4 * 0.04
+    assert 0.04 * 0.999 <= figures["active"] <= figures["total"] - 4 * suspended * 0.999
     root = next(node for node in capture.nodes() if node["parent"] < 0)
     assert root["total"] == pytest.approx(figures["active"], rel=1e-6)
 
@@ -259,15 +277,15 @@ def test_generators_leave_the_stack_while_they_wait(profiler: PerformanceProfile
             spin(0.002)
             yield i
 
+    elsewhere = 0.0
     with profiler.profile("loop"):
         for _ in numbers():
             with profiler.profile("body"):
-                spin(0.004)
+                elsewhere += spin(0.004)
     capture = profiler.capture()
     assert paths(capture) == {"loop": 1, "loop/numbers": 1, "loop/body": 3}
     figures = row(capture, "numbers")
-    assert figures["active"] < 0.75 * figures["total"]
-    assert figures["active"] >= 0.006
+    assert 0.006 * 0.999 <= figures["active"] <= figures["total"] - elsewhere * 0.999
 
     unfinished = numbers()
     next(unfinished)
@@ -308,11 +326,11 @@ def test_async_generators_under_throw_and_close(profiler: PerformanceProfiler) -
             except KeyError:
                 yield -1
 
-    async def main() -> None:
+    async def main() -> float:
         closed: Any = ticks()
         assert await closed.__anext__() == 0
         assert await closed.athrow(KeyError()) == -1
-        await asyncio.sleep(0.03)
+        elsewhere = slept(0.03)
         await closed.aclose()
         failed: Any = ticks()
         await failed.__anext__()
@@ -320,11 +338,12 @@ def test_async_generators_under_throw_and_close(profiler: PerformanceProfiler) -
             await failed.athrow(ZeroDivisionError())
         with profiler.profile("alone"):
             pass
+        return elsewhere
 
-    asyncio.run(main())
+    elsewhere = asyncio.run(main())
     capture = profiler.capture()
     assert paths(capture) == {"ticks": 2, "alone": 1}
-    assert row(capture, "ticks")["active"] < 0.02 < row(capture, "ticks")["total"]
+    assert row(capture, "ticks")["active"] <= row(capture, "ticks")["total"] - elsewhere * 0.999
 
 
 def test_driving_by_hand_says_what_is_wrong(profiler: PerformanceProfiler) -> None:
@@ -684,18 +703,22 @@ class Late:
         with default_profiler().profile("late"):
             pass
 
+recorded = threading.Semaphore(0)
+
 def record():
     while True:
         with profiler.profile("daemon"):
             time.sleep(0.0001)
+        recorded.release()
 
 late, steps, entered = Late(), numbers(), profiler.profile("never left")
 next(steps)
 entered.__enter__()
 for _ in range(3):
     threading.Thread(target=record, daemon=True).start()
-time.sleep(0.05)
-assert profiler.capture().rows()
+for _ in range(100):  # not a time: on a busy machine no thread may have come to the end of a range by then
+    recorded.acquire()
+assert profiler.capture().rows()[0]["count"] >= 100
 """
     result = subprocess.run([sys.executable, "-X", "dev", "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -714,10 +737,10 @@ def test_a_range_that_is_dropped_open_leaves_the_stack(profiler: PerformanceProf
 
 
 def test_deep_recursion_is_bounded(profiler: PerformanceProfiler) -> None:
-    @profiler.profile_operation("deep")
-    def deep(n: int) -> None:
-        if n:
-            deep(n - 1)
+    def deep(n: int) -> None:  # no decorated function: calls through C are limited apart, and early in Python 3.12
+        with profiler.profile("deep"):
+            if n:
+                deep(n - 1)
 
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(20_000)

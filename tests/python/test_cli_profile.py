@@ -158,7 +158,7 @@ def test_bottlenecks_of_a_script_and_of_a_report(script: Path, tmp_path: Path) -
     done = perfopt_command("bottlenecks", tmp_path / "slow.json", cwd=tmp_path)
     assert done.returncode == 0
     assert "slow functions: slow [" in done.stdout
-    assert "more than 1 s" in done.stdout
+    assert "more than 1.00 s" in done.stdout
     assert "advice: " in done.stdout
     (tmp_path / "bad.json").write_text("{}")
     done = perfopt_command("bottlenecks", tmp_path / "bad.json", cwd=tmp_path)
@@ -182,7 +182,8 @@ def test_all_tours_run_and_are_saved(tmp_path: Path, level: str) -> None:
     assert titles[0] == "=== Quick Start: Basic Profiling ==="
     assert "Total functions profiled: 2" in lines
     assert "Slow functions: 1" in lines
-    assert any(line.startswith("  slow_function: 1.0") for line in lines)
+    (slow,) = [line for line in lines if line.startswith("  slow_function: ") and line.endswith("s")][:1]
+    assert float(slow.split()[1].rstrip("s")) >= 1.0
     saved = list((tmp_path / "profiles").glob("*.json"))
     assert len(saved) == 6 + 5
     assert all(document.load(path).operations is not None for path in saved)

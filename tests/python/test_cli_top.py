@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import stat
@@ -91,8 +92,12 @@ def test_a_folder_that_others_may_enter_is_refused(profiler: CodeProfiler, own_f
 
 def test_a_failing_write_is_kept_and_tried_again(profiler: CodeProfiler, own_folder: Path) -> None:
     with publish(profiler, every=0.05) as publisher:
-        publisher.path.unlink()
-        publisher.path.mkdir()
+        is_in_the_way = False
+        while not is_in_the_way:  # the publisher may write between the two
+            publisher.path.unlink()
+            with contextlib.suppress(FileExistsError):
+                publisher.path.mkdir()
+                is_in_the_way = True
         assert wait_for(lambda: publisher.error is not None)
         publisher.path.rmdir()
         assert wait_for(lambda: publisher.error is None and publisher.path.is_file())

@@ -255,6 +255,13 @@ def test_attributes_count() -> None:
     assert len({before, fingerprint(one), fingerprint(two)}) == 3
 
 
+def test_a_class_that_pretends_to_be_of_pandas_counts_as_itself() -> None:
+    plain = fingerprint(pd.Series([1]))
+    for name in ("Series", "Index", "nothing"):
+        Fake = type("Series", (pd.Series,), {"__module__": "pandas.core.series", "__qualname__": name})
+        assert fingerprint(Fake([1])) != plain
+
+
 SCALARS: list[Callable[[], Any]] = [
     lambda: pd.NaT,
     lambda: pd.NA,

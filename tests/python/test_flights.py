@@ -6,11 +6,11 @@ import asyncio
 import functools
 import gc
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from waiting import until
 
 from perfopt._flights import Computation
 from perfopt.cache import PerformanceCache, cache_result
@@ -18,6 +18,11 @@ from perfopt.cache import PerformanceCache, cache_result
 
 def run(main: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(main, 60))
+
+
+def waiting() -> list[Computation]:
+    """The computations that wait for another one."""
+    return [item for item in gc.get_objects() if type(item) is Computation and item.awaits]
 
 
 class Keys:
@@ -126,7 +131,7 @@ def test_a_circle_through_a_thread_outside_of_all_tasks(keys: Keys) -> None:
 
         def last() -> Any:
             asked.set()
-            time.sleep(0.2)  # so that all others wait
+            until(lambda: len(waiting()) == 2)  # first for plain, and plain for this
             return asyncio.run_coroutine_threadsafe(keys.of_task("first", first), loop).result()
 
         async def first() -> Any:
@@ -137,11 +142,10 @@ def test_a_circle_through_a_thread_outside_of_all_tasks(keys: Keys) -> None:
         thread.start()
         while "plain" not in keys.calls:
             await asyncio.sleep(0.001)
-        waiting = asyncio.ensure_future(keys.of_task("first", first))
-        await asyncio.sleep(0.05)
+        asking = asyncio.ensure_future(keys.of_task("first", first))
         answer = await asyncio.to_thread(keys.of_thread, "last", last)
         await asyncio.to_thread(thread.join)
-        return answer, await waiting
+        return answer, await asking
 
     assert run(main()) == ("anew", "anew")
     assert answers == ["anew"]
@@ -235,8 +239,7 @@ def test_failures_leave_no_waiting_behind(keys: Keys) -> None:
             for _ in range(3):
                 with pytest.raises(ValueError, match="no"):
                     await asyncio.to_thread(keys.of_thread, "fails", fails)
-            waits = [item for item in gc.get_objects() if type(item) is Computation and item.awaits]
-            assert waits == []
+            assert waiting() == []
 
         await keys.of_task("first", first)
 

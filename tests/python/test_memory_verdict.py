@@ -51,6 +51,19 @@ def test_what_is_no_leak_raises_no_alarm_in_series_that_were_held_out(kind: str)
     assert verdicts(leak_series.HELD_OUT[kind], 400_000).count("leak") == 0
 
 
+@pytest.mark.parametrize("kind", leak_series.FRESH)
+def test_temporary_blocks_under_what_is_no_leak_seldom_raise_an_alarm(kind: str) -> None:
+    """These come with blocks that live for seconds, which is the hardest noise here; docs/memory.md has the rate."""
+    assert verdicts(leak_series.FRESH[kind], 600_000).count("leak") <= SEEDS // 100 + (0 if FULL else 1)
+
+
+@pytest.mark.spec("S0-24")
+def test_a_megabyte_a_minute_in_random_blocks_is_found_or_left_open() -> None:
+    found = verdicts(leak_series.held_slow_leak, 400_000)
+    assert found.count("leak") >= (0.34 * SEEDS if FULL else 1)
+    assert found.count("stable") <= (0.1 * SEEDS if FULL else 4)
+
+
 @pytest.mark.spec("S0-24")
 def test_a_megabyte_a_minute_is_found_within_ten_minutes() -> None:
     found = verdicts(leak_series.slow_leak, 300_000).count("leak")

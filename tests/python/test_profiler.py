@@ -14,12 +14,14 @@ import pickle
 import sys
 import threading
 import time
+import types
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from waiting import until
 
 from perfopt import _core
 from perfopt.profiler import PerformanceProfiler, default_profiler, profile_operation, range_cost_seconds
@@ -47,16 +49,18 @@ def test_ranges_are_counted_and_timed(profiler: PerformanceProfiler) -> None:
     for _ in range(3):
         with profiler.profile("sleep"):
             time.sleep(0.02)
+    begin = time.perf_counter()
     with profiler.profile("nothing"):
         pass
+    elapsed = time.perf_counter() - begin
     figures = row(profiler, "sleep")
     assert figures["count"] == 3
-    assert figures["min"] >= 0.02
-    assert figures["total"] >= 0.06
+    assert figures["min"] >= 0.02 * 0.999
+    assert figures["total"] >= 0.06 * 0.999
     assert figures["min"] <= figures["p50"] <= figures["p90"] <= figures["p99"] <= figures["max"] <= figures["total"]
     assert figures["mean"] == pytest.approx(figures["total"] / 3)
     assert row(profiler, "nothing")["count"] == 1
-    assert row(profiler, "nothing")["total"] < figures["total"]
+    assert row(profiler, "nothing")["total"] <= elapsed * 1.001
 
 
 def test_durations_agree_with_another_clock(profiler: PerformanceProfiler) -> None:
@@ -95,7 +99,17 @@ def test_the_summary_is_plain_numbers(profiler: PerformanceProfiler) -> None:
     assert summary["dropped_operations"] == 0
     assert summary["clock"]["source"] in ("tsc", "clock_monotonic")
     assert summary["overhead_seconds"] == pytest.approx(3 * range_cost_seconds())
-    assert 0 < range_cost_seconds() < 1e-4
+
+
+def test_the_cost_of_a_range_is_that_of_the_fastest_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that the test moves: batches of 500 empty turns and 500 ranges, most of which were interrupted somewhere."""
+    loops, ranges = [1_000, 90_000, 1_100, 1_000, 1_200], [800_000, 51_000, 52_000, 99_000, 51_500]
+    readings = [now for empty, full in zip(loops, ranges, strict=True) for now in (0, empty, empty + full)]
+    clock = types.SimpleNamespace(perf_counter_ns=iter(readings).__next__)
+    monkeypatch.setattr("perfopt.profiler.time", clock)
+    assert range_cost_seconds.__wrapped__() == pytest.approx((51_000 - 1_000) / 500 * 1e-9)
+    clock.perf_counter_ns = iter([0, 8, 15] * 5).__next__  # the empty loop was the longer one
+    assert range_cost_seconds.__wrapped__() == 0
 
 
 def test_hostile_names(profiler: PerformanceProfiler) -> None:
@@ -142,7 +156,7 @@ def test_nested_ranges_of_one_name(profiler: PerformanceProfiler) -> None:
     figures = row(profiler, "same")
     assert figures["count"] == 4
     assert figures["total"] >= 0.02
-    assert figures["min"] < 0.01 <= figures["max"]
+    assert figures["min"] < figures["max"] >= 0.01
 
 
 @pytest.mark.spec("S0-43")
@@ -358,13 +372,14 @@ def test_threads_that_end_cost_nothing_for_ever(profiler: PerformanceProfiler) -
     for i in range(300):
         thread = threading.Thread(target=record)
         thread.start()
+        number = thread.native_id
         thread.join()
+        until(lambda number=number: not os.path.exists(f"/proc/self/task/{number}"))  # it ends in C after join()
         if i == 20:
             early = profiler.usage()["memory_bytes"]
     reading = profiler.usage()
     assert counts(profiler) == {"short life": 300}
-    # A thread's C-level end may come a moment after join(), so one or two may have overlapped.
-    assert reading["threads"] <= 5
+    assert reading["threads"] <= 2
     assert reading["memory_bytes"] <= early + 16384
 
 
@@ -728,16 +743,19 @@ def test_coroutine_functions_record_the_await(profiler: PerformanceProfiler) -> 
     assert list(inspect.signature(fetch).parameters) == ["n"]
     fetch(1).close()
     assert counts(profiler) == {}, "making a coroutine is no call"
+    brief: list[float] = []
 
     async def main() -> None:
         assert await asyncio.gather(fetch(1), fetch(2), fetch(3)) == [1, 2, 3]
         with pytest.raises(ValueError, match="-1"):
             await fetch(-1)
+        begin = time.perf_counter()
         cancelled = asyncio.ensure_future(fetch(5))
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0)  # it begins
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelled
+        brief.append(time.perf_counter() - begin)
         service = Service()
         assert await service.get() is service
         assert await profiler.profile_operation("async callable")(AsyncCallable())() == 7
@@ -745,7 +763,7 @@ def test_coroutine_functions_record_the_await(profiler: PerformanceProfiler) -> 
     asyncio.run(main())
     figures = row(profiler, "fetch")
     assert figures["count"] == 5
-    assert figures["min"] < 0.02  # the cancelled one
+    assert figures["min"] <= brief[0] * 1.001  # the cancelled one
     assert figures["total"] >= 4 * 0.019
     assert row(profiler, "async callable")["total"] >= 0.019
     assert counts(profiler) == {"fetch": 5, "async method": 1, "async callable": 1}

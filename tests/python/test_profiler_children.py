@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from perfopt import _children
 from perfopt.profiler import PerformanceProfiler
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
@@ -198,3 +203,154 @@ def test_children_report_only_into_a_directory_of_their_own_user(tmp_path: Path,
     environment["PERFOPT_PROFILE_CHILDREN"] = str(link)
     subprocess.run([sys.executable, "-c", OTHERS], env=environment, check=True)
     assert len(list(folder.glob("default/*.capture"))) == (1 if mode == 0o700 else 0)
+
+
+def fork_and(action: Callable[[], object]) -> int:
+    """The pid of a forked child that does something and then ends without any clean-up."""
+    child = os.fork()
+    if child == 0:
+        try:
+            action()
+        finally:
+            os._exit(1)
+    return child
+
+
+def following(key: str) -> PerformanceProfiler:
+    profiler = PerformanceProfiler()
+    profiler.follow_children(key)
+    return profiler
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+def test_a_process_that_got_a_dead_childs_pid_is_not_the_child() -> None:
+    profiler = following("reused")
+    other = fork_and(signal.pause)
+    try:
+        while profiler.children()["running"] != [other]:
+            time.sleep(0.001)
+        (marker,) = profiler._followed().glob("*.started")
+        marker.rename(marker.with_name(f"{other}-1-0.started"))  # of one that began when the machine started
+        assert profiler.children() == {"reported": [], "running": [], "missing": [other]}
+    finally:
+        os.kill(other, signal.SIGKILL)
+        os.waitpid(other, 0)
+
+
+def test_two_children_of_one_pid_report_into_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profiler = PerformanceProfiler()
+    stems = []
+    for begin in (100, 200):  # as the kernel tells it of the first, and of the one that got its pid
+        monkeypatch.setattr(_children, "_begin_of", lambda _, begin=begin: begin)
+        monkeypatch.setattr(_children, "_numbers", itertools.count())
+        follower = _children._Follower(profiler, tmp_path)
+        follower.begin_report()
+        stems.append(follower.stem)
+        follower.report()
+    assert stems == [f"{os.getpid()}-100-0", f"{os.getpid()}-200-0"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{stem}.capture" for stem in stems]
+
+
+def become_another() -> None:
+    os.execv(sys.executable, [sys.executable, "-I", "-c", "pass"])
+
+
+def fail_to_become_another() -> None:
+    with contextlib.suppress(OSError):
+        os.execv("/nowhere/nothing", ["nothing"])
+    _children._report_all()
+
+
+@pytest.mark.parametrize(
+    ("action", "reports"),
+    [(become_another, False), (fail_to_become_another, True), (lambda: os.kill(os.getpid(), signal.SIGKILL), None)],
+    ids=["exec", "exec that fails", "killed"],
+)
+def test_a_child_that_becomes_another_program_is_no_child_that_is_missing(
+    action: Callable[[], object], reports: bool | None
+) -> None:
+    profiler = following(f"exec-{reports}")
+    child = fork_and(action)
+    os.waitpid(child, 0)
+    expected: dict[str, list[int]] = {"reported": [], "running": [], "missing": []}
+    if reports is not False:
+        expected["reported" if reports else "missing"].append(child)
+    assert profiler.children() == expected
+
+
+@pytest.mark.parametrize("spawns_through", ["preexec_fn", "spawnv"])
+def test_programs_that_are_started_are_no_children_that_are_missing(spawns_through: str) -> None:
+    profiler = following(f"started-by-{spawns_through}")
+    command = [sys.executable, "-I", "-c", "pass"]
+    if spawns_through == "preexec_fn":
+        subprocess.run(command, preexec_fn=os.getpid, check=True)
+    else:
+        assert os.spawnv(os.P_WAIT, command[0], command) == 0
+    assert profiler.children() == {"reported": [], "running": [], "missing": []}
+
+
+AT_ONCE = """
+import os, tempfile, threading
+from perfopt import _children
+from perfopt.profiler import PerformanceProfiler
+
+make, entered, both = tempfile.mkdtemp, [], threading.Event()
+
+def slow_mkdtemp(*args, **kwargs):
+    entered.append(threading.current_thread())
+    if len(entered) == 2:
+        both.set()
+    both.wait(0.5)  # for the other thread, if it comes in here too
+    return make(*args, **kwargs)
+
+tempfile.mkdtemp = slow_mkdtemp
+begin = threading.Barrier(2)
+
+def follow(profiler):
+    begin.wait()
+    profiler.follow_children()
+
+profilers = [PerformanceProfiler(), PerformanceProfiler()]
+threads = [threading.Thread(target=follow, args=(profiler,)) for profiler in profilers]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(entered) == 1, entered
+assert profilers[0]._followed() == profilers[1]._followed()
+assert str(profilers[0]._followed().parent) == os.environ["PERFOPT_PROFILE_CHILDREN"]
+"""
+
+
+def test_two_threads_that_follow_first_at_once_make_one_directory(tmp_path: Path) -> None:
+    run(AT_ONCE, tmp_path)
+
+
+FORK_MEANWHILE = """
+import os, tempfile, threading
+from perfopt.profiler import PerformanceProfiler
+
+make, inside, forking = tempfile.mkdtemp, threading.Event(), threading.Event()
+
+def slow_mkdtemp(*args, **kwargs):
+    inside.set()
+    forking.wait()
+    return make(*args, **kwargs)
+
+tempfile.mkdtemp = slow_mkdtemp
+profiler = PerformanceProfiler()
+thread = threading.Thread(target=profiler.follow_children)
+thread.start()
+inside.wait()
+os.register_at_fork(before=forking.set)  # runs before those registered earlier: the fork has begun
+child = os.fork()
+if child == 0:
+    PerformanceProfiler().follow_children("other")
+    os._exit(0)
+thread.join()
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_fork_waits_for_a_thread_that_begins_to_follow(tmp_path: Path) -> None:
+    run(FORK_MEANWHILE, tmp_path)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import until
 
 from perfopt.profiling import (
     CodeProfiler,
@@ -237,7 +238,7 @@ def test_preprocessing_and_augmentation_are_kinds_of_their_own(detailed: CodePro
 def test_coroutines_and_generators_keep_their_kind(detailed: CodeProfiler) -> None:
     @detailed.profile_function
     async def wait() -> int:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0)
         return 1
 
     @detailed.profile_function
@@ -245,10 +246,17 @@ def test_coroutines_and_generators_keep_their_kind(detailed: CodeProfiler) -> No
         yield from range(3)
 
     with detailed:
-        assert asyncio.run(wait()) == 1
+        waiting = wait()
+        waiting.send(None)
+        begin = time.perf_counter()
+        time.sleep(0.05)
+        suspended = time.perf_counter() - begin
+        with pytest.raises(StopIteration) as returned:
+            waiting.send(None)
+        assert returned.value.value == 1
         assert list(count()) == [0, 1, 2]
     rows = operations(detailed)
-    assert rows["wait"]["total"] >= 0.2 > rows["wait"]["active"]
+    assert rows["wait"]["total"] - rows["wait"]["active"] >= suspended * 0.999
     assert rows["count"]["count"] == 1
 
 
@@ -326,10 +334,13 @@ def test_memory_of_blocks_and_functions(detailed: CodeProfiler) -> None:
 
 
 def test_memory_that_comes_and_goes_within_a_call_is_seen(detailed: CodeProfiler) -> None:
+    sampler = detailed.memory_profiler.sampler
+
     @detailed.profile_function
     def burst() -> None:
         block = b"x" * (200 * 2**20)
-        time.sleep(0.1)
+        taken = sampler.taken
+        until(lambda: sampler.taken >= taken + 2)
         del block
 
     with detailed:
@@ -411,7 +422,8 @@ def test_thresholds_are_strict_and_can_be_set() -> None:
 
     with profiler:
         slow()
-        fast()
+        for _ in range(200):
+            fast()
         prepare()
     found = profiler.identify_bottlenecks()
     assert [entry["name"].rpartition(".")[2] for entry in found["slow_functions"]] == ["slow"]
@@ -558,7 +570,8 @@ def test_regressions_raise_an_alert() -> None:
     alerts: list[Any] = []
     profiler.on_regression(alerts.append, baseline)
     profiler.reset()
-    pause = 0.010
+    before = next(row.mean for row in baseline.operations if row.name.endswith("work"))
+    pause = max(0.030, 5 * before)  # on a busy machine 2 ms may have been any time
     with profiler:
         for _ in range(60):
             work()
@@ -615,7 +628,7 @@ def test_the_eight_examples_run_and_find_what_they_say() -> None:
     assert results["data_loading_profiling"]["loader"]["batches"] == 8
     assert results["memory_profiling"]["operations"]["data_processing"]["calls"] == 1
     assert set(results["gpu_profiling"]) >= {"available", "reason", "operations"}
-    assert list(results["preprocessing_profiling"]) == ["normalize"]
+    assert "normalize" in results["preprocessing_profiling"]
     assert "undecorated" in results["comprehensive_profiling"]
     calls = {when: calls for when, (calls, _) in results["bottleneck_optimization"].items()}
     assert calls == {"before": 6, "after": 2}

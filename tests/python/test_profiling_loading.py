@@ -521,26 +521,42 @@ def test_report_takes_the_loaders(loading: DataLoadingProfiler, profiler: Perfor
     assert isinstance(loader, document.Loader)
 
 
+def slept(seconds: float) -> float:
+    """As another clock saw it."""
+    begin = time.perf_counter()
+    time.sleep(seconds)
+    return time.perf_counter() - begin
+
+
 def spend(loading: DataLoadingProfiler, wait: float, work: float) -> dict[str, Any]:
+    """What is said of ten batches. On a busy machine a pause takes any time, but each of the two only its own."""
+    waited = worked = 0.0
+
     def slow() -> Iterator[int]:
+        nonlocal waited
         for number in range(10):
-            time.sleep(wait)
+            waited += slept(wait)
             yield number
 
     loader = loading.profile_data_loader(slow(), f"{wait} {work}")
+    begin = time.perf_counter()
     for _ in loader:
-        time.sleep(work)
+        worked += slept(work)
+    elapsed = time.perf_counter() - begin
     stats: dict[str, Any] = loader.get_stats()
+    assert waited * 0.999 <= stats["wait_seconds"] <= (elapsed - worked) * 1.001
+    assert worked * 0.999 <= stats["compute_seconds"] <= (elapsed - waited) * 1.001
+    assert stats["wait_share"] == pytest.approx(
+        stats["wait_seconds"] / (stats["wait_seconds"] + stats["compute_seconds"])
+    )
     return stats
 
 
 @pytest.mark.spec("S4-09", "S4-49")
 def test_share_waited(loading: DataLoadingProfiler) -> None:
     starved, busy, even = spend(loading, 0.02, 0.0), spend(loading, 0.0, 0.02), spend(loading, 0.02, 0.02)
-    assert starved["wait_share"] > 0.8
-    assert busy["wait_share"] < 0.2
-    assert 0.2 < even["wait_share"] < 0.8
-    assert starved["wait_p50"] > 5 * busy["wait_p50"]
+    assert starved["wait_share"] > busy["wait_share"]
+    assert starved["wait_p50"] > busy["wait_p50"]
     assert even["wait_seconds"] >= 0.2
     assert even["compute_seconds"] >= 0.2
 
@@ -626,18 +642,20 @@ def test_compute_is_told_apart_by_thread(loading: DataLoadingProfiler) -> None:
 def test_started_and_stopped_within_an_iteration(loading: DataLoadingProfiler, profiler: PerformanceProfiler) -> None:
     profiler.stop()
     batches = iter(loading.profile_data_loader([1, 2, 3, 4, 5], "train"))
+    begin = time.perf_counter()
     assert next(batches) == 1
     profiler.start()
-    time.sleep(0.2)
+    off = slept(0.1)
     assert next(batches) == 2
     profiler.stop()
-    time.sleep(0.2)
+    off += slept(0.1)
     assert next(batches) == 3
     profiler.start()
     assert list(batches) == [4, 5]
+    elapsed = time.perf_counter() - begin
     stats = loading.get_stats()["loaders"]["train"]
     assert (stats["iterations"], stats["batches"]) == (0, 3)
-    assert stats["compute_seconds"] < 0.2  # work during which the profiler was off is not counted
+    assert stats["compute_seconds"] <= (elapsed - off) * 1.001  # work during which the profiler was off is not counted
     assert stats["start_seconds"] is None
 
 

@@ -52,10 +52,12 @@ def test_other_profilers_inside_a_range_do_not_cost_it_its_time() -> None:
             use_others()
         use_others()
     asyncio.run(coroutine())
+    capture = profiler.capture()  # one, because each learns the rate of the clock anew
+    rows = {found["name"]: found for found in capture.rows()}
     for name in ("outer", "inner", "coroutine"):
-        assert row(profiler, name)["self"] >= 0.01
-    roots = [node["total"] for node in profiler.capture().nodes() if node["parent"] < 0]
-    assert sum(roots) == pytest.approx(row(profiler, "outer")["total"] + row(profiler, "coroutine")["active"], abs=1e-6)
+        assert rows[name]["self"] >= 0.01 * 0.999
+    roots = [node["total"] for node in capture.nodes() if node["parent"] < 0]
+    assert sum(roots) == pytest.approx(rows["outer"]["total"] + rows["coroutine"]["active"], rel=1e-6)
 
 
 # ---- fork ----

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from report_models import operation, program, report
+from report_models import measured_run, operation, program, reference, report
 
 from perfopt.report import document
 from perfopt.report.compare import LEAST_CALLS, Comparison, Row, compare
@@ -41,7 +41,10 @@ def test_three_runs_a_side_of_the_same_code_raise_no_alarm() -> None:
     assert trials(alarm, seed=2) == 0
 
 
-@pytest.mark.parametrize("name", ["smooth", "wide", "pauses", "two modes", "drifting", "correlated", "rare", "tiny"])
+OPERATIONS = ["smooth", "wide", "pauses", "two modes", "drifting", "correlated", "rare", "tiny"]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_ten_percent_are_found_in_one_operation_of_one_run(name: str) -> None:
     def found(random: Any) -> bool:
         before, after = program(random), program(random)
@@ -51,6 +54,49 @@ def test_ten_percent_are_found_in_one_operation_of_one_run(name: str) -> None:
     # Two runs that differ by 1.4 % (one standard deviation) hide a growth of 10 % below the 7 to 9 % that count as noise
     # in some of a hundred trials; not more.
     assert trials(found, seed=3) / TRIALS > 0.7
+
+
+def test_two_runs_with_references_of_the_same_code_raise_no_alarm() -> None:
+    assert trials(lambda random: bool(compare([measured_run(random)], [measured_run(random)]).slower), seed=11) == 0
+
+
+@pytest.mark.parametrize("machine", [0.7, 1.3])
+def test_a_machine_of_another_speed_raises_no_alarm_with_references(machine: float) -> None:
+    def alarm(random: Any) -> bool:
+        return bool(compare([measured_run(random)], [measured_run(random, machine=machine)]).slower)
+
+    assert trials(alarm, seed=12) == 0
+
+
+def test_ten_percent_of_all_operations_are_found_in_one_run_with_references() -> None:
+    def found(random: Any) -> bool:
+        return bool(compare([measured_run(random)], [measured_run(random, code=1.1)]).slower)
+
+    # The two references and the two runs each differ by 1.4 % (one standard deviation) on a machine whose speed is the same.
+    assert trials(found, seed=13) / TRIALS > 0.6
+
+
+def test_fifteen_percent_of_all_operations_are_found_in_one_run_on_a_machine_of_another_speed() -> None:
+    def found(random: Any) -> bool:
+        before, after = measured_run(random), measured_run(random, code=1.15, machine=1.2)
+        return bool(compare([before], [after]).slower)
+
+    assert trials(found, seed=14) / TRIALS > 0.8
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_ten_percent_of_one_operation_are_found_with_references_as_well(name: str) -> None:
+    def found(random: Any) -> bool:
+        before, after = program(random), program(random)
+        after[name] = after[name] * 1.1
+        machine = [math.exp(random.normal(0, 0.01)) for _ in range(2)]
+        sides = [
+            [report(side, reference=reference(random, speed))]
+            for side, speed in zip((before, after), machine, strict=True)
+        ]
+        return [row.name for row in compare(*sides).slower] == [name]
+
+    assert trials(found, seed=15) / TRIALS > 0.6
 
 
 def test_an_operation_too_noisy_to_judge_is_the_same_and_its_interval_says_why() -> None:
@@ -91,6 +137,85 @@ def test_a_slower_machine_is_no_alarm_but_said_and_one_operation_beyond_it_is() 
     assert [row.name for row in compare([report(before)], [report(after)]).slower] == ["smooth"]
     after["smooth"] = before["smooth"]  # as fast as it was, where all others became slower: faster than they
     assert not compare([report(before)], [report(after)]).slower
+
+
+def fixed_reference(interpreter: float, memory: float, spread: float = 0.01, loops: int = 1) -> document.Reference:
+    def timing(seconds: float) -> document.Timing:
+        return document.Timing(least=seconds, upper=seconds * (1 + spread))
+
+    return document.Reference(loops=loops, interpreter=timing(interpreter), memory=timing(memory), cost_seconds=0.005)
+
+
+def grown(
+    by: float, before: document.Reference | None, after: document.Reference | None, names: str = "abcd"
+) -> Comparison:
+    """Operations that all took ``by`` times as long, with those references."""
+    values = 1e-3 * numpy.random.default_rng(16).lognormal(0, 0.02, 2000)
+    old, new = dict.fromkeys(names, values), dict.fromkeys(names, values * by)
+    return compare([report(old, reference=before)], [report(new, reference=after)])
+
+
+def test_what_all_operations_share_is_the_codes_where_the_machine_is_as_fast_as_before() -> None:
+    comparison = grown(1.12, fixed_reference(1e-4, 2e-4), fixed_reference(1e-4, 2e-4))
+    assert len(comparison.slower) == 4
+    assert comparison.warnings[1] == (
+        "all operations together changed by +12.0%, more than the machine explains: its reference loops changed by "
+        "+0.0% to +0.0%, ± 2.9%"
+    )
+
+
+@pytest.mark.parametrize(("interpreter", "memory"), [(1.12e-4, 2e-4), (1e-4, 2.24e-4), (1.5e-4, 2.8e-4)])
+def test_what_either_loop_explains_is_the_machines(interpreter: float, memory: float) -> None:
+    comparison = grown(1.12, fixed_reference(1e-4, 2e-4), fixed_reference(interpreter, memory))
+    assert not comparison.slower
+    assert "+12.0%, which the machine may explain: its reference loops changed by +0.0% to" in comparison.warnings[1]
+    assert comparison.rows[0].reason == "like all operations together (+12.0%), which the machine may have caused"
+
+
+def test_a_part_that_the_machine_does_not_explain_is_the_codes() -> None:
+    assert len(grown(1.4, fixed_reference(1e-4, 2e-4), fixed_reference(1.1e-4, 2.2e-4)).slower) == 4
+
+
+def test_a_machine_whose_speed_jumps_while_it_is_looked_at_explains_more() -> None:
+    steady, jumping = fixed_reference(1e-4, 2e-4), fixed_reference(1e-4, 2e-4, spread=0.3)
+    assert grown(1.12, steady, steady).slower
+    for sides in ((steady, jumping), (jumping, steady)):
+        comparison = grown(1.12, *sides)
+        assert not comparison.slower
+        assert comparison.warnings[1].endswith("± 31.4%")
+
+
+def test_a_faster_machine_accuses_no_operation_and_is_said() -> None:
+    comparison = grown(1.0, fixed_reference(1.5e-4, 3e-4), fixed_reference(1e-4, 2e-4))
+    assert {row.verdict for row in comparison.rows} == {"same"}
+    assert comparison.warnings[1] == (
+        "the operations did not follow the machine: its reference loops changed by -33.3% to +0.0%, ± 2.9%; measure again if "
+        "that surprises"
+    )
+    assert len(grown(1.12, fixed_reference(1.5e-4, 3e-4), fixed_reference(1e-4, 2e-4)).slower) == 4
+
+
+def test_the_machine_excuses_no_single_operation_but_is_named() -> None:
+    comparison = grown(1.12, fixed_reference(1e-4, 2e-4), fixed_reference(1.12e-4, 2.24e-4), names="ab")
+    assert len(comparison.slower) == 2
+    assert "which the machine may explain" in comparison.warnings[1]
+    assert len(grown(1.12, None, None, names="ab").warnings) == 1
+
+
+def test_faster_operations_are_judged_alike() -> None:
+    same, fast = fixed_reference(1e-4, 2e-4), fixed_reference(0.85e-4, 1.7e-4)
+    assert {row.verdict for row in grown(0.85, same, same).rows} == {"faster"}
+    assert {row.verdict for row in grown(0.85, same, fast).rows} == {"same"}
+
+
+@pytest.mark.parametrize("other", [None, fixed_reference(1e-4, 2e-4, loops=2)], ids=["older report", "other loops"])
+def test_references_that_cannot_be_compared_are_none(other: document.Reference | None) -> None:
+    comparison = grown(1.12, fixed_reference(1e-4, 2e-4), other)
+    assert not comparison.slower
+    assert comparison.warnings[1] == (
+        "all operations together changed by +12.0%: the machine or the code, which one run a side without reference loops "
+        "cannot tell"
+    )
 
 
 def test_two_operations_have_nothing_in_common() -> None:

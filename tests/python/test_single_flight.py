@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import gc
 import os
@@ -11,13 +13,14 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from waiting import Meeting
 
-from perfopt.cache import cache_result
+from perfopt.cache import PerformanceCache, cache_result
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # on purpose
 
@@ -39,13 +42,6 @@ def together(functions: list[Callable[[], Any]]) -> list[Any]:
         thread.join(60)
     assert not any(thread.is_alive() for thread in threads), "a thread hangs"
     return outcomes
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 class Key:
@@ -120,19 +116,19 @@ def test_a_cache_that_stores_nothing_shares_nothing() -> None:
 
 
 def test_private_copies() -> None:
-    go = threading.Event()
+    meeting = Meeting()
 
     @cache_result(copy=True)
-    def function(x: int) -> Any:
-        go.wait(60)
+    def function(x: Any) -> Any:
+        meeting.others(4)
         return np.zeros(3)
 
-    threading.Timer(0.1, go.set).start()
-    outcomes = together([lambda: function(1)] * 5)
+    outcomes = together([lambda: function(meeting.key())] * 5)
     for at, outcome in enumerate(outcomes):
         outcome[:] = at
     assert [int(outcome[0]) for outcome in outcomes] == [0, 1, 2, 3, 4]
-    assert int(function(1)[0]) == 0
+    assert int(function(meeting.key())[0]) == 0
+    assert function.cache_info().misses == 1  # type: ignore[attr-defined]
 
 
 # ---- failures -----------------------------------------------------------------------------------------------------------------
@@ -140,54 +136,53 @@ def test_private_copies() -> None:
 
 def test_an_exception_reaches_everyone() -> None:
     calls = []
+    meeting = Meeting()
 
     @cache_result
-    def function(x: int) -> int:
+    def function(x: Any) -> int:
         calls.append(x)
-        time.sleep(0.2)
+        meeting.others(19)
         raise ValueError(f"try {len(calls)}")
 
-    outcomes = together([lambda: function(1)] * 20)
+    outcomes = together([lambda: function(meeting.key())] * 20)
     assert len(calls) == 1
     assert all(outcome is outcomes[0] for outcome in outcomes)
     assert isinstance(outcomes[0], ValueError)
     assert "in function" in "".join(traceback.format_tb(outcomes[-1].__traceback__))
     with pytest.raises(ValueError, match="try 2"):  # an exception is not kept
-        function(1)
+        function(meeting.key())
 
 
 def test_an_exception_for_everyone_gathers_no_frames_or_context_of_those_who_wait() -> None:
-    go = threading.Event()
+    meeting, begun = Meeting(), threading.Event()
     lengths, contexts = [], set()
 
     @cache_result
-    def slow(x: int) -> None:
-        go.wait(60)
+    def slow(x: Any) -> None:
+        begun.set()
+        meeting.others(30)
         raise ValueError("for all")
 
     def first() -> None:
         with pytest.raises(ValueError, match="for all"):
-            slow(1)
+            slow(meeting.key())
 
     def other() -> None:
         try:
             raise KeyError("the business of this thread alone")
         except KeyError:
             try:
-                slow(1)
+                slow(meeting.key())
             except ValueError as error:
                 contexts.add(error.__context__)
                 lengths.append(len(traceback.extract_tb(sys.exc_info()[2])))
 
     threads = [threading.Thread(target=first)]
     threads[0].start()
-    while slow.cache_info().misses == 0:
-        time.sleep(0.01)
+    assert begun.wait(60)
     threads += [threading.Thread(target=other) for _ in range(30)]
     for thread in threads[1:]:
         thread.start()
-    time.sleep(0.2)
-    go.set()
     for thread in threads:
         thread.join(60)
     assert len(lengths) == 30
@@ -198,44 +193,49 @@ def test_an_exception_for_everyone_gathers_no_frames_or_context_of_those_who_wai
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_what_is_no_exception_stays_with_its_thread(kind: type[BaseException]) -> None:
     calls = []
+    meeting = Meeting()
 
     @cache_result
-    def function(x: int) -> str:
+    def function(x: Any) -> str:
         calls.append(x)
-        time.sleep(0.1)
         if len(calls) == 1:
+            meeting.others(9)
             raise kind
         return "value"
 
-    outcomes = together([lambda: function(1)] * 10)
+    outcomes = together([lambda: function(meeting.key())] * 10)
     assert len(calls) == 2, "one waiter takes over"
     assert sum(isinstance(outcome, kind) for outcome in outcomes) == 1
     assert outcomes.count("value") == 9
 
 
 def test_errors_of_cache_if_reach_everyone() -> None:
+    meeting = Meeting()
+
     @cache_result(cache_if=lambda result: 1 / result)
-    def function(x: int) -> int:
-        time.sleep(0.1)
+    def function(x: Any) -> int:
+        meeting.others(4)
         return 0
 
-    outcomes = together([lambda: function(1)] * 5)
-    assert all(isinstance(outcome, ZeroDivisionError) for outcome in outcomes)
+    outcomes = together([lambda: function(meeting.key())] * 5)
+    assert isinstance(outcomes[0], ZeroDivisionError)
+    assert all(outcome is outcomes[0] for outcome in outcomes)
     assert function.cache_info().currsize == 0  # type: ignore[attr-defined]
 
 
 def test_what_is_not_kept_is_handed_to_those_who_wait() -> None:
     calls = []
+    meeting = Meeting()
 
     @cache_result(cache_if=lambda result: result is not None)
-    def function(x: int) -> Any:
+    def function(x: Any) -> Any:
         calls.append(x)
-        time.sleep(0.2)
-        return None if x == 0 else x
+        meeting.others(9)
+        return x if x == 1 else None
 
-    assert together([lambda: function(0)] * 10) == [None] * 10
+    assert together([lambda: function(meeting.key())] * 10) == [None] * 10
     assert (len(calls), function.cache_info().currsize) == (1, 0)  # type: ignore[attr-defined]
-    assert [function(0), function(1), function(1)] == [None, 1, 1]
+    assert [function(meeting.key()), function(1), function(1)] == [None, 1, 1]
     assert len(calls) == 3
 
 
@@ -303,36 +303,78 @@ def test_recursion_while_others_wait() -> None:
 @pytest.mark.parametrize("action", ["invalidate", "cache_clear"])
 def test_what_began_before_is_handed_out_but_not_kept(action: str) -> None:
     source = ["old"]
-    seen = threading.Event()
+    meeting = Meeting()
     go = threading.Event()
 
     @cache_result
-    def function(x: int) -> str:
+    def function(x: Any) -> str:
         value = source[0]
-        seen.set()
         if value == "old":
             go.wait(60)
         return value
 
     results: list[str] = []
-    early = [threading.Thread(target=lambda: results.append(function(1))) for _ in range(3)]
+    early = [threading.Thread(target=lambda: results.append(function(meeting.key()))) for _ in range(3)]
     for thread in early:
         thread.start()
-    seen.wait(60)
-    time.sleep(0.05)
+    meeting.others(2)
     source[0] = "new"
     if action == "invalidate":
-        assert function.invalidate(1) is False  # type: ignore[attr-defined]
+        assert function.invalidate(meeting.key()) is False  # type: ignore[attr-defined]
         assert function.invalidate(2) is False  # type: ignore[attr-defined]
     else:
         function.cache_clear()  # type: ignore[attr-defined]
-    assert function(1) == "new", "a later caller does not wait for what began before"
+    assert function(meeting.key()) == "new", "a later caller does not wait for what began before"
     go.set()
     for thread in early:
         thread.join(60)
     assert results == ["old"] * 3
-    assert function(1) == "new"
+    assert function(meeting.key()) == "new"
     assert function.cache_info().currsize == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("action", ["invalidate", "cache_clear"])
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_began_before_is_not_kept_without_single_flight_either(action: str, is_async: bool, shared: bool) -> None:
+    forget: list[Callable[[], object]] = []
+
+    def compute(x: int) -> int:
+        for call in forget:
+            call()
+        return x
+
+    async def compute_later(x: int) -> int:
+        return compute(x)
+
+    cache = PerformanceCache() if shared else None
+    function: Any = cache_result(cache=cache, single_flight=False)(compute_later if is_async else compute)
+    call = (lambda x: asyncio.run(function(x))) if is_async else function
+    forget.append(lambda: getattr(function, action)(*[1] * (action == "invalidate")))
+    assert call(1) == 1
+    assert function.cache_info().currsize == 0
+    assert call(2) == 2
+    assert function.cache_info().currsize == (action == "invalidate"), "another key's is none of its business"
+    forget.clear()
+    assert call(1) == 1
+    assert function.cache_info().currsize == 1 + (action == "invalidate")
+
+
+def test_clearing_a_shared_cache_reaches_what_its_functions_compute() -> None:
+    cache = PerformanceCache()
+    clears = [cache.clear]
+
+    @cache_result(cache=cache)
+    def function(x: int) -> int:
+        for clear in clears:
+            clear()
+        return x
+
+    assert function(1) == 1
+    assert len(cache) == 0
+    clears.clear()
+    assert function(1) == 1
+    assert len(cache) == 1
 
 
 # ---- re-entrancy --------------------------------------------------------------------------------------------------------------
@@ -430,31 +472,35 @@ def test_nothing_is_held_after_landing() -> None:
     class Value:
         pass
 
+    meeting = Meeting()
+
     @cache_result(max_size=1)
     def function(x: Any) -> Any:
-        time.sleep(0.1)
+        meeting.others(9)
         return Value()
 
-    key = Key(3)
-    before = sys.getrefcount(key)
-    outcomes = together([lambda: function(key)] * 10)
+    keys = [meeting.key() for _ in range(10)]
+    before = [sys.getrefcount(key) for key in keys]
+    outcomes = together([functools.partial(function, key) for key in keys])
     gone = weakref.ref(outcomes[0])
     outcomes.clear()
     function.cache_clear()  # type: ignore[attr-defined]
     gc.collect()
     assert gone() is None
-    assert sys.getrefcount(key) == before
+    assert [sys.getrefcount(key) for key in keys] == before
 
 
 def test_an_instance_is_not_kept_alive_by_its_flights() -> None:
+    meeting = Meeting()
+
     class Thing:
         @cache_result
-        def method(self, x: int) -> int:
-            time.sleep(0.05)
-            return x
+        def method(self, x: Any) -> int:
+            meeting.others(4)
+            return 1
 
     thing = Thing()
-    assert together([functools.partial(thing.method, 1)] * 5) == [1] * 5
+    assert together([lambda method=thing.method: method(meeting.key())] * 5) == [1] * 5
     gone = weakref.ref(thing)
     del thing
     gc.collect()
@@ -464,71 +510,95 @@ def test_an_instance_is_not_kept_alive_by_its_flights() -> None:
 
 def test_the_function_may_drop_its_own_cache_while_others_wait() -> None:
     holder: list[Any] = []
+    meeting = Meeting()
 
-    def body(x: int) -> list[int]:
+    def body(x: Any) -> list[int]:
         holder.clear()
-        time.sleep(0.1)
-        return [x]
+        meeting.others(4)
+        return [1]
 
     holder.append(cache_result(body))
     functions = [holder[0]] * 5
-    assert together([lambda f=f: f(1) for f in functions]) == [[1]] * 5  # type: ignore[misc]
+    assert together([lambda f=f: f(meeting.key()) for f in functions]) == [[1]] * 5  # type: ignore[misc]
 
 
 # ---- signals and forks --------------------------------------------------------------------------------------------------------
 
 
-def run_slow() -> tuple[Any, threading.Thread, threading.Event]:
-    """A cached function whose key 1 is being computed in another thread until the event is set."""
+def run_slow(meeting: Meeting) -> tuple[Any, threading.Thread, threading.Event]:
+    """A cached function of which the meeting's key is being computed in another thread until the event is set."""
     go, begun = threading.Event(), threading.Event()
     process = os.getpid()
 
     @cache_result
-    def slow(x: int) -> str:
+    def slow(x: Any) -> str:
         begun.set()
         if os.getpid() == process:
             go.wait(60)
         return "value"
 
-    thread = threading.Thread(target=slow, args=(1,))
+    thread = threading.Thread(target=slow, args=(meeting.key(),))
     thread.start()
-    begun.wait(60)
+    assert begun.wait(60)
     return slow, thread, go
 
 
-def test_a_signal_ends_the_wait_of_the_main_thread() -> None:
-    slow, thread, go = run_slow()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins with it ignored
+@contextlib.contextmanager
+def signalled_while_waiting(number: int, handler: Callable[[], object], meeting: Meeting) -> Iterator[None]:
+    """Within it handler() runs in the main thread, once, as the handler of a signal that comes after this thread has asked.
+
+    The signal is sent until it was handled: one that comes in the moment before the thread sleeps does not wake it, nor would
+    it wake a wait of the interpreter itself.
+    """
+    handled = threading.Event()
+
+    def handle(*_: object) -> None:
+        if not handled.is_set():
+            handled.set()
+            handler()
+
+    def send() -> None:
+        meeting.others(1)
+        while not handled.is_set():
+            os.kill(os.getpid(), number)
+            handled.wait(0.05)
+
+    before = signal.signal(number, handle)
+    sender = threading.Thread(target=send, daemon=True)
     try:
-        timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT))
-        timer.start()
-        with pytest.raises(KeyboardInterrupt):
-            slow(1)
-        timer.join()
+        sender.start()
+        yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        sender.join(60)
+        signal.signal(number, before)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_signal_ends_the_wait_of_the_main_thread() -> None:
+    meeting = Meeting()
+    slow, thread, go = run_slow(meeting)
+    with signalled_while_waiting(signal.SIGINT, interrupt, meeting), pytest.raises(KeyboardInterrupt):
+        slow(meeting.key())
     go.set()
     thread.join(60)
-    assert slow(1) == "value"
+    assert slow(meeting.key()) == "value"
     assert slow.cache_info().misses == 1
 
 
 def test_a_signal_handler_that_returns_does_not_end_it() -> None:
-    slow, thread, go = run_slow()
+    meeting = Meeting()
+    slow, thread, go = run_slow(meeting)
     handled: list[Any] = []
 
-    def handler(number: int, frame: Any) -> None:
+    def handler() -> None:
         go.set()
         handled.append(slow(2))  # a handler may use the cache
 
-    before = signal.signal(signal.SIGUSR1, handler)
-    try:
-        timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGUSR1))
-        timer.start()
-        assert slow(1) == "value"
-        timer.join()
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    with signalled_while_waiting(signal.SIGUSR1, handler, meeting):
+        assert slow(meeting.key()) == "value"
     thread.join(60)
     assert handled == ["value"]
 
@@ -548,8 +618,9 @@ def in_child(body: Callable[[], object]) -> int:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
 def test_a_child_does_not_wait_for_a_thread_of_its_parent() -> None:
-    slow, thread, go = run_slow()
-    assert in_child(lambda: slow(1) == "value" and slow.cache_info().misses == 2) == 0
+    meeting = Meeting()
+    slow, thread, go = run_slow(meeting)
+    assert in_child(lambda: slow(meeting.key()) == "value" and slow.cache_info().misses == 2) == 0
     go.set()
     thread.join(60)
     assert slow.cache_info().misses == 1
@@ -558,30 +629,25 @@ def test_a_child_does_not_wait_for_a_thread_of_its_parent() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
 def test_a_signal_handler_forks_and_calls_while_the_main_thread_waits() -> None:
     parent = os.getpid()
-    slow, thread, go = run_slow()
+    meeting = Meeting()
+    slow, thread, go = run_slow(meeting)
     codes: list[int] = []
 
-    def handler(*_: object) -> None:
+    def handler() -> None:
         process = os.fork()
         if process == 0:
             signal.alarm(30)
-            slow(1)
+            slow(meeting.key())
         else:
             codes.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
             go.set()
 
-    before = signal.signal(signal.SIGUSR1, handler)
-    try:
-        timer = threading.Timer(0.1, lambda: os.kill(parent, signal.SIGUSR1))
-        timer.start()
-        result = slow(1)
-        if os.getpid() != parent:  # the wait of the interrupted code ends in the child, too
-            os._exit(0 if result == "value" else 1)
-        timer.join()
-    finally:
-        if os.getpid() != parent:
-            os._exit(2)
-        signal.signal(signal.SIGUSR1, before)
+    with signalled_while_waiting(signal.SIGUSR1, handler, meeting):
+        try:
+            result = slow(meeting.key())
+        finally:
+            if os.getpid() != parent:  # the wait of the interrupted code ends in the child, too
+                os._exit(0 if result == "value" else 1)
     thread.join(60)
     assert (result, codes) == ("value", [0])
 

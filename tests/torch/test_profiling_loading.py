@@ -182,8 +182,8 @@ def test_waiting_against_working(loading: DataLoadingProfiler) -> None:
         return found
 
     starved, busy = stats("starved", 0.05, 0.0), stats("busy", 0.0, 0.1)
-    assert starved["wait_share"] > 0.7
-    assert busy["wait_share"] < 0.5
+    assert starved["wait_seconds"] > starved["compute_seconds"]
+    assert starved["wait_share"] > busy["wait_share"]
     assert busy["queue_depth_mean"] > starved["queue_depth_mean"]
 
 

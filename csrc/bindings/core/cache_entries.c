@@ -251,29 +251,27 @@ keep_plain(performance_cache *self, const pfo_key_builder *builder, PyObject *va
 {
     const int is_common =
         how->disk != PFO_KEEP_DISK_WRITE && how->size == PFO_SIZE_MEASURE && pfo_value_is_plain(value);
-    return is_common ? pfo_tiers_add_plain(&self->tiers, builder, value, how->ttl_ns, how->absent_at) : 0;
+    return is_common ? pfo_tiers_add_plain(&self->tiers, builder, value, how->ttl_ns, how->absent_at, how->change) : 0;
 }
 
-/* Keeps what fn returned, unless the key was deleted meanwhile; what callers get of it, or NULL with an exception. */
+/* Keeps what fn returned, unless the key was deleted since how->change began; what callers get of it, or NULL with an exception. */
 static PyObject *
-keep_computed(performance_cache *self, pfo_key_builder *builder, const computation *call, const pfo_flight *flight,
-              PyObject *computed, PyObject **guard)
+keep_computed(performance_cache *self, pfo_key_builder *builder, PyObject *key, PyObject *computed, pfo_keep *how,
+              PyObject **guard)
 {
-    if (pfo_flight_is_stale(flight)) {
+    *guard = NULL;
+    if (pfo_change_is_stale(how->change)) {
         return pfo_value_prepare(self->tiers.state, computed, 0, guard);
     }
-    const int is_kept = keep_plain(self, builder, computed, call->how);
+    const int is_kept = keep_plain(self, builder, computed, how);
     if (is_kept != 0) {
         return is_kept < 0 ? NULL : Py_NewRef(computed);
     }
     PyObject *kept;
-    call->how->flight = flight;
-    if (keep(self, builder, call->key, computed, call->how, &kept) < 0) {
+    if (keep(self, builder, key, computed, how, &kept) < 0) {
         return NULL;
     }
-    const int is_stale = call->how->disk == PFO_KEEP_DISK_WRITE && pfo_flight_is_stale(flight); /* since the check */
-    const int failed = is_stale && pfo_tiers_delete(&self->tiers, builder, &disk_prefix) < 0;
-    PyObject *value = failed ? NULL : pfo_value_prepare(self->tiers.state, kept, 0, guard); /* again, for the guard */
+    PyObject *value = pfo_value_prepare(self->tiers.state, kept, 0, guard); /* again, for the guard */
     Py_DECREF(kept);
     return value;
 }
@@ -283,8 +281,10 @@ static PyObject *
 compute(performance_cache *self, pfo_key_builder *builder, const computation *call, pfo_flight *flight)
 {
     PyObject *guard = NULL;
-    PyObject *computed = PyObject_CallNoArgs(call->fn);
-    PyObject *value = computed == NULL ? NULL : keep_computed(self, builder, call, flight, computed, &guard);
+    call->how->change = pfo_change_begin(&self->tiers.under_way, builder->hash, NULL);
+    PyObject *computed = call->how->change == NULL ? NULL : PyObject_CallNoArgs(call->fn);
+    PyObject *value = computed == NULL ? NULL : keep_computed(self, builder, call->key, computed, call->how, &guard);
+    pfo_change_end(call->how->change);
     Py_XDECREF(computed);
     if (value != NULL) {
         pfo_flight_land(flight, value, guard);
@@ -552,10 +552,39 @@ pfo_cache_begin(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject 
     return answer;
 }
 
+static const char change_name[] = "perfopt.change";
+
+static void
+end_change(PyObject *capsule)
+{
+    pfo_change_end(PyCapsule_GetPointer(capsule, change_name));
+}
+
+const char pfo_cache_depart_doc[] =
+    PyDoc_STR("_depart($self, key, /)\n--\n\n"
+              "Says that a value of the key begins to be computed: what _keep() needs, a capsule. Internal.");
+
+PyObject *
+pfo_cache_depart(PyObject *op, PyObject *object)
+{
+    performance_cache *self = (performance_cache *)op;
+    pfo_key_builder builder;
+    if (build_key(self, &builder, object) < 0) {
+        return NULL;
+    }
+    pfo_change *change = pfo_change_begin(&self->tiers.under_way, builder.hash, NULL);
+    pfo_key_drop(&builder);
+    PyObject *capsule = change == NULL ? NULL : PyCapsule_New(change, change_name, end_change);
+    if (capsule == NULL) {
+        pfo_change_end(change);
+    }
+    return capsule;
+}
+
 const char pfo_cache_keep_doc[] =
-    PyDoc_STR("_keep($self, /, key, value, persist=False, *, ttl=None, size=None)\n--\n\n"
-              "Stores a computed value as get_or_compute() does, and returns what it returns; also of a closed cache. "
-              "Internal.");
+    PyDoc_STR("_keep($self, departure, key, value, persist=False, /, *, ttl=None, size=None)\n--\n\n"
+              "Stores a computed value as get_or_compute() does, unless the key was deleted since the departure, and "
+              "returns what it returns; also of a\nclosed cache. Internal.");
 
 PyObject *
 pfo_cache_keep(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -564,29 +593,19 @@ pfo_cache_keep(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *
     PyObject *found[5];
     pfo_keep how;
     pfo_key_builder builder;
-    if (parse_computed(self, "_keep", "value", args, nargs, kwnames, found, &how) < 0 ||
+    pfo_change *change = nargs > 0 ? PyCapsule_GetPointer(args[0], change_name) : NULL;
+    if (change == NULL) {
+        PyErr_SetString(PyExc_TypeError, "_keep() takes what _depart() returned first");
+        return NULL;
+    }
+    if (parse_computed(self, "_keep", "value", args + 1, nargs - 1, kwnames, found, &how) < 0 ||
         build_key_to_keep(self, &builder, found[0]) < 0) {
         return NULL;
     }
-    PyObject *value = NULL;
-    (void)keep(self, &builder, found[0], found[1], &how, &value);
+    how.change = change;
+    PyObject *guard;
+    PyObject *value = keep_computed(self, &builder, found[0], found[1], &how, &guard);
+    Py_XDECREF(guard);
     pfo_key_drop(&builder);
     return value;
-}
-
-const char pfo_cache_forget_doc[] =
-    PyDoc_STR("_forget($self, key, /)\n--\n\n"
-              "delete() of what is stored alone: what is being computed for the key stays as it is. Internal.");
-
-PyObject *
-pfo_cache_forget(PyObject *op, PyObject *object)
-{
-    performance_cache *self = (performance_cache *)op;
-    pfo_key_builder builder;
-    if (build_key(self, &builder, object) < 0) {
-        return NULL;
-    }
-    const int existed = pfo_tiers_delete(&self->tiers, &builder, &disk_prefix);
-    pfo_key_drop(&builder);
-    return existed < 0 ? NULL : PyBool_FromLong(existed);
 }

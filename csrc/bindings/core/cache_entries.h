@@ -27,7 +27,7 @@ PyObject *pfo_cache_delete(PyObject *op, PyObject *object);
 PyObject *pfo_cache_touch(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 int pfo_cache_contains(PyObject *op, PyObject *object);
 PyObject *pfo_cache_peek(PyObject *op, PyObject *object);
-PyObject *pfo_cache_forget(PyObject *op, PyObject *object);
+PyObject *pfo_cache_depart(PyObject *op, PyObject *object);
 
 extern const char pfo_cache_set_doc[];
 extern const char pfo_cache_get_doc[];
@@ -37,6 +37,6 @@ extern const char pfo_cache_keep_doc[];
 extern const char pfo_cache_delete_doc[];
 extern const char pfo_cache_touch_doc[];
 extern const char pfo_cache_peek_doc[];
-extern const char pfo_cache_forget_doc[];
+extern const char pfo_cache_depart_doc[];
 
 #endif

@@ -73,6 +73,7 @@ pfo_tiers_free(pfo_tiers *tiers)
         return;
     }
     tiers->closed = 1;
+    pfo_changes_free(&tiers->under_way);
     Py_CLEAR(tiers->on_evict);
     close_disk(tiers);
     pfo_disown_keys(&tiers->store);
@@ -128,6 +129,7 @@ pfo_tiers_release(pfo_tiers *tiers)
 void
 pfo_tiers_clear_owner(pfo_tiers *tiers, const PyObject *owner)
 {
+    pfo_changes_clear(&tiers->under_way, owner);
     for (uint32_t slot = 0; slot < tiers->store.table.used_slots; slot++) {
         const pfo_entry *entry = &tiers->store.table.entries[slot];
         if (entry->live && pfo_key_is_owned(entry->key, owner)) {
@@ -150,7 +152,7 @@ delete_if_labelled(pfo_disk_tier *disk, PyObject *entry, PyObject *label)
     pfo_digest key;
     int existed;
     memcpy(key.bytes, PyBytes_AS_STRING(its_key), sizeof key.bytes);
-    return pfo_disk_tier_delete(disk, &key, &existed);
+    return pfo_disk_tier_delete(disk, &key, NULL, &existed);
 }
 
 /* Every key changes. [stripes] */
@@ -163,8 +165,9 @@ move_all_stripes(pfo_tiers *tiers)
 }
 
 int
-pfo_tiers_clear_label(pfo_tiers *tiers, PyObject *label)
+pfo_tiers_clear_label(pfo_tiers *tiers, const PyObject *owner, PyObject *label)
 {
+    pfo_changes_clear(&tiers->under_way, owner);
     PyObject *entries = tiers->disk == NULL ? PyList_New(0) : pfo_disk_tier_list(tiers->disk);
     int failed = entries == NULL ? -1 : 0;
     move_all_stripes(tiers);
@@ -172,6 +175,7 @@ pfo_tiers_clear_label(pfo_tiers *tiers, PyObject *label)
         failed = delete_if_labelled(tiers->disk, PyList_GET_ITEM(entries, i), label);
     }
     move_all_stripes(tiers);
+    pfo_changes_clear(&tiers->under_way, owner);
     Py_XDECREF(entries);
     return failed;
 }
@@ -179,9 +183,11 @@ pfo_tiers_clear_label(pfo_tiers *tiers, PyObject *label)
 int
 pfo_tiers_clear(pfo_tiers *tiers)
 {
+    pfo_changes_clear(&tiers->under_way, NULL);
     move_all_stripes(tiers);
     const int failed = tiers->disk == NULL ? 0 : pfo_disk_tier_clear(tiers->disk);
     move_all_stripes(tiers);
+    pfo_changes_clear(&tiers->under_way, NULL); /* what began meanwhile may have lost its entry on disk */
     pfo_tiers_reset_counters(tiers);
     pfo_store_clear(&tiers->store);
     pfo_tiers_release(tiers);

@@ -20,6 +20,7 @@
 #ifndef PFO_BINDINGS_CACHE_TIERS_H
 #define PFO_BINDINGS_CACHE_TIERS_H
 
+#include "bindings/core/cache_changes.h"
 #include "bindings/core/cache_values.h"
 #include "bindings/core/disk_tier.h"
 #include "bindings/core/flight.h"
@@ -37,8 +38,10 @@ typedef struct pfo_tiers {
     uint64_t disk_hits;
     int measures; /* bounded by bytes: values without a size are measured */
     int closed;   /* keeps and finds nothing any more */
-    /* Moved at the begin and the end of every change of a key whose hash falls on the stripe. Disk work lets other threads in; who finds
-     * the number moved after it leaves memory without the key, so that the two tiers cannot come to differ. [stripes] */
+    pfo_changes
+        under_way; /* computations, and where there is a disk what stores and deletes: the one that began last has the last word */
+    /* Moved at the begin and the end of every change of a key whose hash falls on the stripe. Disk work lets other threads in; who reads the
+     * disk and finds the number moved after it does not bring the value up to memory. [stripes] */
     uint64_t changes[PFO_TIERS_STRIPES];
 } pfo_tiers;
 
@@ -144,7 +147,7 @@ typedef struct pfo_keep {
     uint64_t
         absent_at; /* the table's `mutations` at which a search found nothing: while they stay, it is not repeated. 0, a new
                            * table's, always holds */
-    const pfo_flight *flight; /* NULL, or nothing is put into memory once it is stale: what a delete saw in flight */
+    pfo_change *change;  /* NULL, or the caller's, begun before the value was computed; it is ended by the caller */
     int only_if_changes; /* this is no change of its own, and happens only while the stripe's number is `changes` */
     uint64_t changes;
 } pfo_keep;
@@ -162,23 +165,25 @@ int pfo_tiers_keep_prepared(pfo_tiers *tiers, pfo_key_builder *builder, PyObject
                             const pfo_keep *how, PyObject **kept);
 
 /* The short way for the common case: keeps a value that is pfo_value_is_plain() in a cache without disk that need not measure it, if the table
- * still has the `mutations` at which a search for the key found nothing. 1; 0 when it is no such case, and nothing was done; -1. */
+ * still has the `mutations` at which a search for the key found nothing, and the change is not stale. 1; 0 when it is no such case, and
+ * nothing was done; -1. */
 int pfo_tiers_add_plain(pfo_tiers *tiers, const pfo_key_builder *builder, PyObject *value, uint64_t ttl_ns,
-                        uint64_t absent_at);
+                        uint64_t absent_at, const pfo_change *change);
 
 /* ---- the rest ---- */
 
-/* 1 when there was an entry, 0, -1. */
+/* 1 when there was an entry, 0, -1. What is under way for the key is not kept. */
 int pfo_tiers_delete(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix);
 
 /* A new time to live (PFO_TTL_DEFAULT: the cache's own). 1 when there was a good entry, 0, -1. */
 int pfo_tiers_touch(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, uint64_t ttl_ns);
 
-/* Removes every entry in memory whose key has this owner part. Counters stay. */
+/* Removes every entry in memory whose key has this owner part; what is under way for it is not kept. Counters stay. */
 void pfo_tiers_clear_owner(pfo_tiers *tiers, const PyObject *owner);
 
-/* Removes every entry on disk that was kept with this label. -1 with an exception when the disk fails. */
-int pfo_tiers_clear_label(pfo_tiers *tiers, PyObject *label);
+/* Removes every entry on disk that was kept with this label; what is under way for the owner (all owners: NULL) is not kept. -1 with an
+ * exception when the disk fails. */
+int pfo_tiers_clear_label(pfo_tiers *tiers, const PyObject *owner, PyObject *label);
 
 /* Removes every entry, also on disk, and sets the counters to 0. -1 with an exception when the disk fails; memory is then empty. */
 int pfo_tiers_clear(pfo_tiers *tiers);

@@ -153,13 +153,15 @@ time_left(uint64_t end_ns)
 
 /* The good value on disk as a new reference, or NULL; *end_ns: its end on the wall clock, 0 for never. 0, or -1 with an exception. */
 static int
-read_disk(const pfo_tiers *tiers, const pfo_digest *key, uint64_t ttl_ns, PyObject **found, uint64_t *end_ns)
+read_disk(const pfo_tiers *tiers, const pfo_digest *key, uint64_t ttl_ns, PyObject **found, uint64_t *end_ns,
+          int *is_prepared)
 {
     pfo_disk_times times;
     if (pfo_disk_tier_get(tiers->disk, key, found, &times) < 0) {
         return -1;
     }
     *end_ns = times.expires_ns;
+    *is_prepared = times.is_prepared;
     if (*found == NULL || (times.expires_ns == 0 && ttl_ns == 0)) {
         return 0;
     }
@@ -186,15 +188,16 @@ get_from_disk(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk
     const uint64_t changes = *stripe_of(tiers, builder);
     PyObject *found;
     uint64_t end_ns;
-    if (read_disk(tiers, &key, ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : ttl_ns, &found, &end_ns) < 0) {
+    int is_prepared;
+    if (read_disk(tiers, &key, ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : ttl_ns, &found, &end_ns, &is_prepared) < 0) {
         return -1;
     }
     if (found == NULL) {
         return 0;
     }
     if (tiers->store.bounds.max_entries == 0) { /* there is no memory to move up to */
-        PyObject *guard;
-        *value = pfo_value_prepare(tiers->state, found, 0, &guard);
+        PyObject *guard = NULL;
+        *value = is_prepared ? Py_NewRef(found) : pfo_value_prepare(tiers->state, found, 0, &guard);
         Py_XDECREF(guard);
         Py_DECREF(found);
         return *value == NULL ? -1 : 1;
@@ -250,7 +253,8 @@ pfo_tiers_contains(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest 
     }
     PyObject *found;
     uint64_t end_ns;
-    if (read_disk(tiers, &key, tiers->ttl_ns, &found, &end_ns) < 0) {
+    int is_prepared;
+    if (read_disk(tiers, &key, tiers->ttl_ns, &found, &end_ns, &is_prepared) < 0) {
         return -1;
     }
     const int good = found != NULL;
@@ -322,7 +326,7 @@ pfo_tiers_set_simple(pfo_tiers *tiers, PyObject *object, PyObject *value)
 
 int
 pfo_tiers_add_plain(pfo_tiers *tiers, const pfo_key_builder *builder, PyObject *value, uint64_t ttl_ns,
-                    uint64_t absent_at)
+                    uint64_t absent_at, const pfo_change *change)
 {
     if (tiers->disk != NULL || tiers->measures || tiers->store.table.mutations != absent_at) {
         return 0;
@@ -331,7 +335,8 @@ pfo_tiers_add_plain(pfo_tiers *tiers, const pfo_key_builder *builder, PyObject *
     if (key == NULL) {
         return -1;
     }
-    if (tiers->closed || tiers->store.bounds.max_entries == 0 || tiers->store.table.mutations != absent_at) {
+    if (tiers->closed || tiers->store.bounds.max_entries == 0 || tiers->store.table.mutations != absent_at ||
+        pfo_change_is_stale(change)) {
         pfo_key_release(key);
         return 0;
     }
@@ -380,9 +385,10 @@ raise_not_storable(PyTypeObject *culprit)
     return -1;
 }
 
-/* What keep() has to do on disk. 0, or -1 with an exception. */
+/* What keep() has to do on disk, unless another change has made this one stale. 0, or -1 with an exception. */
 static int
-keep_on_disk(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how, uint64_t ttl_ns)
+keep_on_disk(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how, uint64_t ttl_ns,
+             const pfo_change *change)
 {
     pfo_digest key;
     const int answer = disk_key(tiers, builder, how->disk_prefix, &key);
@@ -401,17 +407,18 @@ keep_on_disk(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const 
     }
     if (how->disk == PFO_KEEP_DISK_FORGET) {
         int existed;
-        return pfo_disk_tier_delete(tiers->disk, &key, &existed);
+        return pfo_disk_tier_delete(tiers->disk, &key, &change->is_stale, &existed);
     }
     int stored, existed;
     PyTypeObject *culprit;
-    const int put = pfo_disk_tier_put(tiers->disk, &key, how->label, value, wall_clock_end(ttl_ns), &stored, &culprit);
+    const int put = pfo_disk_tier_put(tiers->disk, &key, how->label, value, wall_clock_end(ttl_ns), &change->is_stale,
+                                      &stored, &culprit);
     if (put == 1 && how->culprit != NULL) {
         *how->culprit = culprit;
         return 0;
     }
     if (put == 0 && !stored && !how->first_wins && tiers->disk != NULL) { /* the old value must not come back */
-        return pfo_disk_tier_delete(tiers->disk, &key, &existed);
+        return pfo_disk_tier_delete(tiers->disk, &key, &change->is_stale, &existed);
     }
     return put == 1 ? raise_not_storable(culprit) : put;
 }
@@ -419,20 +426,18 @@ keep_on_disk(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const 
 /* Puts prepared and guard (which it takes over) into memory: 1, 0, -1. *first: a new reference to the value that stays instead, or NULL. */
 static int
 keep_in_memory(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, PyObject *guard, const pfo_keep *how,
-               uint64_t ttl_ns, uint64_t expected_changes, PyObject **first)
+               uint64_t ttl_ns, const pfo_change *change, PyObject **first)
 {
     size_t bytes = 0;
     void *key =
         measure(tiers, prepared, how->size, &bytes) < 0 ? NULL : pfo_key_keep(builder, tiers->owner, drop_orphan);
     uint32_t slot = PFO_SLOT_FAILED;
     const int failed = key == NULL || find_first(tiers, builder, how, &slot, first) < 0;
-    const int touches_disk = how->disk != PFO_KEEP_DISK_AS_IT_IS || how->only_if_changes;
-    const int overtaken =
-        tiers->disk != NULL && touches_disk && *stripe_of(tiers, builder) != expected_changes; /* [stripes] */
-    const int is_stale = how->flight != NULL && pfo_flight_is_stale(how->flight); /* since measuring ran code */
-    if (failed || tiers->closed || *first != NULL || overtaken || is_stale) {
-        const int may_differ = overtaken && (!how->first_wins || how->disk == PFO_KEEP_DISK_WRITE);
-        if (!failed && may_differ && slot != PFO_SLOT_NONE) {
+    const int is_overtaken = how->only_if_changes && *stripe_of(tiers, builder) != how->changes; /* [stripes] */
+    const int is_stale = change != NULL && pfo_change_is_stale(change); /* asked last: all of this ran code */
+    const int is_on_disk_only = change != NULL && change->is_touched && how->disk == PFO_KEEP_DISK_WRITE;
+    if (failed || tiers->closed || *first != NULL || is_overtaken || is_stale || is_on_disk_only) {
+        if (!failed && !is_stale && is_on_disk_only && slot != PFO_SLOT_NONE) {
             remove_slot(tiers, slot, PFO_LEAVE_REPLACED);
         }
         pfo_key_release(key);
@@ -450,30 +455,49 @@ keep_in_memory(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, P
     return put_at(tiers, slot, &item);
 }
 
+/* *change: the caller's, or a new one where the disk will let other threads in, or NULL. -1 with MemoryError. */
+static int
+begin_to_store(pfo_tiers *tiers, const pfo_key_builder *builder, const pfo_keep *how, pfo_change **change)
+{
+    *change = how->change;
+    if (*change == NULL && tiers->disk != NULL && !how->only_if_changes) {
+        *change = pfo_change_begin(&tiers->under_way, builder->hash, NULL);
+        if (*change == NULL) {
+            return -1;
+        }
+    }
+    if (*change != NULL) {
+        pfo_change_store(*change, how->first_wins);
+    }
+    return 0;
+}
+
 int
 pfo_tiers_keep_prepared(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, PyObject *guard,
                         const pfo_keep *how, PyObject **kept)
 {
     const uint64_t ttl_ns = how->ttl_ns == PFO_TTL_DEFAULT ? tiers->ttl_ns : how->ttl_ns;
     uint64_t *changes = stripe_of(tiers, builder);
-    const uint64_t mine = how->only_if_changes ? how->changes : ++*changes;
     PyObject *first = NULL;
-    int answer = 0;
-    if (how->first_wins && how->disk == PFO_KEEP_DISK_WRITE) { /* it stays on disk, too */
+    pfo_change *change;
+    int answer = begin_to_store(tiers, builder, how, &change);
+    *changes += !how->only_if_changes;
+    if (answer == 0 && how->first_wins && how->disk == PFO_KEEP_DISK_WRITE) { /* it stays on disk, too */
         uint32_t slot;
         answer = find_first(tiers, builder, how, &slot, &first);
     }
     if (answer == 0 && first == NULL && how->disk != PFO_KEEP_DISK_AS_IT_IS) {
-        answer = keep_on_disk(tiers, builder, prepared, how, ttl_ns);
+        answer = keep_on_disk(tiers, builder, prepared, how, ttl_ns, change);
     }
     if (answer == 0 && first == NULL) {
-        answer = keep_in_memory(tiers, builder, prepared, guard, how, ttl_ns, mine, &first);
+        answer = keep_in_memory(tiers, builder, prepared, guard, how, ttl_ns, change, &first);
     } else {
         Py_XDECREF(guard);
         answer = answer < 0 ? -1 : 1;
     }
-    if (!how->only_if_changes) {
-        ++*changes;
+    *changes += !how->only_if_changes;
+    if (change != how->change) {
+        pfo_change_end(change);
     }
     if (kept != NULL) {
         *kept = answer < 0 ? NULL : first != NULL ? Py_NewRef(first) : Py_NewRef(prepared);
@@ -500,17 +524,39 @@ pfo_tiers_keep(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, cons
 
 /* ---- forgetting and prolonging --------------------------------------------------------------- */
 
+/* 0; 1 when a later change of the key has the last word; -1 with an exception. */
+static int
+delete_on_disk(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix, int *existed)
+{
+    *existed = 0;
+    if (tiers->disk == NULL) {
+        return 0;
+    }
+    pfo_change *change = pfo_change_begin(&tiers->under_way, builder->hash, NULL);
+    if (change == NULL) {
+        return -1;
+    }
+    pfo_change_store(change, 0);
+    pfo_digest key;
+    const int answer = disk_key(tiers, builder, disk_prefix, &key);
+    ++*stripe_of(tiers, builder);
+    const int failed =
+        answer < 0 || (answer == 0 && pfo_disk_tier_delete(tiers->disk, &key, &change->is_stale, existed) < 0);
+    ++*stripe_of(tiers, builder);
+    const int is_stale = pfo_change_is_stale(change);
+    pfo_change_end(change);
+    return failed ? -1 : is_stale;
+}
+
 int
 pfo_tiers_delete(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *disk_prefix)
 {
-    pfo_digest key;
-    int on_disk = 0;
-    const int answer = disk_key(tiers, builder, disk_prefix, &key);
-    ++*stripe_of(tiers, builder);
-    if (answer < 0 || (answer == 0 && pfo_disk_tier_delete(tiers->disk, &key, &on_disk) < 0)) {
-        return -1;
+    int on_disk;
+    pfo_changes_delete(&tiers->under_way, builder->hash);
+    const int answer = delete_on_disk(tiers, builder, disk_prefix, &on_disk);
+    if (answer != 0) {
+        return answer < 0 ? -1 : on_disk;
     }
-    ++*stripe_of(tiers, builder);
     uint32_t slot = pfo_tiers_find(tiers, builder);
     if (slot == PFO_SLOT_FAILED) {
         return -1;
@@ -554,11 +600,13 @@ pfo_tiers_touch(pfo_tiers *tiers, pfo_key_builder *builder, const pfo_digest *di
     int on_disk = 0;
     const int answer = disk_key(tiers, builder, disk_prefix, &key);
     ++*stripe_of(tiers, builder); /* who reads the disk now must not bring the old deadline into memory */
+    pfo_changes_touch(&tiers->under_way, builder->hash);
     if (answer < 0 ||
         (answer == 0 && pfo_disk_tier_touch(tiers->disk, &key, wall_clock_end(new_ttl_ns), &on_disk) < 0)) {
         return -1;
     }
     ++*stripe_of(tiers, builder);
+    pfo_changes_touch(&tiers->under_way, builder->hash);
     const int in_memory = touch_in_memory(tiers, builder, new_ttl_ns);
     return in_memory < 0 ? -1 : in_memory || on_disk;
 }

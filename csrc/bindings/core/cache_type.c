@@ -504,7 +504,7 @@ static PyMethodDef performance_cache_methods[] = {
     { "_begin", FAST(pfo_cache_begin), METH_FASTCALL | METH_KEYWORDS, pfo_cache_begin_doc },
     { "_keep", FAST(pfo_cache_keep), METH_FASTCALL | METH_KEYWORDS, pfo_cache_keep_doc },
     { "_peek", pfo_cache_peek, METH_O, pfo_cache_peek_doc },
-    { "_forget", pfo_cache_forget, METH_O, pfo_cache_forget_doc },
+    { "_depart", pfo_cache_depart, METH_O, pfo_cache_depart_doc },
     { NULL, NULL, 0, NULL },
 };
 

@@ -3,7 +3,7 @@
  * Call: key and hash once -> table probe -> policy touch -> new reference. A miss takes off (flight.h): the first thread looks on disk, then calls
  * the function with no search in progress, then searches again, because the call may have filled the entry (recursion); what is there
  * first stays. Other threads sleep and get the same value. What was begun before cache_clear() or invalidate() is handed out, but not
- * kept. [epochs]
+ * kept (cache_changes.h).
  * Its cache is a PerformanceCache (cache_tiers.h): its own, where keys are bare, or a shared one, where each of its keys begins with its
  * ledger. The ledger counts what leaves the shared cache; it is a part of the keys so that these do not keep the function alive.
  * Invariants: user code (the function, __eq__, __hash__, __del__) only runs while the cache is consistent.
@@ -88,13 +88,6 @@ stores_nothing(const pfo_cached_function *self)
     return self->tiers->store.bounds.max_entries == 0 && !self->persists;
 }
 
-/* Whether what so departed must not be kept any more. */
-static int
-is_stale(const pfo_cached_function *self, const pfo_departure *departure)
-{
-    return departure->epoch != self->epoch || (departure->flight != NULL && pfo_flight_is_stale(departure->flight));
-}
-
 /* Once in the life of a cached function; -1 when the warning is an error. */
 static int
 warn_not_storable(pfo_cached_function *self, const PyTypeObject *type)
@@ -125,7 +118,7 @@ pfo_cached_keep(pfo_cached_function *self, pfo_key_builder *builder, const pfo_d
     if (*value == NULL) {
         return -1;
     }
-    if (!wanted || is_stale(self, departure) || stores_nothing(self)) {
+    if (!wanted || pfo_change_is_stale(departure->change) || stores_nothing(self)) {
         return 0;
     }
     PyTypeObject *culprit = NULL;
@@ -138,18 +131,16 @@ pfo_cached_keep(pfo_cached_function *self, pfo_key_builder *builder, const pfo_d
         .label = self->label,
         .culprit = &culprit,
         .absent_at = departure->absent_at,
-        .flight = departure->flight,
+        .change = departure->change,
     };
     PyObject *kept = NULL;
     int is_kept = pfo_tiers_keep_prepared(self->tiers, builder, *value, Py_XNewRef(*guard), &how, &kept);
-    self->rejects += culprit != NULL || (is_kept == 0 && !self->tiers->closed && !is_stale(self, departure));
+    self->rejects +=
+        culprit != NULL || (is_kept == 0 && !self->tiers->closed && !pfo_change_is_stale(departure->change));
     if (culprit != NULL && is_kept >= 0 && warn_not_storable(self, culprit) < 0) {
         is_kept = -1;
     }
     Py_XDECREF(culprit);
-    if (is_kept >= 0 && self->persists && is_stale(self, departure)) { /* while it was written */
-        is_kept = pfo_tiers_delete(self->tiers, builder, pfo_cached_disk_prefix(self));
-    }
     if (is_kept < 0) {
         Py_XDECREF(kept);
         Py_CLEAR(*value);
@@ -168,10 +159,11 @@ static int
 keep_plain(const pfo_cached_function *self, const pfo_key_builder *builder, const pfo_departure *departure,
            PyObject *result)
 {
-    if (self->keep_if != NULL || self->persists || !pfo_value_is_plain(result) || is_stale(self, departure)) {
+    if (self->keep_if != NULL || self->persists || !pfo_value_is_plain(result) ||
+        pfo_change_is_stale(departure->change)) {
         return 0;
     }
-    return pfo_tiers_add_plain(self->tiers, builder, result, self->ttl_ns, departure->absent_at);
+    return pfo_tiers_add_plain(self->tiers, builder, result, self->ttl_ns, departure->absent_at, departure->change);
 }
 
 /* ---- a miss ---------------------------------------------------------------------------------- */
@@ -185,12 +177,41 @@ pfo_cached_load(pfo_cached_function *self, pfo_key_builder *builder, PyObject **
     return found;
 }
 
-/* Calls the function and keeps what it returns. flight: NULL without single flight. absent_at: as in pfo_keep. */
+pfo_change *
+pfo_cached_begin(pfo_cached_function *self, const pfo_key_builder *builder)
+{
+    self->misses++;
+    self->tiers->store.misses += !self->persists; /* pfo_cached_load() has counted it */
+    return pfo_change_begin(&self->tiers->under_way, builder->hash, self->ledger);
+}
+
+/* Calls the function and keeps what it returns: new references to that, to the value as everybody gets it, and to its guard or NULL. 0, or
+ * -1 with an exception. */
+static int
+compute_and_keep(pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *call,
+                 const pfo_departure *departure, PyObject **result, PyObject **value, PyObject **guard)
+{
+    const int64_t begun = pfo_ticks();
+    *result = PyObject_Vectorcall(self->function, call->args, call->nargsf, call->kwnames);
+    self->compute_ticks += pfo_ticks() - begun;
+    const int is_kept = *result == NULL ? -1 : keep_plain(self, builder, departure, *result);
+    if (is_kept > 0) {
+        *value = Py_NewRef(*result);
+        return 0;
+    }
+    if (is_kept == 0 && pfo_cached_keep(self, builder, departure, *result, value, guard) == 0) {
+        return 0;
+    }
+    Py_CLEAR(*result);
+    return -1;
+}
+
+/* What is not in memory: from disk, or computed and kept. flight: NULL without single flight. absent_at: as in pfo_keep. */
 static PyObject *
 compute(pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *call, pfo_flight *flight,
         uint64_t absent_at)
 {
-    PyObject *value = NULL, *guard = NULL;
+    PyObject *result = NULL, *value = NULL, *guard = NULL;
     const int found = self->persists ? pfo_cached_load(self, builder, &value) : 0;
     if (found != 0) {
         if (flight != NULL) {
@@ -198,28 +219,17 @@ compute(pfo_cached_function *self, pfo_key_builder *builder, const pfo_call *cal
         }
         return found < 0 ? NULL : hand_out(self, value);
     }
-    const pfo_departure departure = { .flight = flight, .epoch = self->epoch, .absent_at = absent_at };
-    const int64_t begun = pfo_ticks();
-    self->misses++;
-    self->tiers->store.misses += !self->persists; /* pfo_cached_load() has counted it */
-    PyObject *result = PyObject_Vectorcall(self->function, call->args, call->nargsf, call->kwnames);
-    self->compute_ticks += pfo_ticks() - begun;
-    const int is_kept = result == NULL ? -1 : keep_plain(self, builder, &departure, result);
-    if (is_kept > 0) {
-        if (flight != NULL) {
-            pfo_flight_land(flight, result, NULL);
-        }
-        return result;
-    }
-    if (is_kept < 0 || pfo_cached_keep(self, builder, &departure, result, &value, &guard) < 0) {
-        if (flight != NULL) {
-            pfo_flight_fail(flight);
-        }
-        Py_XDECREF(result);
-        return NULL;
-    }
-    if (flight != NULL) {
+    const pfo_departure departure = { .change = pfo_cached_begin(self, builder), .absent_at = absent_at };
+    const int failed =
+        departure.change == NULL || compute_and_keep(self, builder, call, &departure, &result, &value, &guard) < 0;
+    pfo_change_end(departure.change);
+    if (flight != NULL && failed) {
+        pfo_flight_fail(flight);
+    } else if (flight != NULL) {
         pfo_flight_land(flight, value, guard);
+    }
+    if (failed) {
+        return NULL;
     }
     Py_XDECREF(guard);
     Py_DECREF(self->copies ? value : result);

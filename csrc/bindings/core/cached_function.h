@@ -33,7 +33,6 @@ typedef struct pfo_cached_function {
     uint64_t hits;
     uint64_t misses;
     uint64_t rejects;
-    uint64_t epoch; /* [epochs] moved by cache_clear() */
     int64_t hash_ticks;
     int64_t load_ticks;
     int64_t compute_ticks;
@@ -58,12 +57,14 @@ int pfo_cached_load(pfo_cached_function *self, pfo_key_builder *builder, PyObjec
 
 /* What a computation was begun with. */
 typedef struct pfo_departure {
-    const pfo_flight *flight; /* whose outcome it is, or NULL */
-    uint64_t epoch;           /* [epochs] */
-    uint64_t absent_at;       /* as in pfo_keep */
+    pfo_change *change;
+    uint64_t absent_at; /* as in pfo_keep */
 } pfo_departure;
 
-/* Makes of a fresh result the value that everybody gets, and keeps it, unless what so departed is stale. New references in *value and
+/* A computation of this key begins; NULL with MemoryError. */
+pfo_change *pfo_cached_begin(pfo_cached_function *self, const pfo_key_builder *builder);
+
+/* Makes of a fresh result the value that everybody gets, and keeps it, unless the change is stale. New references in *value and
  * *guard (which may be NULL), or -1 with an exception. */
 int pfo_cached_keep(pfo_cached_function *self, pfo_key_builder *builder, const pfo_departure *departure,
                     PyObject *result, PyObject **value, PyObject **guard);

@@ -92,19 +92,6 @@ load_pending(PyObject *op, PyObject *object)
     return found < 0 ? NULL : Py_BuildValue("(NOO)", value, Py_None, Py_True);
 }
 
-PyDoc_STRVAR(forget_doc, "_forget($self, pending, /)\n--\n\nForgets its result. Internal: async functions.");
-
-static PyObject *
-forget_pending(PyObject *op, PyObject *object)
-{
-    pfo_cached_function *self = (pfo_cached_function *)op;
-    pfo_pending_call *pending = pfo_pending_call_check(self->state, object);
-    if (pending == NULL || pfo_tiers_delete(self->tiers, &pending->key, pfo_cached_disk_prefix(self)) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
 PyDoc_STRVAR(depart_doc, "_depart($self, pending, /)\n--\n\n"
                          "Says that a pending call begins to be computed: the miss. Internal: async functions.");
 
@@ -116,37 +103,34 @@ depart(PyObject *op, PyObject *object)
     if (pending == NULL) {
         return NULL;
     }
-    self->misses++;
-    self->tiers->store.misses += !self->persists;
-    pending->epoch = self->epoch;
+    pfo_change_end(pending->change); /* of a task that did not come to its end */
+    pending->change = pfo_cached_begin(self, &pending->key);
     pending->begun = pfo_ticks();
-    Py_RETURN_NONE;
+    return pending->change == NULL ? NULL : Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(
     finish_doc,
-    "_finish($self, pending, result, keep, /)\n--\n\n"
-    "Keeps the result of a pending call, if keep is true, and returns (value, guard, False): what _share() hands out. "
-    "Internal: async functions.");
+    "_finish($self, pending, result, /)\n--\n\n"
+    "Keeps the result of a pending call, unless that was deleted meanwhile, and returns (value, guard, False): what "
+    "_share() hands out.\nInternal: async functions.");
 
 static PyObject *
 finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     pfo_cached_function *self = (pfo_cached_function *)op;
-    if (nargs != 3) {
-        PyErr_SetString(PyExc_TypeError, "_finish() takes a pending call, a result and a bool");
-        return NULL;
-    }
-    pfo_pending_call *pending = pfo_pending_call_check(self->state, args[0]);
-    if (pending == NULL) {
+    pfo_pending_call *pending = nargs == 2 ? pfo_pending_call_check(self->state, args[0]) : NULL;
+    if (pending == NULL || pending->change == NULL) {
+        PyErr_SetString(PyExc_TypeError, "_finish() takes a pending call that has departed, and its result");
         return NULL;
     }
     self->compute_ticks += pfo_ticks() - pending->begun;
-    const pfo_departure departure = {
-        .epoch = args[2] == Py_True ? pending->epoch : self->epoch - 1, /* [epochs] */
-    };
+    const pfo_departure departure = { .change = pending->change };
+    pending->change = NULL;
     PyObject *value = NULL, *guard = NULL;
-    if (pfo_cached_keep(self, &pending->key, &departure, args[1], &value, &guard) < 0) {
+    const int failed = pfo_cached_keep(self, &pending->key, &departure, args[1], &value, &guard) < 0;
+    pfo_change_end(departure.change);
+    if (failed) {
         return NULL;
     }
     return Py_BuildValue("(NNO)", value, guard == NULL ? Py_NewRef(Py_None) : guard, Py_False);
@@ -415,9 +399,9 @@ cache_clear(PyObject *op, PyObject *unused)
 {
     (void)unused;
     pfo_cached_function *self = (pfo_cached_function *)op;
-    self->epoch++;
     pfo_flight_detach_all(&self->flights);
-    if (self->label != NULL && pfo_tiers_clear_label(self->tiers, self->label) < 0) {
+    pfo_changes_clear(&self->tiers->under_way, self->ledger);
+    if (self->label != NULL && pfo_tiers_clear_label(self->tiers, self->ledger, self->label) < 0) {
         return NULL;
     }
     self->hits = 0;
@@ -548,7 +532,6 @@ static PyMethodDef cached_function_methods[] = {
     { "_begin", (PyCFunction)(void (*)(void))begin, METH_FASTCALL | METH_KEYWORDS, begin_doc },
     { "_find", find_pending, METH_O, find_doc },
     { "_load", load_pending, METH_O, load_doc },
-    { "_forget", forget_pending, METH_O, forget_doc },
     { "_depart", depart, METH_O, depart_doc },
     { "_finish", (PyCFunction)(void (*)(void))finish, METH_FASTCALL, finish_doc },
     { "_share", (PyCFunction)(void (*)(void))share, METH_FASTCALL, share_doc },

@@ -104,7 +104,7 @@ disk_store_put(PyObject *op, PyObject *args, PyObject *kwargs)
     PyTypeObject *culprit;
     const int result = tier == NULL ? -1
                                     : pfo_disk_tier_put(tier, &key, label == Py_None ? NULL : label, value, expires_ns,
-                                                        &stored, &culprit);
+                                                        NULL, &stored, &culprit);
     if (result > 0) {
         PyErr_Format(PyExc_TypeError, "value: a %.200s cannot be stored in a safe format (pickle_key= allows pickles)",
                      culprit->tp_name);
@@ -122,7 +122,7 @@ disk_store_delete(PyObject *op, PyObject *key_object)
     pfo_digest key;
     int existed;
     pfo_disk_tier *tier = tier_of(op);
-    if (tier == NULL || parse_key(key_object, &key) < 0 || pfo_disk_tier_delete(tier, &key, &existed) < 0) {
+    if (tier == NULL || parse_key(key_object, &key) < 0 || pfo_disk_tier_delete(tier, &key, NULL, &existed) < 0) {
         return NULL;
     }
     return PyBool_FromLong(existed);

@@ -78,6 +78,9 @@ check_pickle_key(PyObject *key)
 static void
 destroy(pfo_disk_tier *tier)
 {
+    for (int i = 0; i < PFO_TIER_ARRAYS; i++) {
+        Py_CLEAR(tier->arrays[i].array);
+    }
     Py_BEGIN_ALLOW_THREADS
     pfo_disk_close(tier->disk);
     Py_END_ALLOW_THREADS
@@ -174,13 +177,31 @@ find_codec(pfo_core_state *state)
 }
 
 static pfo_status
-engine_get(pfo_disk_tier *tier, const pfo_digest *key, int writable, pfo_disk_value *found, pfo_error *err)
+engine_get(pfo_disk_tier *tier, const pfo_digest *key, int writable, void *scratch, pfo_disk_value *found,
+           pfo_error *err)
 {
     pfo_status status;
     Py_BEGIN_ALLOW_THREADS
-    status = pfo_disk_get(tier->disk, key, writable, found, err);
+    status = pfo_disk_get_into(tier->disk, key, writable, scratch, found, err);
     Py_END_ALLOW_THREADS
     return status;
+}
+
+/* What the codec makes looks into its bytes, so they move from the scratch to the heap. -1 with MemoryError. */
+static int
+own_bytes(pfo_disk_value *found)
+{
+    if (found->owned != NULL || found->map != NULL) {
+        return 0;
+    }
+    found->owned = pfo_alloc(found->length);
+    if (found->owned == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memcpy(found->owned, found->data, found->length);
+    found->data = found->owned;
+    return 0;
 }
 
 /* Takes found over. */
@@ -211,6 +232,62 @@ decode(pfo_disk_tier *tier, const pfo_digest *key, pfo_disk_value *found, int wr
     return value;
 }
 
+/* Arrays whose map the engine has let go of: an unlinked file must not keep its room on the disk. */
+static void
+drop_forgotten_arrays(pfo_disk_tier *tier)
+{
+    for (int i = 0; i < PFO_TIER_ARRAYS; i++) {
+        if (tier->arrays[i].array != NULL && !pfo_disk_map_is_shared(tier->arrays[i].map)) {
+            Py_CLEAR(tier->arrays[i].array);
+        }
+    }
+}
+
+/* Borrowed, or NULL. */
+static PyObject *
+known_array(const pfo_disk_tier *tier, const void *map)
+{
+    for (int i = 0; i < PFO_TIER_ARRAYS; i++) {
+        if (tier->arrays[i].array != NULL && tier->arrays[i].map == map) {
+            return tier->arrays[i].array;
+        }
+    }
+    return NULL;
+}
+
+/* Takes the reference over. */
+static void
+remember_array(pfo_disk_tier *tier, const void *map, PyObject *array)
+{
+    pfo_known_array *place = &tier->arrays[tier->next_array++ % PFO_TIER_ARRAYS];
+    PyObject *before = place->array;
+    *place = (pfo_known_array){ map, array };
+    Py_XDECREF(before);
+}
+
+/* An array over a payload file: always a view, whose shape and dtype are its owner's, of one that is made when the file is first met. Takes
+ * found over. As decode(). */
+static PyObject *
+view_array(pfo_disk_tier *tier, const pfo_digest *key, pfo_disk_value *found)
+{
+    const void *map = found->map;
+    PyObject *array = Py_XNewRef(known_array(tier, map));
+    if (array != NULL) {
+        pfo_disk_release(found);
+    } else {
+        array = decode_by_codec(tier, key, found, 0);
+        if (array == NULL) {
+            return NULL;
+        }
+        if (known_array(tier, map) == NULL) { /* by another thread meanwhile */
+            remember_array(tier, map, Py_NewRef(array));
+        }
+    }
+    PyObject *view = PyObject_GetItem(array, Py_Ellipsis);
+    Py_DECREF(array);
+    return view;
+}
+
 /* 0 when the failure to decode was one of the bytes: the exception is gone. -1 when it has to come out. */
 static int
 forgive(pfo_disk_tier *tier)
@@ -227,16 +304,18 @@ static int
 get(pfo_disk_tier *tier, const pfo_digest *key, PyObject **value, pfo_disk_times *times)
 {
     static const char tensors[PFO_DISK_KIND] = "tensors/1";
+    static const char npy[PFO_DISK_KIND] = "npy/1";
+    _Alignas(8) unsigned char scratch[PFO_DISK_SCRATCH];
     pfo_disk_value found;
     pfo_error err;
     err.code = PFO_OK; /* the whole of it would cost a hit too much */
     err.text[0] = '\0';
-    pfo_status status = engine_get(tier, key, 0, &found, &err);
+    pfo_status status = engine_get(tier, key, 0, scratch, &found, &err);
     int writable = 0;
-    if (status == PFO_OK && found.found && memcmp(found.kind, tensors, sizeof tensors) == 0 && found.owned == NULL) {
+    if (status == PFO_OK && found.map != NULL && memcmp(found.kind, tensors, sizeof tensors) == 0) {
         pfo_disk_release(&found);
         tier->looked_twice++;
-        status = engine_get(tier, key, 1, &found, &err);
+        status = engine_get(tier, key, 1, scratch, &found, &err);
         writable = 1;
     }
     if (status != PFO_OK) {
@@ -246,12 +325,17 @@ get(pfo_disk_tier *tier, const pfo_digest *key, PyObject **value, pfo_disk_times
     if (!found.found) {
         return 0;
     }
-    if (pfo_scalar_decoder(found.kind) == NULL && find_codec(tier->state) < 0) {
+    if (pfo_scalar_decoder(found.kind) == NULL && (own_bytes(&found) < 0 || find_codec(tier->state) < 0)) {
         pfo_disk_release(&found);
         return -1;
     }
-    *times = (pfo_disk_times){ found.stored_ns, found.expires_ns };
-    *value = decode(tier, key, &found, writable || found.owned != NULL);
+    const int is_mapped_array = found.map != NULL && memcmp(found.kind, npy, sizeof npy) == 0;
+    *times = (pfo_disk_times){ found.stored_ns, found.expires_ns, is_mapped_array };
+    if (found.map != NULL) {
+        drop_forgotten_arrays(tier);
+    }
+    *value =
+        is_mapped_array ? view_array(tier, key, &found) : decode(tier, key, &found, writable || found.owned != NULL);
     return *value == NULL ? forgive(tier) : 0;
 }
 
@@ -439,11 +523,11 @@ encode_label(PyObject *label, PyObject **owner, const char **text)
 
 int
 pfo_disk_tier_put(pfo_disk_tier *tier, const pfo_digest *key, PyObject *label, PyObject *value, uint64_t expires_ns,
-                  int *stored, PyTypeObject **culprit)
+                  const atomic_int *cancelled, int *stored, PyTypeObject **culprit)
 {
     *stored = 0;
     *culprit = NULL;
-    pfo_disk_record record = { .expires_ns = expires_ns };
+    pfo_disk_record record = { .expires_ns = expires_ns, .cancelled = cancelled };
     PyObject *label_owner;
     if (encode_label(label, &label_owner, &record.label) < 0) {
         return -1;

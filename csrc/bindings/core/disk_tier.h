@@ -6,6 +6,8 @@
  * Threads: call with the GIL; it is released around all disk work, so other threads may use or close the tier meanwhile. Closing a tier
  * that is in use takes effect when its last call returns. User code runs only in pickles.
  * Memory: a tier owns its handle and a reference to the key; values own the maps that they look into (disk_map_type.c) and outlive the tier.
+ * Of the arrays in payload files that were read last it keeps one each, whose views it hands out while the file is as it was checked; but no
+ * longer than the engine keeps the map itself.
  */
 #ifndef PFO_BINDINGS_DISK_TIER_H
 #define PFO_BINDINGS_DISK_TIER_H
@@ -32,9 +34,11 @@ enum { PFO_PICKLE_KEY_BYTES = 16 };
 int pfo_disk_tier_open(pfo_core_state *state, const pfo_disk_tier_options *options, pfo_disk_tier **tier);
 void pfo_disk_tier_close(pfo_disk_tier *tier); /* NULL is allowed */
 
-/* On the wall clock: when an entry was stored, in whole seconds, and its end, 0 for never. */
+/* On the wall clock: when an entry was stored, in whole seconds, and its end, 0 for never. is_prepared: nothing in the value can be changed,
+ * so it is as pfo_value_prepare() would make it, without a guard. */
 typedef struct pfo_disk_times {
     uint64_t stored_ns, expires_ns;
+    int is_prepared;
 } pfo_disk_times;
 
 /* *value is a new reference, or NULL for a miss. A payload that cannot be decoded is a miss and
@@ -43,12 +47,13 @@ int pfo_disk_tier_get(pfo_disk_tier *tier, const pfo_digest *key, PyObject **val
 
 /* 0; or 1, without an exception, when the value cannot be stored in a safe format: *culprit is then the type that cannot (a new
  * reference). label: str or NULL. expires_ns: wall clock, 0: never. *stored is 0 when the value exceeds the bound by itself, and when the
- * disk fails (full, read-only, deleted): that is counted, and warned of once in the life of a tier (RuntimeWarning). */
+ * disk fails (full, read-only, deleted): that is counted, and warned of once in the life of a tier (RuntimeWarning).
+ * cancelled: NULL, or as in pfo_disk_record; *stored is 0 then, too. */
 int pfo_disk_tier_put(pfo_disk_tier *tier, const pfo_digest *key, PyObject *label, PyObject *value, uint64_t expires_ns,
-                      int *stored, PyTypeObject **culprit);
+                      const atomic_int *cancelled, int *stored, PyTypeObject **culprit);
 
 /* A disk that fails here is an OSError: who deletes must know that it is still there. */
-int pfo_disk_tier_delete(pfo_disk_tier *tier, const pfo_digest *key, int *existed);
+int pfo_disk_tier_delete(pfo_disk_tier *tier, const pfo_digest *key, const atomic_int *cancelled, int *existed);
 int pfo_disk_tier_touch(pfo_disk_tier *tier, const pfo_digest *key, uint64_t expires_ns, int *existed);
 int pfo_disk_tier_clear(pfo_disk_tier *tier);
 int pfo_disk_tier_expire(pfo_disk_tier *tier, uint64_t *removed);

@@ -26,11 +26,11 @@ answer(pfo_status status, const pfo_error *err)
 }
 
 int
-pfo_disk_tier_delete(pfo_disk_tier *tier, const pfo_digest *key, int *existed)
+pfo_disk_tier_delete(pfo_disk_tier *tier, const pfo_digest *key, const atomic_int *cancelled, int *existed)
 {
     pfo_error err = PFO_ERROR_INIT;
     pfo_status status;
-    PFO_ON_DISK(tier, status = pfo_disk_delete(tier->disk, key, existed, &err));
+    PFO_ON_DISK(tier, status = pfo_disk_delete_unless(tier->disk, key, cancelled, existed, &err));
     return answer(status, &err);
 }
 
@@ -199,6 +199,9 @@ pfo_disk_tier_traverse(pfo_disk_tier *tier, visitproc visit, void *arg)
     if (tier != NULL) {
         Py_VISIT(tier->cache_dir);
         Py_VISIT(tier->pickle_key);
+        for (int i = 0; i < PFO_TIER_ARRAYS; i++) {
+            Py_VISIT(tier->arrays[i].array);
+        }
     }
     return 0;
 }

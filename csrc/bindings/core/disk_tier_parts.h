@@ -4,6 +4,14 @@
 
 #include "bindings/core/disk_tier.h"
 
+enum { PFO_TIER_ARRAYS = 8 };
+
+/* An array over a whole payload file. */
+typedef struct pfo_known_array {
+    const void *map; /* pfo_disk_value.map, which the array holds */
+    PyObject *array; /* NULL: none */
+} pfo_known_array;
+
 struct pfo_disk_tier {
     pfo_core_state *state;
     pfo_disk *disk;
@@ -11,6 +19,8 @@ struct pfo_disk_tier {
     PyObject *pickle_key; /* bytes or None */
     uint64_t undecodable; /* entries found that are no values */
     uint64_t looked_twice;
+    pfo_known_array arrays[PFO_TIER_ARRAYS];
+    uint32_t next_array;
     uint32_t users;
     int closed, warned;
 };

@@ -30,7 +30,6 @@ struct pfo_flight {
     const pfo_key_builder *key; /* [borrowed key] */
     uint64_t hash;
     pfo_flight *outer;       /* the next flight that the same thread computes */
-    pfo_flight *beside;      /* ALONE: the listed flight of the key, a reference; else NULL */
     pfo_flight *awaits;      /* [cycles] */
     pfo_flight **thread;     /* whose it is: the address of its `innermost` */
     PyObject *node;          /* flight_tasks.h, or NULL */
@@ -112,11 +111,7 @@ release(pfo_flight *flight)
     Py_XDECREF(flight->error);
     Py_XDECREF(flight->traceback);
     Py_XDECREF(flight->node);
-    pfo_flight *beside = flight->beside;
     free_flight(flight);
-    if (beside != NULL) {
-        release(beside);
-    }
 }
 
 static void
@@ -228,7 +223,6 @@ make_flight(pfo_flights *flights, const pfo_key_builder *builder)
     flight->hash = builder->hash;
     flight->interpreter = PyInterpreterState_Get();
     flight->outer = NULL;
-    flight->beside = NULL;
     flight->awaits = NULL;
     flight->thread = this_thread();
     flight->node = NULL;
@@ -264,18 +258,6 @@ take_off(pfo_flights *flights, const pfo_key_builder *builder)
     return flight;
 }
 
-/* The same for one that nobody finds or waits for, beside the one that is listed. */
-static pfo_flight *
-take_off_alone(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight *listed)
-{
-    pfo_flight *flight = make_flight(flights, builder);
-    if (flight != NULL) {
-        flight->beside = listed;
-        listed->references++;
-    }
-    return flight;
-}
-
 static void
 leave_thread(pfo_flight *flight)
 {
@@ -294,7 +276,7 @@ end(pfo_flight *flight, flight_state state)
 {
     leave_thread(flight);
     unlist(flight);
-    if (flight->references == 1 && flight->node == NULL && flight->beside == NULL && flight->gate == NULL) {
+    if (flight->references == 1 && flight->node == NULL && flight->gate == NULL) {
         free_flight(flight); /* nobody was told of it, so it owns nothing: the common case */
         return;
     }
@@ -309,12 +291,6 @@ end(pfo_flight *flight, flight_state state)
     if (node != NULL) {
         pfo_tasks_leave(core, node); /* runs code, so last */
     }
-}
-
-int
-pfo_flight_is_stale(const pfo_flight *flight)
-{
-    return (flight->beside == NULL ? flight : flight->beside)->place == PFO_SLOT_NONE;
 }
 
 void
@@ -460,10 +436,11 @@ nearest_node(const pfo_flight *flight)
     return flight == NULL ? NULL : flight->node;
 }
 
+/* By a flight that nobody finds or waits for. */
 static pfo_flight_answer
-compute_beside(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight *flight, pfo_boarded *boarded)
+compute_alone(pfo_flights *flights, const pfo_key_builder *builder, pfo_boarded *boarded)
 {
-    boarded->flight = take_off_alone(flights, builder, flight);
+    boarded->flight = make_flight(flights, builder);
     return boarded->flight == NULL ? PFO_FLIGHT_FAILED : PFO_FLIGHT_ALONE;
 }
 
@@ -479,8 +456,7 @@ wait_or_compute(pfo_flights *flights, const pfo_key_builder *builder, pfo_flight
         return PFO_FLIGHT_FAILED;
     }
     const int is_circle = !may_wait || leads_back(flight); /* asked last, because others may have gone on meanwhile */
-    const pfo_flight_answer answer =
-        is_circle ? compute_beside(flights, builder, flight, boarded) : wait_for(flight, boarded);
+    const pfo_flight_answer answer = is_circle ? compute_alone(flights, builder, boarded) : wait_for(flight, boarded);
     pfo_tasks_end_wait(builder->state, wait);
     return answer;
 }

@@ -6,8 +6,8 @@
  *         look into the cache; on a hit return
  *         switch (pfo_flight_board(&flights, &builder, &boarded)) {
  *         MINE:    (look once more if the cache changed since the look) compute; then, in this order, put the result into the
- *                  cache unless pfo_flight_is_stale(), and pfo_flight_land(); or pfo_flight_fail() with the exception set
- *         ALONE:   as MINE, without the look; nobody is told of the outcome. It is stale when the flight beside it is
+ *                  cache (cache_changes.h says when not), and pfo_flight_land(); or pfo_flight_fail() with the exception set
+ *         ALONE:   as MINE, without the look; nobody is told of the outcome
  *         LANDED:  boarded.value and boarded.guard are new references (guard may be NULL); if the guard does not hold: again
  *         AGAIN:   goto again
  *         FAILED:  an exception is set
@@ -60,10 +60,6 @@ void pfo_flights_free(pfo_flights *flights);
 
 /* builder: a finished key; a flight that is MINE or ALONE borrows it. */
 pfo_flight_answer pfo_flight_board(pfo_flights *flights, const pfo_key_builder *builder, pfo_boarded *boarded);
-
-/* 1 once the key was detached: what is being computed is to be handed out, but not kept. So is what a computation that was begun ALONE,
- * inside another one of the same key, is at when that one is detached: it began before, too. */
-int pfo_flight_is_stale(const pfo_flight *flight);
 
 /* Ends the flight with a value for those who wait; both references stay the caller's, guard may be NULL. */
 void pfo_flight_land(pfo_flight *flight, PyObject *value, PyObject *guard);

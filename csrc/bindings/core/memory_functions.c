@@ -5,6 +5,7 @@
 
 #include "base/alloc.h"
 #include "base/cgroup.h"
+#include "base/clock.h"
 #include "base/platform.h"
 #include "monitor/leak.h"
 #include "monitor/nvml.h"
@@ -352,7 +353,19 @@ leak(PyObject *module, PyObject *args, PyObject *kwargs)
 PyDoc_STRVAR(nvml_memory_doc,
              "nvml_memory($module, /, library='libnvidia-ml.so.1')\n--\n\n"
              "Memory of each NVIDIA device as the driver counts it, over all processes: a list of\n"
-             "``(total, used, free)`` in bytes. Raises NotImplementedError with the reason where there is none.");
+             "``(total, used, free, None)`` in bytes, or ``(None, None, None, reason)`` for a device that refuses.\n"
+             "Raises NotImplementedError with the reason where there is none. After a restart of the driver\n"
+             "a new session is opened, at first at once, then in ever longer intervals up to about a minute.");
+
+static PyObject *
+device_figures(const pfo_nvml_memory *device)
+{
+    if (device->reason[0] != '\0') {
+        PyObject *reason = PyUnicode_DecodeUTF8(device->reason, (Py_ssize_t)strlen(device->reason), "replace");
+        return reason == NULL ? NULL : Py_BuildValue("OOON", Py_None, Py_None, Py_None, reason);
+    }
+    return Py_BuildValue("LLLO", (long long)device->total, (long long)device->used, (long long)device->free, Py_None);
+}
 
 static PyObject *
 nvml_memory_function(PyObject *module, PyObject *args, PyObject *kwargs)
@@ -368,15 +381,14 @@ nvml_memory_function(PyObject *module, PyObject *args, PyObject *kwargs)
     pfo_error err = PFO_ERROR_INIT;
     pfo_status status;
     Py_BEGIN_ALLOW_THREADS
-    status = pfo_nvml_read(library, devices, &count, &err);
+    status = pfo_nvml_read(library, pfo_monotonic_ns(), devices, &count, &err);
     Py_END_ALLOW_THREADS
     if (status != PFO_OK) {
         return pfo_raise(status, &err);
     }
     PyObject *list = PyList_New(count);
     for (int i = 0; list != NULL && i < count; i++) {
-        PyObject *figures =
-            Py_BuildValue("LLL", (long long)devices[i].total, (long long)devices[i].used, (long long)devices[i].free);
+        PyObject *figures = device_figures(&devices[i]);
         if (figures == NULL) {
             Py_CLEAR(list);
         } else {

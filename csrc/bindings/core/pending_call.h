@@ -7,13 +7,14 @@
 #ifndef PFO_BINDINGS_PENDING_CALL_H
 #define PFO_BINDINGS_PENDING_CALL_H
 
+#include "bindings/core/cache_changes.h"
 #include "bindings/core/key.h"
 
 typedef struct pfo_pending_call {
     PyObject_HEAD
     pfo_key_builder key; /* finished, once the maker has returned it */
     int64_t begun;       /* tick at which it began to be computed */
-    uint64_t epoch;      /* of the cached function then */
+    pfo_change *change;  /* what began then, or NULL */
 } pfo_pending_call;
 
 /* A new object with a started builder. */

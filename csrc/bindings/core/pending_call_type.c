@@ -11,7 +11,7 @@ pfo_pending_call_new(pfo_core_state *state)
     if (pending != NULL) {
         pfo_key_start(&pending->key, state, 1);
         pending->begun = 0;
-        pending->epoch = 0;
+        pending->change = NULL;
         PyObject_GC_Track(pending);
     }
     return pending;
@@ -60,6 +60,7 @@ pending_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
+    pfo_change_end(((pfo_pending_call *)op)->change);
     pfo_key_drop(&((pfo_pending_call *)op)->key);
     PyObject_GC_Del(op);
     Py_DECREF(type);
