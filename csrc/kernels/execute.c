@@ -1,19 +1,11 @@
 /* execute.c: see execute.h. Work is handed out in ranges of chunks; each range looks its tensor up once and walks on.
- *
- * The floating point environment is part of the result: a caller that flushes denormals (torch.set_flush_denormal, a library
- * built with -ffast-math) would make its own thread's chunks differ from the workers', so every range runs under the default
- * environment and restores the caller's.
  */
 #include "kernels/execute.h"
 
 #include "base/pool.h"
+#include "kernels/float_environment.h"
 
 #include <math.h>
-
-#if defined(__SSE2__)
-#include <xmmintrin.h>
-enum { DEFAULT_MXCSR = 0x1f80 }; /* round to nearest, no flushing, exceptions masked */
-#endif
 
 enum { ELEMENTS_WORTH_A_THREAD = 65536 };
 
@@ -21,28 +13,6 @@ typedef struct run_context {
     pfo_plan *plan;
     const pfo_kernel_table *kernels;
 } run_context;
-
-static unsigned
-enter_default_float_environment(void)
-{
-#if defined(__SSE2__)
-    const unsigned before = _mm_getcsr();
-    _mm_setcsr(DEFAULT_MXCSR);
-    return before;
-#else
-    return 0;
-#endif
-}
-
-static void
-leave_default_float_environment(unsigned before)
-{
-#if defined(__SSE2__)
-    _mm_setcsr(before);
-#else
-    (void)before;
-#endif
-}
 
 /* Offset in bytes and number of elements of a chunk within its tensor. */
 static size_t
@@ -59,7 +29,7 @@ norm_chunks(void *context, int64_t begin, int64_t end)
 {
     const run_context *run = context;
     pfo_plan *plan = run->plan;
-    const unsigned environment = enter_default_float_environment();
+    const unsigned environment = pfo_enter_default_floats();
     for (int64_t chunk = begin; chunk < end; chunk++) {
         const int32_t tensor = plan->chunk_tensor[chunk];
         const pfo_plan_entry *entry = &plan->entries[tensor];
@@ -72,7 +42,7 @@ norm_chunks(void *context, int64_t begin, int64_t end)
         const char *grad = (const char *)entry->data[PFO_ROLE_GRAD] + offset;
         run->kernels->norm[entry->dtype](grad, count, &plan->partials[chunk]);
     }
-    leave_default_float_environment(environment);
+    pfo_leave_default_floats(environment);
 }
 
 static void
@@ -80,7 +50,7 @@ update_chunks(void *context, int64_t begin, int64_t end)
 {
     const run_context *run = context;
     const pfo_plan *plan = run->plan;
-    const unsigned environment = enter_default_float_environment();
+    const unsigned environment = pfo_enter_default_floats();
     for (int64_t chunk = begin; chunk < end; chunk++) {
         const int32_t tensor = plan->chunk_tensor[chunk];
         const pfo_plan_entry *entry = &plan->entries[tensor];
@@ -96,7 +66,7 @@ update_chunks(void *context, int64_t begin, int64_t end)
         const pfo_adamw_scalars *scalars = &plan->scalars[plan->scalars_of[tensor]];
         run->kernels->update[plan->op][entry->dtype](scalars, data, count);
     }
-    leave_default_float_environment(environment);
+    pfo_leave_default_floats(environment);
 }
 
 static void
