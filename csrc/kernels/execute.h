@@ -17,6 +17,10 @@ typedef struct pfo_step_request {
     double step;          /* number of this step, >= 1, for entries without a step count of their own */
     int skip_nonfinite;   /* 1: inf or NaN in any gradient means that nothing at all changes */
     int threads;          /* <= 0: the pool's default */
+    /* For a step on a device, where the host cannot look: one float32 there that gradients are divided by, and one that skips the
+     * step when it is anything but 0; either may be NULL. On the CPU the caller has put them into unscale or not come here. */
+    const float *grad_scale;
+    const float *found_inf;
 } pfo_step_request;
 
 typedef struct pfo_step_result {

@@ -617,15 +617,16 @@ drop_gradients(plan_object *self)
 
 PyDoc_STRVAR(
     plan_step_doc,
-    "step($self, param_groups, state, max_grad_norm, skip_nonfinite, stream=0, /)\n--\n\n"
+    "step($self, param_groups, state, max_grad_norm, skip_nonfinite, stream=0, unscale=1.0, grad_scale=None,\n"
+    "     found_inf=None, /)\n--\n\n"
     "One AdamW step over every parameter that has a gradient, with the GIL released.\n\n"
-    "max_grad_norm is None or a float >= 0, skip_nonfinite a bool, stream the CUDA stream's address (0 on the CPU). On "
-    "a\n"
-    "CUDA device the step is only enqueued and (nan, False, nan) returned: see read(). Returns ``(norm, skipped, "
-    "clip_factor)``, or None\n"
-    "when the containers hold other tensors than those the plan was made from (nothing has changed then: make a\n"
-    "new plan). Raises TypeError or ValueError for a gradient of another dtype, device, shape or memory order, and\n"
-    "RuntimeError when another thread is stepping this plan.");
+    "max_grad_norm is None or a float >= 0, skip_nonfinite a bool, stream the CUDA stream's address (0 on the CPU).\n"
+    "Gradients are multiplied by unscale and, on a CUDA device, divided by the float32 in grad_scale; there, anything\n"
+    "but 0 in found_inf skips the step (both None or tensors of one element on that device, None on the CPU). On a\n"
+    "CUDA device the step is only enqueued and (nan, False, nan) returned: see read(). Returns ``(norm, skipped,\n"
+    "clip_factor)``, or None when the containers hold other tensors than those the plan was made from (nothing has\n"
+    "changed then: make a new plan). Raises TypeError or ValueError for a gradient of another dtype, device, shape or\n"
+    "memory order, and RuntimeError when another thread is stepping this plan.");
 
 static PyObject *
 run_step(plan_object *self, PyObject *param_groups, PyObject *state, const pfo_step_request *request, void *stream)
@@ -653,31 +654,76 @@ run_step(plan_object *self, PyObject *param_groups, PyObject *state, const pfo_s
     return Py_BuildValue("(dNd)", result.norm, PyBool_FromLong(result.skipped), result.clip_factor);
 }
 
+/* None, or a tensor of one float32 on the plan's CUDA device. 0, or -1 with an exception. */
+static int
+read_device_number(plan_object *self, PyObject *object, const char *name, const float **number)
+{
+    pfo_tensor_arg arg;
+    *number = NULL;
+    if (object == Py_None) {
+        return 0;
+    }
+    if (self->run == NULL) {
+        PyErr_Format(PyExc_ValueError, "%s is a %.80s; accepted for a plan on the CPU: None", name,
+                     Py_TYPE(object)->tp_name);
+        return -1;
+    }
+    if (pfo_tensor_arg_from_tensor(self->module_state, object, name, 0, &arg) < 0 ||
+        check_device(self, object, name, 0, &arg) < 0) {
+        return -1;
+    }
+    if (arg.count != 1) {
+        return pfo_tensor_arg_fail(PyExc_ValueError, object, name, 0, "accepted: one element");
+    }
+    *number = arg.data;
+    return 0;
+}
+
+/* Arguments 2 and 3, and those of 5 to 7 that are there. 0, or -1 with an exception. */
+static int
+read_request(plan_object *self, PyObject *const *args, Py_ssize_t count, pfo_step_request *request)
+{
+    *request = (pfo_step_request){ .max_grad_norm = -1.0, .unscale = 1.0 };
+    if (args[2] != Py_None) {
+        request->max_grad_norm = PyFloat_AsDouble(args[2]);
+        if (request->max_grad_norm == -1.0 && PyErr_Occurred()) {
+            return -1;
+        }
+        if (!(request->max_grad_norm >= 0.0)) {
+            PyErr_Format(PyExc_ValueError, "max_grad_norm=%R; accepted: None or a number >= 0", args[2]);
+            return -1;
+        }
+    }
+    request->skip_nonfinite = PyObject_IsTrue(args[3]);
+    if (request->skip_nonfinite < 0) {
+        return -1;
+    }
+    if (count > 5) {
+        request->unscale = PyFloat_AsDouble(args[5]);
+        if (request->unscale == -1.0 && PyErr_Occurred()) {
+            return -1;
+        }
+    }
+    if (count > 6 && read_device_number(self, args[6], "grad_scale", &request->grad_scale) < 0) {
+        return -1;
+    }
+    return count > 7 ? read_device_number(self, args[7], "found_inf", &request->found_inf) : 0;
+}
+
 static PyObject *
 plan_step(PyObject *op, PyObject *const *args, Py_ssize_t count)
 {
     plan_object *self = (plan_object *)op;
-    if (count != 4 && count != 5) {
-        PyErr_Format(PyExc_TypeError, "step() takes 4 arguments and an optional stream (%zd given)", count);
+    if (count < 4 || count > 8) {
+        PyErr_Format(PyExc_TypeError, "step() takes 4 to 8 arguments (%zd given)", count);
         return NULL;
     }
-    void *stream = count == 5 ? PyLong_AsVoidPtr(args[4]) : NULL;
+    void *stream = count > 4 ? PyLong_AsVoidPtr(args[4]) : NULL;
     if (check_containers(args[0], args[1]) < 0 || (stream == NULL && PyErr_Occurred())) {
         return NULL;
     }
-    pfo_step_request request = { .max_grad_norm = -1.0, .unscale = 1.0 };
-    if (args[2] != Py_None) {
-        request.max_grad_norm = PyFloat_AsDouble(args[2]);
-        if (request.max_grad_norm == -1.0 && PyErr_Occurred()) {
-            return NULL;
-        }
-        if (!(request.max_grad_norm >= 0.0)) {
-            PyErr_Format(PyExc_ValueError, "max_grad_norm=%R; accepted: None or a number >= 0", args[2]);
-            return NULL;
-        }
-    }
-    request.skip_nonfinite = PyObject_IsTrue(args[3]);
-    if (request.skip_nonfinite < 0) {
+    pfo_step_request request;
+    if (read_request(self, args, count, &request) < 0) {
         return NULL;
     }
     if (self->running) {
@@ -788,6 +834,14 @@ plan_workspace_bytes(PyObject *op, void *unused)
     return PyLong_FromLongLong(((const plan_object *)op)->workspace_bytes);
 }
 
+static PyObject *
+plan_nonfinite_word(PyObject *op, void *unused)
+{
+    (void)op;
+    (void)unused;
+    return PyLong_FromSize_t(offsetof(pfo_backend_state, nonfinite) / sizeof(int32_t));
+}
+
 PyDoc_STRVAR(plan_written_doc,
              "written($self, /)\n--\n\n"
              "List of the large tensors the last step wrote (each parameter that had a gradient and its two moments),\n"
@@ -894,6 +948,9 @@ static PyMethodDef plan_methods[] = {
 static PyGetSetDef plan_getset[] = {
     { "device", plan_device, NULL, "Index of the CUDA device all tensors are on, or -1 on the CPU.", NULL },
     { "workspace_bytes", plan_workspace_bytes, NULL, "Bytes of device memory start() needs; 0 on the CPU.", NULL },
+    { "nonfinite_word", plan_nonfinite_word, NULL,
+      "Where, counted in int32, a step on a CUDA device leaves in its workspace whether a gradient had an inf or NaN.",
+      NULL },
     { NULL, NULL, NULL, NULL, NULL },
 };
 
