@@ -100,6 +100,8 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
     """
     listed, grads = _gradients_of(parameters, warn=False)
     limit = float(clip_value)
+    if not grads:
+        return
     if for_kernels(grads):
         try:
             written = _train.clamp_grads(grads, -limit, limit)
