@@ -326,7 +326,7 @@ def _has_gradients(optimizer: torch.optim.Optimizer) -> bool:
 def _sum_on(device: torch.device, found: Iterable[Tensor]) -> Tensor:
     total = torch.zeros((), dtype=torch.float32, device=device)
     for tensor in found:
-        total.add_(tensor.to(device, non_blocking=True))
+        total.add_(tensor.to(device=device, non_blocking=True))
     return total
 
 

@@ -52,7 +52,7 @@ class LossScale(NamedTuple):
         """Tells the scaler: ``nonfinite`` is a number or a one-element tensor, anything but 0 if a gradient was inf or NaN."""
         if isinstance(self.found_inf, Tensor):
             if isinstance(nonfinite, Tensor):
-                nonfinite = nonfinite.reshape(self.found_inf.shape).to(self.found_inf.device, non_blocking=True)
+                nonfinite = nonfinite.reshape(self.found_inf.shape).to(device=self.found_inf.device, non_blocking=True)
             self.found_inf.add_(nonfinite)
 
 
