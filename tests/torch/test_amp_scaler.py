@@ -566,6 +566,7 @@ def test_the_rule_on_a_device_gives_the_bits_of_the_rule_on_the_host(
 # ---- Real training ---------------------------------------------------------------------------------
 
 
+@pytest.mark.spec("S3-01")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_autocast_training_follows_torchs_scaler(dtype: str) -> None:
     losses, counts = [], []
