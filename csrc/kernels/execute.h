@@ -19,8 +19,8 @@ typedef struct pfo_step_request {
     int threads;          /* <= 0: the pool's default */
     /* For a step on a device, where the host cannot look: one float32 there that gradients are divided by, and one that skips the
      * step when it is anything but 0; either may be NULL. On the CPU the caller has put them into unscale or not come here. */
-    const float *grad_scale;
-    const float *found_inf;
+    const float *device_grad_scale;
+    const float *device_found_inf;
 } pfo_step_request;
 
 typedef struct pfo_step_result {

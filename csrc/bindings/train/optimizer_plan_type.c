@@ -704,10 +704,10 @@ read_request(plan_object *self, PyObject *const *args, Py_ssize_t count, pfo_ste
             return -1;
         }
     }
-    if (count > 6 && read_device_number(self, args[6], "grad_scale", &request->grad_scale) < 0) {
+    if (count > 6 && read_device_number(self, args[6], "grad_scale", &request->device_grad_scale) < 0) {
         return -1;
     }
-    return count > 7 ? read_device_number(self, args[7], "found_inf", &request->found_inf) : 0;
+    return count > 7 ? read_device_number(self, args[7], "found_inf", &request->device_found_inf) : 0;
 }
 
 static PyObject *
