@@ -19,6 +19,9 @@ PFO_FILE_kernels_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfm
 PFO_FILE_convert_scalar = -ffp-contract=off
 PFO_FILE_convert_avx2 = -mavx2 -mfma -mf16c -ffp-contract=off
 PFO_FILE_convert_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -ffp-contract=off
+PFO_FILE_scale_scalar = -ffp-contract=off
+PFO_FILE_scale_avx2 = -mavx2 -ffp-contract=off
+PFO_FILE_scale_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -ffp-contract=off -mprefer-vector-width=512
 PFO_FILE_xxh_avx2 = -mavx2
 PFO_FILE_xxh_avx512 = -mavx512f -mavx2
 

@@ -192,6 +192,8 @@ pfo_execute_device_step(pfo_device_run *run, const pfo_options *groups, const fl
     const pfo_backend_step step = {
         .max_grad_norm = request->max_grad_norm,
         .unscale = request->unscale,
+        .grad_scale = request->device_grad_scale,
+        .found_inf = request->device_found_inf,
         .groups = run->groups,
         .skip_nonfinite = request->skip_nonfinite,
     };

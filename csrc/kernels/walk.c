@@ -1,19 +1,10 @@
-/* walk.c: see walk.h.
- *
- * The floating point environment is part of the result: a caller that flushes denormals (torch.set_flush_denormal, a library
- * built with -ffast-math) would make its own thread's chunks differ from the workers', so every range runs under the default
- * environment and restores the caller's.
- */
+/* walk.c: see walk.h. */
 #include "kernels/walk.h"
 
+#include "kernels/float_environment.h"
 #include "kernels/rounding_math.h"
 
 #include <string.h>
-
-#if defined(__SSE2__)
-#include <xmmintrin.h>
-enum { DEFAULT_MXCSR = 0x1f80 }; /* round to nearest, no flushing, exceptions masked */
-#endif
 
 /* Elements of a tile: five images of it fill 20 KiB. Whole blocks of scales and whole turns of the norm's lanes. */
 enum { TILE_ELEMENTS = 1024 };
@@ -34,28 +25,6 @@ typedef struct span {
     int64_t first;
     int64_t count;
 } span;
-
-static unsigned
-enter_default_float_environment(void)
-{
-#if defined(__SSE2__)
-    const unsigned before = _mm_getcsr();
-    _mm_setcsr(DEFAULT_MXCSR);
-    return before;
-#else
-    return 0;
-#endif
-}
-
-static void
-leave_default_float_environment(unsigned before)
-{
-#if defined(__SSE2__)
-    _mm_setcsr(before);
-#else
-    (void)before;
-#endif
-}
 
 static span
 span_of_chunk(const pfo_plan *plan, int64_t chunk, int32_t tensor)
@@ -136,13 +105,13 @@ pfo_walk_norm(void *context, int64_t begin, int64_t end)
 {
     const pfo_walk *walk = context;
     pfo_plan *plan = walk->plan;
-    const unsigned environment = enter_default_float_environment();
+    const unsigned environment = pfo_enter_default_floats();
     for (int64_t chunk = begin; chunk < end; chunk++) {
         const int32_t tensor = plan->chunk_tensor[chunk];
         const span whole = span_of_chunk(plan, chunk, tensor);
         plan->partials[chunk] = whole.entry->has_grad ? norm_of_span(walk, &whole) : (pfo_norm_partial){ 0.0, 0 };
     }
-    leave_default_float_environment(environment);
+    pfo_leave_default_floats(environment);
 }
 
 /* ---- Pass 2 ---------------------------------------------------------------------------------- */
@@ -221,7 +190,7 @@ pfo_walk_update(void *context, int64_t begin, int64_t end)
 {
     const pfo_walk *walk = context;
     const pfo_plan *plan = walk->plan;
-    const unsigned environment = enter_default_float_environment();
+    const unsigned environment = pfo_enter_default_floats();
     tile images;
     for (int64_t chunk = begin; chunk < end; chunk++) {
         const int32_t tensor = plan->chunk_tensor[chunk];
@@ -239,7 +208,7 @@ pfo_walk_update(void *context, int64_t begin, int64_t end)
             update_tile(walk, scalars, &at, &images);
         }
     }
-    leave_default_float_environment(environment);
+    pfo_leave_default_floats(environment);
 }
 
 void

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from perfopt._train import OptimizerPlan
+from perfopt.optim._loss_scale import LossScale
 
 __all__ = ["AdamW"]
 
@@ -31,6 +32,9 @@ class AdamW(torch.optim.AdamW):
     the device. It can be captured into a CUDA graph after one step outside; ``lr`` as a tensor on the device then follows
     its changes.
     Parameters that a skipped step met for the first time keep their new (zero) state there.
+
+    Under ``torch.amp.GradScaler`` and ``perfopt.amp.GradScaler`` the step unscales, looks for inf and NaN and clips in its own
+    two passes; ``max_grad_norm`` is for the unscaled gradients. A step that the scaler skips counts in ``skipped_steps``.
 
     Args:
         params: parameters, or dicts of parameter groups with their own ``lr``, ``betas``, ``eps``, ``weight_decay`` and
@@ -52,6 +56,9 @@ class AdamW(torch.optim.AdamW):
         TypeError: at a step: a tensor that is not float32. Nothing has changed when a step raises.
         RuntimeError: at the first step: CUDA parameters without a CUDA backend (the message has the reason).
     """
+
+    _step_supports_amp_scaling = True  # grad_scale and found_inf are obeyed: torch's GradScaler unscales nothing
+    _finds_inf = True  # and found_inf is answered: perfopt.amp.GradScaler does not look either
 
     def __init__(
         self,
@@ -81,6 +88,7 @@ class AdamW(torch.optim.AdamW):
         self._skipped_steps = 0
         self._last_grad_norm: float | None = None
         self._plan: OptimizerPlan | None = None
+        self._workspace: Tensor | None = None  # of a plan on a CUDA device
         self._adopted: Any = None  # a torch.optim.AdamW
 
     @property
@@ -170,44 +178,73 @@ class AdamW(torch.optim.AdamW):
         return loss
 
     def _step_once(self) -> None:
+        scaling = LossScale.of(self)
+        if scaling.skips_on_host(self._device()):
+            self._skipped_steps += 1
+            self._last_grad_norm = None
+            return
         created: list[Tensor] = []
         try:
-            norm, skipped, _ = self._run(created)
+            norm, skipped, _ = self._run(created, scaling)
         except BaseException:
             self._forget_state([param for param in created if not self._has_stepped(param)])
             raise
-        self._last_grad_norm = norm if self.skip_nonfinite or self.max_grad_norm is not None else None
+        self._last_grad_norm = norm if self._looks(scaling) or self.max_grad_norm is not None else None
         if skipped:
+            scaling.add_overflow(1.0)
             self._skipped_steps += 1
             self._forget_state(created)
         else:
             assert self._plan is not None
             torch.autograd.graph.increment_version(self._plan.written())
 
-    def _run(self, created: list[Tensor]) -> tuple[float, bool, float]:
+    def _looks(self, scaling: LossScale) -> bool:
+        """Whether this step checks for inf and NaN: always when it unscales, for nobody else has looked then."""
+        return self.skip_nonfinite or scaling.grad_scale is not None
+
+    def _device(self) -> torch.device:
+        """Where the parameters are; the CPU while there are none."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                return torch.device(param.device)
+        return torch.device("cpu")
+
+    def _run(self, created: list[Tensor], scaling: LossScale) -> tuple[float, bool, float]:
         """The step itself; parameters that get their first state are appended to ``created``."""
         if self._plan is not None:
-            result = self._step_plan(self._plan)
+            result = self._step_plan(self._plan, scaling)
             if result is not None:
                 return result
         self._normalize_steps()
         self._create_state(created)
-        result = self._step_plan(self._make_plan())
+        result = self._step_plan(self._make_plan(), scaling)
         if result is None:
             raise RuntimeError("the optimizer's parameters or state changed during a step")
         return result
 
-    def _step_plan(self, plan: OptimizerPlan) -> tuple[float, bool, float] | None:
-        stream = 0 if plan.device < 0 else torch.cuda.current_stream(plan.device).cuda_stream
-        return plan.step(self.param_groups, self.state, self.max_grad_norm, self.skip_nonfinite, stream)
+    def _step_plan(self, plan: OptimizerPlan, scaling: LossScale) -> tuple[float, bool, float] | None:
+        looks = self._looks(scaling)
+        if plan.device < 0:
+            scale = scaling.number()
+            return plan.step(self.param_groups, self.state, self.max_grad_norm, looks, 0, grad_scale=scale)
+        stream = torch.cuda.current_stream(plan.device).cuda_stream
+        grad_scale, found_inf = scaling.on_device(self._device())
+        result = plan.step(
+            self.param_groups, self.state, self.max_grad_norm, looks, stream, grad_scale=grad_scale, found_inf=found_inf
+        )
+        if result is not None and looks:
+            assert self._workspace is not None
+            scaling.add_overflow(self._workspace.view(torch.int32)[plan.nonfinite_word])
+        return result
 
     def _make_plan(self) -> OptimizerPlan:
         plan = OptimizerPlan("adamw", self.param_groups, self.state)
+        workspace: Tensor | None = None
         if plan.device >= 0:
             workspace = torch.empty(-(-plan.workspace_bytes // 4), dtype=torch.float32, device=f"cuda:{plan.device}")
             plan.start(workspace, torch.cuda.current_stream(plan.device).cuda_stream)
         self._drop_plan()
-        self._plan = plan
+        self._plan, self._workspace = plan, workspace
         return plan
 
     def _read_device(self) -> tuple[float, float, bool, int, int] | None:
@@ -220,7 +257,7 @@ class AdamW(torch.optim.AdamW):
         """Lets the plan go and keeps what it has counted."""
         if self._plan is not None and self._plan.device >= 0:
             self._skipped_steps, self._last_grad_norm = self.skipped_steps, self.last_grad_norm
-        self._plan = None
+        self._plan, self._workspace = None, None
 
     def _create_state(self, created: list[Tensor]) -> None:
         for group in self.param_groups:

@@ -181,3 +181,137 @@ assert theirs.state[a[0]]["step"].device.type == "cpu"
 """,
         backend="nodriver",
     )
+
+
+# Whatever asks a tensor on the device for its value waits for it.
+NO_WAITING = """
+from perfopt.amp import GradScaler
+waiting_is_allowed = True
+def guard(name):
+    plain = getattr(torch.Tensor, name)
+    def call(self, *args):
+        assert waiting_is_allowed, name
+        return plain(self.as_subclass(torch.Tensor), *args)
+    setattr(Cuda, name, call)
+for name in ("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "numpy", "cpu"):
+    guard(name)
+torch.full = on_fake_device(torch.full)
+move = torch.Tensor.to
+torch.Tensor.to = lambda self, *args, **kwargs: (  # torch's scaler gives the device by position
+    move(self, *args[1:], device=args[0], **kwargs) if args and isinstance(args[0], torch.device) else move(self, *args, **kwargs)
+)
+
+def train(scaler, optimizer, params, steps, explicit=()):
+    global waiting_is_allowed
+    scales = []
+    scaler.scale(torch.ones(()).as_subclass(type(params[0])))
+    for step in steps:
+        give_grads(params, step, nonfinite=step in (1, 3, 4))
+        waiting_is_allowed = False
+        if step in explicit:
+            scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        waiting_is_allowed = True
+        scales.append(scaler.get_scale())
+    return scales
+"""
+
+
+def test_a_scaler_gives_the_host_s_steps_and_never_waits(tmp_path: Path):
+    run(
+        tmp_path,
+        NO_WAITING
+        + """
+options = dict(init_scale=16.0, growth_interval=2, hysteresis=2, max_scale=24.0)
+for explicit in ((), (0, 3, 6)):
+    a, cpu = make(AdamW, "cpu", max_grad_norm=1.0)
+    b, gpu = make(AdamW, "cuda", max_grad_norm=1.0)
+    on_host, on_device = GradScaler("cpu", **options), GradScaler("cpu", **options)
+    scales = train(on_host, cpu, a, range(9), explicit)
+    assert scales == [16.0, 16.0, 16.0, 16.0, 8.0, 8.0, 16.0, 16.0, 24.0], scales
+    assert train(on_device, gpu, b, range(9), explicit) == scales
+    equal(a, b, cpu, gpu)
+    assert on_device._device_counts is not None and on_host._device_counts is None
+    assert on_device.skipped_steps == on_host.skipped_steps == gpu.skipped_steps == cpu.skipped_steps == 3
+    assert on_device.state_dict() == on_host.state_dict()
+    resumed = GradScaler("cpu", **options)
+    resumed.load_state_dict(on_device.state_dict())
+    assert copy.deepcopy(on_device).state_dict() == resumed.state_dict() == on_host.state_dict()
+""",
+    )
+
+
+def test_torchs_scaler_and_a_found_inf_of_two_are_obeyed(tmp_path: Path):
+    run(
+        tmp_path,
+        NO_WAITING
+        + """
+a, cpu = make(AdamW, "cpu", max_grad_norm=1.0)
+b, gpu = make(AdamW, "cuda", max_grad_norm=1.0)
+assert train(torch.amp.GradScaler("cpu"), cpu, a, range(6)) == train(torch.amp.GradScaler("cpu"), gpu, b, range(6))
+equal(a, b, cpu, gpu)
+before = [p.clone() for p in b]
+give_grads(b, 7)
+for value in (2.0, torch.tensor(2.0).as_subclass(Cuda), torch.tensor([1.0], dtype=torch.float64).as_subclass(Cuda)):
+    gpu.found_inf = value
+    gpu.step()
+    assert all(torch.equal(p, q) for p, q in zip(before, b, strict=True))
+gpu.found_inf = torch.tensor(0.0).as_subclass(Cuda)
+gpu.step()
+assert float(gpu.found_inf) == 0 and not torch.equal(before[0], b[0])
+give_grads(b, 8, nonfinite=True)
+gpu.step()
+assert float(gpu.found_inf) == 1
+""",
+    )
+
+
+def test_the_floor_is_watched_without_waiting(tmp_path: Path):
+    run(
+        tmp_path,
+        NO_WAITING
+        + """
+class Event:  # the copy arrives two looks after it was made
+    def record(self): self.looks = 0
+    def query(self): self.looks += 1; return self.looks > 1
+torch.cuda.Event = Event
+torch.cuda.is_current_stream_capturing = lambda: False
+Cuda.is_cuda = property(lambda self: True)
+make_zeros = torch.zeros
+torch.zeros = lambda *args, pin_memory=False, **kwargs: make_zeros(*args, **kwargs)
+b, gpu = make(AdamW, "cuda")
+scaler = GradScaler("cpu", init_scale=4.0, min_scale=1.0)
+told = []
+scaler.scale(torch.ones(()).as_subclass(Cuda))
+for step in range(40):
+    give_grads(b, 0, nonfinite=True)
+    waiting_is_allowed = False
+    try:
+        scaler.step(gpu)
+        scaler.update()
+    except FloatingPointError as error:
+        assert "min_scale=1.0" in str(error)
+        told.append(step)
+    waiting_is_allowed = True
+assert scaler.get_scale() == 1.0 and scaler.skipped_steps == 40
+assert told and told[0] == 17, told  # looked at after 16 updates, there two later
+""",
+    )
+
+
+def test_numbers_for_the_device_are_checked(tmp_path: Path):
+    run(
+        tmp_path,
+        """
+b, gpu = make(AdamW, "cuda")
+give_grads(b, 0)
+gpu.step()
+for value, text in ((torch.ones(2).as_subclass(Cuda), "found_inf[0]"), (torch.ones(()), "found_inf[0]")):
+    try:
+        gpu._plan.step(gpu.param_groups, gpu.state, None, True, 0x70, found_inf=value)
+        raise SystemExit("no error")
+    except ValueError as error:
+        assert text in str(error), error
+""",
+    )

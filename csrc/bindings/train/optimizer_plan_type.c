@@ -229,9 +229,20 @@ static PyMethodDef plan_methods[] = {
     { NULL, NULL, 0, NULL },
 };
 
+static PyObject *
+plan_nonfinite_word(PyObject *op, void *unused)
+{
+    (void)op;
+    (void)unused;
+    return PyLong_FromSize_t(offsetof(pfo_backend_state, nonfinite) / sizeof(int32_t));
+}
+
 static PyGetSetDef plan_getset[] = {
     { "device", plan_device, NULL, "Index of the CUDA device all tensors are on, or -1 on the CPU.", NULL },
     { "workspace_bytes", plan_workspace_bytes, NULL, "Bytes of device memory start() needs; 0 on the CPU.", NULL },
+    { "nonfinite_word", plan_nonfinite_word, NULL,
+      "Where, counted in int32, a step on a CUDA device leaves in its workspace whether a gradient had an inf or NaN.",
+      NULL },
     { NULL, NULL, NULL, NULL, NULL },
 };
 

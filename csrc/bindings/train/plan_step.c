@@ -309,15 +309,34 @@ read_counter(PyObject *object, const char *name, uint64_t limit, uint64_t *numbe
     return 0;
 }
 
+/* A tensor of one float32 on the plan's CUDA device, which the host does not wait for. */
+static int
+read_device_number(plan_object *self, PyObject *object, const char *name, const float **number)
+{
+    pfo_tensor_arg arg;
+    if (pfo_tensor_arg_from_tensor(self->module_state, object, name, 0, PFO_ACCEPT_FLOAT32, &arg) < 0 ||
+        pfo_plan_object_check_device(self, object, name, 0, &arg) < 0) {
+        return -1;
+    }
+    if (arg.count != 1) {
+        return pfo_tensor_arg_fail(PyExc_ValueError, object, name, 0, "accepted: one element");
+    }
+    *number = arg.data;
+    return 0;
+}
+
 /* One keyword of step(). None is as if it were not given. */
 static int
-read_keyword(const plan_object *self, PyObject *name, PyObject *value, pfo_step_request *request)
+read_keyword(plan_object *self, PyObject *name, PyObject *value, pfo_step_request *request)
 {
     const pfo_train_state *state = self->module_state;
     if (value == Py_None) {
         return 0;
     }
     if (PyUnicode_Compare(name, state->string.found_inf) == 0) {
+        if (self->run != NULL && !PyFloat_Check(value) && !PyLong_Check(value)) {
+            return read_device_number(self, value, "found_inf", &request->device_found_inf);
+        }
         double found;
         if (read_double(value, &found) < 0) {
             return -1;
@@ -326,6 +345,9 @@ read_keyword(const plan_object *self, PyObject *name, PyObject *value, pfo_step_
         return 0;
     }
     if (PyUnicode_Compare(name, state->string.grad_scale) == 0) {
+        if (self->run != NULL && !PyFloat_Check(value) && !PyLong_Check(value)) {
+            return read_device_number(self, value, "grad_scale", &request->device_grad_scale);
+        }
         return read_grad_scale(value, request);
     }
     if (PyUnicode_Compare(name, state->string.ema_decay) == 0) {
@@ -351,8 +373,8 @@ read_keyword(const plan_object *self, PyObject *name, PyObject *value, pfo_step_
 
 /* Reads all arguments but the containers; numbers may run user code. */
 static int
-read_request(const plan_object *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
-             pfo_step_request *request, void **stream)
+read_request(plan_object *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords, pfo_step_request *request,
+             void **stream)
 {
     *stream = count == 5 ? PyLong_AsVoidPtr(args[4]) : NULL;
     if ((*stream == NULL && PyErr_Occurred()) || read_max_grad_norm(args[2], request) < 0) {
@@ -378,7 +400,9 @@ const char pfo_plan_object_step_doc[] =
     "     ema_decay=None, zero_grads=False, stochastic_rounding=False, seed=0, rounding_step=0)\n--\n\n"
     "One step over every parameter that has a gradient, with the GIL released.\n\n"
     "max_grad_norm is None or a float >= 0, skip_nonfinite a bool, stream the CUDA stream's address (0 on the CPU).\n"
-    "found_inf: anything but 0 skips the step. grad_scale: gradients are divided by it first. ema_decay: of the\n"
+    "found_inf: anything but 0 skips the step. grad_scale: gradients are divided by it first. Both are numbers or, on "
+    "a\n"
+    "CUDA device, tensors of one float32 there, which nobody waits for. ema_decay: of the\n"
     "averages kept under 'ema' (None: 0, the average becomes the weight). zero_grads: gradients are zero afterwards, "
     "also\n"
     "when the step was skipped. stochastic_rounding: what is stored below 32 bits is rounded at random, by bits that\n"
