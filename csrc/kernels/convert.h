@@ -5,11 +5,12 @@
  *
  * Every variant gives the bits of the scalar reference (convert_scalar.c), which is convert_math.h, quantize_math.h and
  * philox_math.h element by element; those headers compile as CUDA too.
- * - Rounding is to nearest, ties to even, or stochastic where asked for (bfloat16 and float16): up with the probability of the
- *   dropped fraction. NaN stays NaN (quiet, sign kept) and infinity infinity under both. bfloat16 and float16 overflow to infinity, as IEEE
+ * - Rounding is to nearest, ties to even, or stochastic where asked for (every dtype but float32): up with the probability of the
+ *   dropped fraction (to 2^-16). NaN stays NaN (quiet, sign kept) and infinity infinity under both. bfloat16 and float16 overflow to infinity, as IEEE
  *   754 says; float8_e4m3fn (which has no infinity) and float8_e5m2 do what torch's conversion does, or saturate (saturate == 1).
  * - Random bits are counter-based (Philox4x32-10; Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011): a function
  *   of seed, stream and the element's index alone, whatever the threads, the tile or the variant.
+ * - Moments in 8 bits want stochastic rounding: to nearest, a second moment that changes by a thousandth a step would stand still.
  * - BLOCK8 and UBLOCK8 also read or write scales[], one float32 per PFO_SCALE_BLOCK elements; the first element given is the first
  *   of a block.
  * Threads: tables are constant; functions are pure over the caller's memory. Nothing here allocates or fails.

@@ -1,0 +1,8 @@
+/* convert_avx2.c: no conversions of this level yet. */
+#include "kernels/convert.h"
+
+const pfo_convert_table *
+pfo_converters_avx2(void)
+{
+    return pfo_converters_scalar();
+}
