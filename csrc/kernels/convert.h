@@ -10,8 +10,9 @@
  *   754 says; float8_e4m3fn (which has no infinity) and float8_e5m2 do what torch's conversion does, or saturate (saturate == 1).
  * - Random bits are counter-based (Philox4x32-10; Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011): a function
  *   of seed, stream and the element's index alone, whatever the threads, the tile or the variant.
- * - Moments in 8 bits want stochastic rounding: to nearest, a second moment that changes by a thousandth a step would stand still.
- * - BLOCK8 and UBLOCK8 also read or write scales[], one float32 per PFO_SCALE_BLOCK elements; the first element given is the first
+ * - Second moments in 8 bits (UBLOCK8) want stochastic rounding: to nearest, what changes by a thousandth a step stands still. First moments and
+ *   momentum (BLOCK8) do best to nearest (docs/kernels.md, "8-bit state").
+ * - BLOCK8 and UBLOCK8 also read or write scales[], one float32 per PFO_SCALE_BLOCK elements, whose bits are part of the code (copy them, do no arithmetic with them); the first element given is the first
  *   of a block.
  * Threads: tables are constant; functions are pure over the caller's memory. Nothing here allocates or fails.
  */
