@@ -22,6 +22,21 @@ def adamw_step(
     maximize: bool = False,
     skip_nonfinite: bool = True,
 ) -> tuple[float, bool, float]: ...
+def convert(
+    source: NDArray[Any],
+    source_dtype: str,
+    source_scales: NDArray[np.float32] | None,
+    out: NDArray[Any],
+    out_dtype: str,
+    out_scales: NDArray[np.float32] | None,
+    saturate: bool,
+    stochastic: bool,
+    seed: int,
+    stream: int,
+    /,
+) -> None: ...
+def scale(array: NDArray[Any], dtype: str, factor: float, /) -> bool: ...
+def from_dlpack(object: Any, name: str, /) -> tuple[NDArray[Any], str]: ...
 
 @final
 class OptimizerPlan:

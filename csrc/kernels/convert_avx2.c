@@ -1,8 +1,9 @@
-/* convert_avx2.c: eight elements at a time. Entered only after cpu.h said yes; built with its own flags (csrc/flags.mk).
+/* convert_avx2.c: eight elements at a time. Entered only after cpu.h said yes; built with its own flags
+ * (csrc/flags.mk).
  *
- * Same bits as the reference; float16 uses F16C, whose NaN rule is the reference's. Whole vectors go through the code below, what is left of an
- * array through the reference's element functions by way of its table. Each loop is written once over a dtype and compiled once a dtype:
- * `dtype` and `stochastic` are constants wherever they are tested.
+ * Same bits as the reference; float16 uses F16C, whose NaN rule is the reference's. Whole vectors go through the
+ * code below, what is left of an array through the reference's element functions by way of its table. Each loop is
+ * written once over a dtype and compiled once a dtype: `dtype` and `stochastic` are constants wherever they are tested.
  */
 #include "kernels/convert.h"
 
@@ -19,7 +20,8 @@ enum { LANES = 8, GROUP = 32, CACHE_LINE = 64 };
 
 /* ---- random bits ---- */
 
-/* One round on four counters, a word in the lower half of each 64-bit lane; the upper halves hold what no operation reads. */
+/* One round on four counters, a word in the lower half of each 64-bit lane; the upper halves hold what no operation
+ * reads. */
 ALWAYS_INLINE void
 philox_round(__m256i c[4], __m256i key_0, __m256i key_1)
 {
@@ -289,8 +291,9 @@ load_vectors(pfo_dtype dtype, const uint8_t *from, const block_words *block, flo
     return i;
 }
 
-/* As many whole groups as there are; gives their number of elements. With stochastic == 1 rounding->first is a multiple of
- * PFO_PHILOX_ELEMENTS, with stream == 1 to is aligned to a vector. block is unused for dtypes without blocks. */
+/* As many whole groups as there are; gives their number of elements. With stochastic == 1 rounding->first is a
+ * multiple of PFO_PHILOX_ELEMENTS, with stream == 1 to is aligned to a vector. block is unused for dtypes without
+ * blocks. */
 ALWAYS_INLINE int64_t
 store_groups(pfo_dtype dtype, const float *from, uint8_t *to, const block_words *block, int64_t count,
              const pfo_rounding *rounding, int stochastic, int stream)
@@ -401,8 +404,9 @@ bits_at(const float *from, int64_t i, int64_t count)
     return _mm256_maskload_epi32((const void *)(from + i), _mm256_cmpgt_epi32(_mm256_set1_epi32((int)left), lane));
 }
 
-/* What the reference finds of a block in three loops; integers, so that no order matters. Magnitudes are positive as signed numbers,
- * and so are those moved up by a few exponents, but for numbers so large that they are neither small nor tiny. */
+/* What the reference finds of a block in three loops; integers, so that no order matters. Magnitudes are positive as
+ * signed numbers, and so are those moved up by a few exponents, but for numbers so large that they are neither small
+ * nor tiny. */
 static uint32_t
 judge_block8(const float *from, int64_t count, uint32_t *largest_bits)
 {

@@ -1,8 +1,10 @@
-/* convert_avx512.c: sixteen elements at a time. Entered only after cpu.h said yes; built with its own flags (csrc/flags.mk).
+/* convert_avx512.c: sixteen elements at a time. Entered only after cpu.h said yes; built with its own flags
+ * (csrc/flags.mk).
  *
- * Same bits as the reference. float16 uses the processor's conversion to nearest, whose NaN rule is the reference's; bfloat16 does not:
- * VCVTNEPS2BF16 flushes denormals, and five integer operations keep up with the memory anyway. Tails use masked loads and stores.
- * Each loop is written once over a dtype and compiled once a dtype: `dtype` and `stochastic` are constants wherever they are tested.
+ * Same bits as the reference. float16 uses the processor's conversion to nearest, whose NaN rule is the reference's;
+ * bfloat16 does not: VCVTNEPS2BF16 flushes denormals, and five integer operations keep up with the memory anyway.
+ * Tails use masked loads and stores. Each loop is written once over a dtype and compiled once a dtype: `dtype` and
+ * `stochastic` are constants wherever they are tested.
  */
 #include "kernels/convert.h"
 
@@ -25,7 +27,8 @@ first_lanes(int64_t count) /* pre: count >= 0; 16 and more are all */
 
 /* ---- random bits ---- */
 
-/* One round on eight counters, a word in the lower half of each 64-bit lane; the upper halves hold what no operation reads. */
+/* One round on eight counters, a word in the lower half of each 64-bit lane; the upper halves hold what no operation
+ * reads. */
 ALWAYS_INLINE void
 philox_round(__m512i c[4], __m512i key_0, __m512i key_1)
 {
@@ -299,8 +302,8 @@ load_all(pfo_dtype dtype, const void *from, const block_words *block, float *to,
     }
 }
 
-/* Elements [0, count); with stochastic == 1 rounding->first is a multiple of GROUP, with stream == 1 to is a cache line's first byte. block
- * is unused for dtypes without blocks. */
+/* Elements [0, count); with stochastic == 1 rounding->first is a multiple of GROUP, with stream == 1 to is a cache
+ * line's first byte. block is unused for dtypes without blocks. */
 ALWAYS_INLINE void
 store_all(pfo_dtype dtype, const float *from, uint8_t *to, const block_words *block, int64_t count,
           const pfo_rounding *rounding, int stochastic, int saturate, int stream)
@@ -340,7 +343,8 @@ store_all(pfo_dtype dtype, const float *from, uint8_t *to, const block_words *bl
     }
 }
 
-/* The elements before the first that starts a cache line of `to` (stream), or whose index starts a group of random words. */
+/* The elements before the first that starts a cache line of `to` (stream), or whose index starts a group of random
+ * words. */
 ALWAYS_INLINE int64_t
 elements_before(pfo_dtype dtype, const void *to, int64_t count, const pfo_rounding *rounding, int stream)
 {

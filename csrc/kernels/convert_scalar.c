@@ -1,6 +1,8 @@
-/* convert_scalar.c: the reference. What a conversion means is what this file does; the other variants repeat it faster, bit for bit.
+/* convert_scalar.c: the reference. What a conversion means is what this file does; the other variants repeat it
+ * faster, bit for bit.
  *
- * One loop a dtype over the element functions of convert_math.h, quantize_math.h and philox_math.h. Built with -ffp-contract=off.
+ * One loop a dtype over the element functions of convert_math.h, quantize_math.h and philox_math.h. Built with
+ * -ffp-contract=off.
  */
 #include "kernels/convert.h"
 

@@ -1,21 +1,24 @@
-/* quantize_math.h: 8-bit optimizer state, one code an element and one float32 scale a block of 256; compiles as C and as CUDA.
+/* quantize_math.h: 8-bit optimizer state, one code an element and one float32 scale a block of 256; compiles as C
+ * and as CUDA.
  *
  * A code is a logarithmic one made of float32's own bits. With y = |x| / scale, in [0, 16),
  *     code = round((bits(y + offset) - bits(offset)) / 2^(23 - width)):
- * float32's bits grow with the logarithm, piecewise linearly, so codes lie 2^width to an octave where y is above the offset, and evenly spaced
- * below it, down to an exact zero. Dropped bits are linear in y within a code, so stochastic rounding is unbiased. Reading is one shift, one
- * addition, one subtraction, one multiplication.
+ * float32's bits grow with the logarithm, piecewise linearly, so codes lie 2^width to an octave where y is above the
+ * offset, and evenly spaced below it, down to an exact zero. Dropped bits are linear in y within a code, so
+ * stochastic rounding is unbiased. Reading is one shift, one addition, one subtraction, one multiplication.
  *
- * Each block has the width that its numbers need: few octaves finely, or many coarsely. The width less 3 is kept in the two lowest bits of the
- * scale's fraction. docs/kernels.md ("8-bit state") has what else was tried, with errors and speed.
- * - BLOCK8 (first moments, momentum): a sign bit and 127 magnitudes, width 3 to 5: over 15, 7 or 3 octaves and the even part below. The finest whose
- *   even part holds no more than one in sixteen of the nonzero elements coarsely.
- * - UBLOCK8 (second moments; never negative): 255 magnitudes, width 3 to 6: over 31, 15, 7 or 3 octaves, as the smallest positive x needs. A
- *   positive x never becomes 0, however small: the least code stands for it. (A second moment of 0 beside a first moment that is not
- *   makes the update explode.) Negative x becomes 0.
+ * Each block has the width that its numbers need: few octaves finely, or many coarsely. The width less 3 is kept in
+ * the two lowest bits of the scale's fraction. docs/kernels.md ("8-bit state") has what else was tried, with errors
+ * and speed.
+ * - BLOCK8 (first moments, momentum): a sign bit and 127 magnitudes, width 3 to 5: over 15, 7 or 3 octaves and the
+ *   even part below. The finest whose even part holds no more than one in sixteen of the nonzero elements coarsely.
+ * - UBLOCK8 (second moments; never negative): 255 magnitudes, width 3 to 6: over 31, 15, 7 or 3 octaves, as the
+ *   smallest positive x needs. A positive x never becomes 0, however small: the least code stands for it. (A second
+ *   moment of 0 beside a first moment that is not makes the update explode.) Negative x becomes 0.
  * The largest of a block is kept to 2^-20 of it. Blocks are independent; the last one may be short.
  * - All zero: scale 0, codes 0. Any inf or NaN: scale NaN, codes 0, so the whole block reads as NaN: nothing is hidden.
- * - Scales have a floor, such that the least nonzero code reads as 2^-126 or more, a normal number; magnitudes above 2^127 read as 2^127.
+ * - Scales have a floor, such that the least nonzero code reads as 2^-126 or more, a normal number; magnitudes above
+ *   2^127 read as 2^127.
  * Each operation is one IEEE float32 operation in the order written, without contraction, as in the update headers.
  * Threads: pure functions. Nothing here allocates or fails.
  */

@@ -1,4 +1,5 @@
-/* test_cast.c: whole arrays, cut among threads: as one call of the conversions gives it, whatever the threads, sizes and dtypes; scaling in place. */
+/* test_cast.c: whole arrays, cut among threads: as one call of the conversions gives it, whatever the threads, sizes
+ * and dtypes; scaling in place. */
 #include "kernels/cast.h"
 
 #include "check.h"

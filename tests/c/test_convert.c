@@ -1,5 +1,6 @@
-/* test_convert.c: the element functions against published vectors and an independent rounding in double; every variant this machine can run
- * against the scalar reference, bit for bit; stochastic rounding against its mean; 8-bit blocks and their edges. */
+/* test_convert.c: the element functions against published vectors and an independent rounding in double; every
+ * variant this machine can run against the scalar reference, bit for bit; stochastic rounding against its mean;
+ * 8-bit blocks and their edges. */
 #include "kernels/convert.h"
 
 #include "kernels/convert_math.h"
@@ -204,7 +205,8 @@ static uint8_t codes_wanted[2 * MAX_COUNT + 4 * GUARD], codes_got[2 * MAX_COUNT 
 static float floats_wanted[MAX_COUNT + 2 * GUARD], floats_got[MAX_COUNT + 2 * GUARD];
 static float scales_wanted[BLOCKS], scales_got[BLOCKS];
 
-/* Kind 0: any bits; 1: numbers of a training run; 2: the same with one bad element; 3: zeros, denormals and the largest numbers. */
+/* Kind 0: any bits; 1: numbers of a training run; 2: the same with one bad element; 3: zeros, denormals and the
+ * largest numbers. */
 static void
 fill(int kind, unsigned long long seed)
 {
@@ -338,8 +340,8 @@ stochastic_rounding_does_not_depend_on_the_cut(void)
     }
 }
 
-/* value between two numbers of the format: each is taken with its probability. n draws have a standard error of sqrt(p (1 - p) / n) of the gap;
- * five of them, and 2^-16 for the width of the random number. */
+/* value between two numbers of the format: each is taken with its probability. n draws have a standard error of
+ * sqrt(p (1 - p) / n) of the gap; five of them, and 2^-16 for the width of the random number. */
 static void
 check_mean(pfo_dtype dtype, float value, float scale)
 {
