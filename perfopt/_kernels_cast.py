@@ -110,7 +110,8 @@ def cast(
     """The elements of ``x`` as ``dtype``, on all threads and with the GIL released.
 
     Rounds to nearest, ties to even, denormals like all other numbers; NaN stays NaN and keeps its sign. What is too
-    large becomes infinity; in float8_e4m3fn, which has none (OCP 8-bit floating point, 1.0), NaN, as in torch.
+    large becomes infinity; in float8_e4m3fn, which has none (OCP 8-bit floating point, 1.0), NaN; ``saturate`` gives
+    what torch makes of it.
 
     Args:
         x: array of any shape: float32, float16, bfloat16, float8_e4m3fn or float8_e5m2; or an object with

@@ -9,8 +9,8 @@
  * philox_math.h element by element; those headers compile as CUDA too.
  * - Rounding is to nearest, ties to even, or stochastic where asked for (every dtype but float32): up with the
  *   probability of the dropped fraction (to 2^-16). NaN stays NaN (quiet, sign kept) and infinity infinity under both.
- *   bfloat16 and float16 overflow to infinity, as IEEE 754 says; float8_e4m3fn (which has no infinity) and float8_e5m2
- *   do what torch's conversion does, or saturate (saturate == 1).
+ *   bfloat16, float16 and float8_e5m2 overflow to infinity, as IEEE 754 says, float8_e4m3fn, which has none, to NaN;
+ *   the 8-bit floats saturate where saturate == 1. (torch 2.13 saturates float8_e4m3fn, and only that.)
  * - Random bits are counter-based (Philox4x32-10; Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC
  *   2011): a function of seed, stream and the element's index alone, whatever the threads, the tile or the variant.
  * - Second moments in 8 bits (UBLOCK8) want stochastic rounding: to nearest, what changes by a thousandth a step

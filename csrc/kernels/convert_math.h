@@ -8,7 +8,7 @@
  * - To nearest, ties to even, or stochastic (convert_base.h); denormals are numbers like all others.
  * - NaN stays a quiet NaN of its sign; bfloat16 and float16 keep the upper bits of its payload (as the processor's
  *   own instructions do).
- * - Overflow: to infinity, in E4M3 to NaN (torch's rule). Where saturate == 1 the two 8-bit floats give their
+ * - Overflow: to infinity, in E4M3 to NaN (the OCP non-saturating mode). Where saturate == 1 the two 8-bit floats give their
  *   largest finite value instead, for infinity too (the OCP saturating mode).
  * Reading is exact; signaling NaNs of float16 and the 8-bit floats come out quiet, those of bfloat16 as they are.
  * Threads: pure functions. Nothing here allocates or fails.

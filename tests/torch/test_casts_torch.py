@@ -35,8 +35,10 @@ def raw(tensor: Any) -> Any:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_nearest_has_torchs_bits(dtype: Any) -> None:
     x = boundary_numbers()
+    # What torch does with a float8_e4m3fn that is too large has changed with its versions: NaN once, 448 now.
+    saturate = dtype == torch.float8_e4m3fn and not bool(torch.tensor(1e9).to(dtype).isnan())
     out = torch.empty(x.shape, dtype=dtype)
-    assert kernels.cast(x, dtype, out=out) is out
+    assert kernels.cast(x, dtype, saturate=saturate, out=out) is out
     want = x.to(dtype)
     number = ~torch.isnan(x)
     assert torch.equal(raw(out)[number], raw(want)[number])
