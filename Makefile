@@ -46,7 +46,7 @@ test: $(STAMP)/built
 
 ## test-c, asan, tsan: the pure-C parts as C programs, plain and under the sanitizers
 C_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*.c))
-TSAN_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*thread*.c tests/c/test_pool.c tests/c/test_disk_payload.c tests/c/test_execute.c tests/c/test_scale.c tests/c/test_walk.c tests/c/test_loader.c tests/c/test_recorder.c tests/c/test_calltree.c tests/c/test_spans.c tests/c/test_capture_live.c tests/c/test_sampler.c))
+TSAN_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*thread*.c tests/c/test_pool.c tests/c/test_disk_payload.c tests/c/test_cast.c tests/c/test_execute.c tests/c/test_scale.c tests/c/test_walk.c tests/c/test_loader.c tests/c/test_recorder.c tests/c/test_calltree.c tests/c/test_spans.c tests/c/test_capture_live.c tests/c/test_sampler.c))
 FORMATTED = $(C_SOURCES) $(C_HEADERS) $(wildcard tests/c/*.[ch] tests/crash/*.c cuda/*.cu cuda/*.cuh cuda/dev/*.cu benchmarks/c/*.c)
 PURE_SOURCES := $(wildcard csrc/base/*.c csrc/cache/*.c csrc/profiler/*.c csrc/monitor/*.c csrc/kernels/*.c csrc/backend/*.c)
 

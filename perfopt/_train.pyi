@@ -26,6 +26,21 @@ def adamw_step(
 def clip_grads_norm(grads: list[Any], max_norm: float, keep_nonfinite: bool, /) -> tuple[float, bool, bool]: ...
 def scale_grads(grads: list[Any], factor: float, /) -> bool: ...
 def clamp_grads(grads: list[Any], low: float, high: float, /) -> bool: ...
+def convert(
+    source: NDArray[Any],
+    source_dtype: str,
+    source_scales: NDArray[np.float32] | None,
+    out: NDArray[Any],
+    out_dtype: str,
+    out_scales: NDArray[np.float32] | None,
+    saturate: bool,
+    stochastic: bool,
+    seed: int,
+    stream: int,
+    /,
+) -> None: ...
+def scale(array: NDArray[Any], dtype: str, factor: float, /) -> bool: ...
+def from_dlpack(object: Any, name: str, /) -> tuple[NDArray[Any], str]: ...
 
 @final
 class OptimizerPlan:

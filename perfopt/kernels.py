@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from perfopt import _train
+from perfopt._kernels_cast import cast, dequantize, quantize, unscale
 from perfopt._train import grad_norm, variant
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["StepResult", "adamw_step", "grad_norm", "variant"]
+__all__ = ["StepResult", "adamw_step", "cast", "dequantize", "grad_norm", "quantize", "unscale", "variant"]
 
 
 class StepResult(NamedTuple):

@@ -1,18 +1,22 @@
-/* convert.h: the ways to store float32 values: for each processor level, one function per dtype that reads and one that writes.
+/* convert.h: the ways to store float32 values: for each processor level, one function per dtype that reads and one
+ * that writes.
  *
- * An optimizer step computes in float32. Whatever is stored otherwise is read into a tile of float32 that stays in the first
- * cache, worked on there, and written back from it; so each dtype is written once here, not once for each operation.
+ * An optimizer step computes in float32. Whatever is stored otherwise is read into a tile of float32 that stays in
+ * the first cache, worked on there, and written back from it; so each dtype is written once here, not once for each
+ * operation.
  *
  * Every variant gives the bits of the scalar reference (convert_scalar.c), which is convert_math.h, quantize_math.h and
  * philox_math.h element by element; those headers compile as CUDA too.
- * - Rounding is to nearest, ties to even, or stochastic where asked for (every dtype but float32): up with the probability of the
- *   dropped fraction (to 2^-16). NaN stays NaN (quiet, sign kept) and infinity infinity under both. bfloat16 and float16 overflow to infinity, as IEEE
- *   754 says; float8_e4m3fn (which has no infinity) and float8_e5m2 do what torch's conversion does, or saturate (saturate == 1).
- * - Random bits are counter-based (Philox4x32-10; Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011): a function
- *   of seed, stream and the element's index alone, whatever the threads, the tile or the variant.
- * - Moments in 8 bits want stochastic rounding: to nearest, a second moment that changes by a thousandth a step would stand still.
- * - BLOCK8 and UBLOCK8 also read or write scales[], one float32 per PFO_SCALE_BLOCK elements; the first element given is the first
- *   of a block.
+ * - Rounding is to nearest, ties to even, or stochastic where asked for (every dtype but float32): up with the
+ *   probability of the dropped fraction (to 2^-16). NaN stays NaN (quiet, sign kept) and infinity infinity under both.
+ *   bfloat16, float16 and float8_e5m2 overflow to infinity, as IEEE 754 says, float8_e4m3fn, which has none, to NaN;
+ *   the 8-bit floats saturate where saturate == 1. (torch 2.13 saturates float8_e4m3fn, and only that.)
+ * - Random bits are counter-based (Philox4x32-10; Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC
+ *   2011): a function of seed, stream and the element's index alone, whatever the threads, the tile or the variant.
+ * - Second moments in 8 bits (UBLOCK8) want stochastic rounding: to nearest, what changes by a thousandth a step
+ *   stands still. First moments and momentum (BLOCK8) do best to nearest (docs/kernels.md, "8-bit state").
+ * - BLOCK8 and UBLOCK8 also read or write scales[], one float32 per PFO_SCALE_BLOCK elements, whose bits are part of
+ *   the code (copy them, do no arithmetic with them); the first element given is the first of a block.
  * Threads: tables are constant; functions are pure over the caller's memory. Nothing here allocates or fails.
  */
 #ifndef PFO_KERNELS_CONVERT_H
@@ -29,12 +33,12 @@ typedef struct pfo_rounding {
     uint64_t first;  /* index within the tensor of the first element given */
 } pfo_rounding;
 
-/* pre: from has count elements of the dtype, to has room for count float32; they do not overlap. scales is NULL but for BLOCK8 and
- * UBLOCK8. count >= 0; no alignment beyond that of the element is needed. */
+/* pre: from has count elements of the dtype, to has room for count float32; they do not overlap. scales is NULL but
+ * for BLOCK8 and UBLOCK8. count >= 0; no alignment beyond that of the element is needed. */
 typedef void (*pfo_load_kernel)(const void *from, const float *scales, float *to, int64_t count);
 
-/* The other way. stream_past_cache == 1: the destination will not be read soon and is written with non-temporal stores where that
- * is possible. rounding is not NULL. */
+/* The other way. stream_past_cache == 1: the destination will not be read soon and is written with non-temporal
+ * stores where that is possible. rounding is not NULL. */
 typedef void (*pfo_store_kernel)(const float *from, void *to, float *scales, int64_t count,
                                  const pfo_rounding *rounding, int stream_past_cache);
 

@@ -1,8 +1,9 @@
-/* convert_avx2.c: eight elements at a time. Entered only after cpu.h said yes; built with its own flags (csrc/flags.mk).
+/* convert_avx2.c: eight elements at a time. Entered only after cpu.h said yes; built with its own flags
+ * (csrc/flags.mk).
  *
- * Same bits as the reference; float16 uses F16C, whose NaN rule is the reference's. Whole vectors go through the code below, what is left of an
- * array through the reference's element functions by way of its table. Each loop is written once over a dtype and compiled once a dtype:
- * `dtype` and `stochastic` are constants wherever they are tested.
+ * Same bits as the reference; float16 uses F16C, whose NaN rule is the reference's. Whole vectors go through the
+ * code below, what is left of an array through the reference's element functions by way of its table. Each loop is
+ * written once over a dtype and compiled once a dtype: `dtype` and `stochastic` are constants wherever they are tested.
  */
 #include "kernels/convert.h"
 
@@ -19,7 +20,8 @@ enum { LANES = 8, GROUP = 32, CACHE_LINE = 64 };
 
 /* ---- random bits ---- */
 
-/* One round on four counters, a word in the lower half of each 64-bit lane; the upper halves hold what no operation reads. */
+/* One round on four counters, a word in the lower half of each 64-bit lane; the upper halves hold what no operation
+ * reads. */
 ALWAYS_INLINE void
 philox_round(__m256i c[4], __m256i key_0, __m256i key_1)
 {
@@ -134,24 +136,44 @@ encode_bfloat16(__m256i bits, int stochastic, __m256i random)
     return _mm256_srli_epi32(_mm256_blendv_epi8(_mm256_add_epi32(bits, addend), quiet, nan), 16);
 }
 
+/* A block's code and scale in registers. */
+typedef struct block_words {
+    __m256 factor; /* the inverse scale when storing, the scale when loading */
+    __m256i offset, first_code, half;
+    __m128i dropped, random_shift;
+} block_words;
+
+ALWAYS_INLINE block_words
+block_words_of(pfo_dtype dtype, float scale, float factor)
+{
+    const uint32_t max_code = dtype == PFO_DTYPE_BLOCK8 ? PFO_BLOCK8_MAX_CODE : PFO_UBLOCK8_MAX_CODE;
+    const pfo_block_code code = pfo_block_code_of(max_code, pfo_block_width(scale));
+    const block_words words = { .factor = _mm256_set1_ps(factor),
+                                .offset = _mm256_set1_epi32((int)code.offset_bits),
+                                .first_code = _mm256_set1_epi32((int)(code.offset_bits >> code.dropped)),
+                                .half = _mm256_set1_epi32((1 << code.dropped >> 1) - 1),
+                                .dropped = _mm_cvtsi32_si128((int)code.dropped),
+                                .random_shift = _mm_cvtsi32_si128((int)code.dropped - 16) };
+    return words;
+}
+
 /* pfo_block8_encode and pfo_ublock8_encode */
 ALWAYS_INLINE __m256i
-encode_block(pfo_dtype dtype, __m256i value, __m256 inverse, int stochastic, __m256i random)
+encode_block(pfo_dtype dtype, __m256i value, const block_words *block, int stochastic, __m256i random)
 {
-    const pfo_block_code format = dtype == PFO_DTYPE_BLOCK8 ? pfo_block8_code() : pfo_ublock8_code();
-    const __m256i offset = _mm256_set1_epi32((int)format.offset_bits);
-    const __m256 y = _mm256_mul_ps(_mm256_castsi256_ps(magnitude_of(value)), inverse);
-    const __m256i bits = _mm256_castps_si256(_mm256_add_ps(y, _mm256_castsi256_ps(offset)));
+    const int max_code = dtype == PFO_DTYPE_BLOCK8 ? PFO_BLOCK8_MAX_CODE : PFO_UBLOCK8_MAX_CODE;
+    const __m256 y = _mm256_mul_ps(_mm256_castsi256_ps(magnitude_of(value)), block->factor);
+    const __m256i bits = _mm256_castps_si256(_mm256_add_ps(y, _mm256_castsi256_ps(block->offset)));
     __m256i addend;
-    if (stochastic) {
-        addend = _mm256_slli_epi32(random, (int)format.dropped - 16);
+    if (stochastic) { /* a code drops 17 bits or more */
+        addend = _mm256_sll_epi32(random, block->random_shift);
     } else {
-        const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, (int)format.dropped), _mm256_set1_epi32(1));
-        addend = _mm256_add_epi32(odd, _mm256_set1_epi32((1 << format.dropped >> 1) - 1));
+        const __m256i odd = _mm256_and_si256(_mm256_srl_epi32(bits, block->dropped), _mm256_set1_epi32(1));
+        addend = _mm256_add_epi32(odd, block->half);
     }
-    const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, addend), (int)format.dropped);
-    const __m256i above = _mm256_sub_epi32(rounded, _mm256_set1_epi32((int)(format.offset_bits >> format.dropped)));
-    const __m256i code = _mm256_min_epu32(above, _mm256_set1_epi32((int)format.max_code));
+    const __m256i rounded = _mm256_srl_epi32(_mm256_add_epi32(bits, addend), block->dropped);
+    const __m256i above = _mm256_sub_epi32(rounded, block->first_code);
+    const __m256i code = _mm256_min_epu32(above, _mm256_set1_epi32(max_code));
     if (dtype == PFO_DTYPE_BLOCK8) {
         return _mm256_or_si256(code, _mm256_slli_epi32(_mm256_srli_epi32(value, 31), 7));
     }
@@ -160,7 +182,7 @@ encode_block(pfo_dtype dtype, __m256i value, __m256 inverse, int stochastic, __m
 }
 
 ALWAYS_INLINE __m256i
-encode(pfo_dtype dtype, const float *from, __m256 inverse, int stochastic, __m256i random, int saturate)
+encode(pfo_dtype dtype, const float *from, const block_words *block, int stochastic, __m256i random, int saturate)
 {
     const __m256i bits = _mm256_loadu_si256((const void *)from);
     switch (dtype) {
@@ -175,7 +197,7 @@ encode(pfo_dtype dtype, const float *from, __m256 inverse, int stochastic, __m25
     case PFO_DTYPE_FLOAT8_E5M2:
         return encode_small_float(pfo_float8_e5m2_format(), bits, stochastic, random, saturate);
     default:
-        return encode_block(dtype, bits, inverse, stochastic, random);
+        return encode_block(dtype, bits, block, stochastic, random);
     }
 }
 
@@ -187,7 +209,7 @@ as_16_bits(__m256i code)
 }
 
 ALWAYS_INLINE __m256
-decode(pfo_dtype dtype, __m256i code, float scale)
+decode(pfo_dtype dtype, __m256i code, const block_words *block)
 {
     switch (dtype) {
     case PFO_DTYPE_BFLOAT16:
@@ -207,12 +229,11 @@ decode(pfo_dtype dtype, __m256i code, float scale)
         return _mm256_blendv_ps(value, _mm256_castsi256_ps(nan_bits), _mm256_castsi256_ps(nan));
     }
     default: {
-        const pfo_block_code format = dtype == PFO_DTYPE_BLOCK8 ? pfo_block8_code() : pfo_ublock8_code();
-        const __m256i offset = _mm256_set1_epi32((int)format.offset_bits);
-        const __m256i magnitude = _mm256_and_si256(code, _mm256_set1_epi32((int)format.max_code));
-        const __m256i shifted = _mm256_add_epi32(offset, _mm256_slli_epi32(magnitude, (int)format.dropped));
-        const __m256 y = _mm256_sub_ps(_mm256_castsi256_ps(shifted), _mm256_castsi256_ps(offset));
-        const __m256 value = _mm256_mul_ps(y, _mm256_set1_ps(scale));
+        const int max_code = dtype == PFO_DTYPE_BLOCK8 ? PFO_BLOCK8_MAX_CODE : PFO_UBLOCK8_MAX_CODE;
+        const __m256i magnitude = _mm256_and_si256(code, _mm256_set1_epi32(max_code));
+        const __m256i shifted = _mm256_add_epi32(block->offset, _mm256_sll_epi32(magnitude, block->dropped));
+        const __m256 y = _mm256_sub_ps(_mm256_castsi256_ps(shifted), _mm256_castsi256_ps(block->offset));
+        const __m256 value = _mm256_mul_ps(y, block->factor);
         if (dtype == PFO_DTYPE_UBLOCK8) {
             return value;
         }
@@ -260,23 +281,23 @@ write_group(pfo_dtype dtype, uint8_t *to, const __m256i code[4], int stream)
 
 /* As many whole vectors as there are; gives their number of elements. */
 ALWAYS_INLINE int64_t
-load_vectors(pfo_dtype dtype, const uint8_t *from, float scale, float *to, int64_t count)
+load_vectors(pfo_dtype dtype, const uint8_t *from, const block_words *block, float *to, int64_t count)
 {
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES) {
         const __m256i code = read_codes(dtype, from + (size_t)i * pfo_dtype_bytes(dtype));
-        _mm256_storeu_ps(to + i, decode(dtype, code, scale));
+        _mm256_storeu_ps(to + i, decode(dtype, code, block));
     }
     return i;
 }
 
-/* As many whole groups as there are; gives their number of elements. With stochastic == 1 rounding->first is a multiple of
- * PFO_PHILOX_ELEMENTS, with stream == 1 to is aligned to a vector. block is the inverse scale of a block, and unused for other dtypes. */
+/* As many whole groups as there are; gives their number of elements. With stochastic == 1 rounding->first is a
+ * multiple of PFO_PHILOX_ELEMENTS, with stream == 1 to is aligned to a vector. block is unused for dtypes without
+ * blocks. */
 ALWAYS_INLINE int64_t
-store_groups(pfo_dtype dtype, const float *from, uint8_t *to, float block, int64_t count, const pfo_rounding *rounding,
-             int stochastic, int stream)
+store_groups(pfo_dtype dtype, const float *from, uint8_t *to, const block_words *block, int64_t count,
+             const pfo_rounding *rounding, int stochastic, int stream)
 {
-    const __m256 inverse = _mm256_set1_ps(block);
     __m256i words[2][4] = { { _mm256_setzero_si256() } };
     int64_t i = 0;
     for (; i + GROUP <= count; i += GROUP) {
@@ -287,7 +308,7 @@ store_groups(pfo_dtype dtype, const float *from, uint8_t *to, float block, int64
         __m256i code[4];
         for (int k = 0; k < 4; k++) {
             const __m256i random = stochastic ? random_of(words, first_vector + k) : words[0][0];
-            code[k] = encode(dtype, from + i + k * LANES, inverse, stochastic, random, rounding->saturate);
+            code[k] = encode(dtype, from + i + k * LANES, block, stochastic, random, rounding->saturate);
         }
         write_group(dtype, to + (size_t)i * pfo_dtype_bytes(dtype), code, stream);
     }
@@ -327,11 +348,11 @@ store_elements(pfo_dtype dtype, const float *from, void *to, int64_t count, cons
     const int aligned = stream && (uintptr_t)middle % CACHE_LINE == 0;
     int64_t done = before;
     if (rounding->stochastic) {
-        done += store_groups(dtype, from + before, middle, 0.0f, count - before, &moved, 1, aligned);
+        done += store_groups(dtype, from + before, middle, NULL, count - before, &moved, 1, aligned);
     } else if (aligned) {
-        done += store_groups(dtype, from + before, middle, 0.0f, count - before, &moved, 0, 1);
+        done += store_groups(dtype, from + before, middle, NULL, count - before, &moved, 0, 1);
     } else {
-        done += store_groups(dtype, from + before, middle, 0.0f, count - before, &moved, 0, 0);
+        done += store_groups(dtype, from + before, middle, NULL, count - before, &moved, 0, 0);
     }
     if (aligned) {
         _mm_sfence();
@@ -344,40 +365,98 @@ ALWAYS_INLINE void
 load_elements(pfo_dtype dtype, const void *from, float *to, int64_t count)
 {
     const uint8_t *bytes = from;
-    const int64_t done = load_vectors(dtype, bytes, 0.0f, to, count);
+    const int64_t done = load_vectors(dtype, bytes, NULL, to, count);
     pfo_converters_scalar()->load[dtype](bytes + (size_t)done * pfo_dtype_bytes(dtype), NULL, to + done, count - done);
 }
 
+/* Lane by lane into one number. */
 static uint32_t
-largest_bits(const float *from, int64_t count)
+largest_lane(__m256i wide)
 {
-    __m256i wide = _mm256_setzero_si256();
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        wide = _mm256_max_epu32(wide, magnitude_of(_mm256_loadu_si256((const void *)(from + i))));
-    }
     uint32_t lane[LANES], largest = 0;
     _mm256_storeu_si256((void *)lane, wide);
     for (int k = 0; k < LANES; k++) {
         largest = lane[k] > largest ? lane[k] : largest;
     }
-    for (; i < count; i++) {
-        const uint32_t magnitude = pfo_float_bits(from[i]) & ~PFO_FLOAT_SIGN;
-        largest = magnitude > largest ? magnitude : largest;
-    }
     return largest;
+}
+
+static uint32_t
+sum_of_lanes(__m256i wide)
+{
+    uint32_t lane[LANES], sum = 0;
+    _mm256_storeu_si256((void *)lane, wide);
+    for (int k = 0; k < LANES; k++) {
+        sum += lane[k];
+    }
+    return sum;
+}
+
+/* Eight elements from the i-th on, zeros behind the end. */
+ALWAYS_INLINE __m256i
+bits_at(const float *from, int64_t i, int64_t count)
+{
+    const int64_t left = count - i;
+    if (left >= LANES) {
+        return _mm256_loadu_si256((const void *)(from + i));
+    }
+    const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+    return _mm256_maskload_epi32((const void *)(from + i), _mm256_cmpgt_epi32(_mm256_set1_epi32((int)left), lane));
+}
+
+/* What the reference finds of a block in three loops; integers, so that no order matters. Magnitudes are positive as
+ * signed numbers, and so are those moved up by a few exponents, but for numbers so large that they are neither small
+ * nor tiny. */
+static uint32_t
+judge_block8(const float *from, int64_t count, uint32_t *largest_bits)
+{
+    const __m256i zero = _mm256_setzero_si256();
+    __m256i largest = zero;
+    for (int64_t i = 0; i < count; i += LANES) {
+        largest = _mm256_max_epu32(largest, magnitude_of(bits_at(from, i, count)));
+    }
+    *largest_bits = largest_lane(largest);
+    const __m256i below_small = _mm256_set1_epi32((int)(*largest_bits - PFO_BLOCK8_SMALL));
+    const __m256i below_tiny = _mm256_set1_epi32((int)(*largest_bits - PFO_BLOCK8_TINY));
+    __m256i nonzero = zero, small = zero, tiny = zero; /* minus the counts */
+    for (int64_t i = 0; i < count; i += LANES) {
+        const __m256i bits = magnitude_of(bits_at(from, i, count));
+        const __m256i counted = _mm256_cmpgt_epi32(bits, zero);
+        nonzero = _mm256_add_epi32(nonzero, counted);
+        small = _mm256_add_epi32(small, _mm256_and_si256(counted, _mm256_cmpgt_epi32(below_small, bits)));
+        tiny = _mm256_add_epi32(tiny, _mm256_and_si256(counted, _mm256_cmpgt_epi32(below_tiny, bits)));
+    }
+    return pfo_block8_width(-sum_of_lanes(nonzero), -sum_of_lanes(small), -sum_of_lanes(tiny));
+}
+
+static uint32_t
+judge_ublock8(const float *from, int64_t count, uint32_t *largest_bits)
+{
+    __m256i largest = _mm256_setzero_si256(), largest_complement = _mm256_setzero_si256();
+    for (int64_t i = 0; i < count; i += LANES) {
+        const __m256i x = bits_at(from, i, count);
+        largest = _mm256_max_epu32(largest, magnitude_of(x));
+        const __m256i complement = _mm256_sub_epi32(_mm256_setzero_si256(), x); /* the smaller, the larger; 0 stays 0 */
+        largest_complement = _mm256_max_epu32(largest_complement, complement);
+    }
+    *largest_bits = largest_lane(largest);
+    const uint32_t complement = largest_lane(largest_complement);
+    return pfo_ublock8_width(*largest_bits, complement == 0 ? UINT32_MAX : -complement);
 }
 
 /* What follows the last whole group of a block. */
 ALWAYS_INLINE void
-store_block_rest(pfo_dtype dtype, const float *from, uint8_t *code, float inverse, int64_t begin, int64_t count,
+store_block_rest(pfo_dtype dtype, const float *from, uint8_t *to, float scale, int64_t begin, int64_t count,
                  const pfo_rounding *rounding)
 {
+    const uint32_t max_code = dtype == PFO_DTYPE_BLOCK8 ? PFO_BLOCK8_MAX_CODE : PFO_UBLOCK8_MAX_CODE;
+    const pfo_block_code code = pfo_block_code_of(max_code, pfo_block_width(scale));
+    const float inverse = pfo_block_inverse(scale);
     for (int64_t i = begin; i < count; i++) {
         const uint32_t random =
             rounding->stochastic ? pfo_random16(rounding->seed, rounding->stream, rounding->first + (uint64_t)i) : 0;
-        code[i] = dtype == PFO_DTYPE_BLOCK8 ? pfo_block8_encode(from[i], inverse, rounding->stochastic, random)
-                                            : pfo_ublock8_encode(from[i], inverse, rounding->stochastic, random);
+        to[i] = dtype == PFO_DTYPE_BLOCK8 ? pfo_block8_encode(code, from[i], inverse, rounding->stochastic, random)
+                                          : pfo_ublock8_encode(code, from[i], inverse, rounding->stochastic, random);
     }
 }
 
@@ -388,23 +467,25 @@ store_blocks(pfo_dtype dtype, const float *from, void *to, float *scales, int64_
         pfo_converters_scalar()->store[dtype](from, to, scales, count, rounding, 0);
         return;
     }
-    const pfo_block_code format = dtype == PFO_DTYPE_BLOCK8 ? pfo_block8_code() : pfo_ublock8_code();
+    const uint32_t max_code = dtype == PFO_DTYPE_BLOCK8 ? PFO_BLOCK8_MAX_CODE : PFO_UBLOCK8_MAX_CODE;
     pfo_rounding moved = *rounding;
     for (int64_t begin = 0; begin < count; begin += PFO_SCALE_BLOCK) {
         const int64_t size = count - begin < PFO_SCALE_BLOCK ? count - begin : PFO_SCALE_BLOCK;
         uint8_t *code = (uint8_t *)to + begin;
-        const float scale = pfo_block_scale(format, largest_bits(from + begin, size));
-        const float inverse = pfo_block_inverse(scale);
+        uint32_t largest;
+        const uint32_t width = dtype == PFO_DTYPE_BLOCK8 ? judge_block8(from + begin, size, &largest)
+                                                         : judge_ublock8(from + begin, size, &largest);
+        const float scale = pfo_block_scale(max_code, width, largest);
         moved.first = rounding->first + (uint64_t)begin;
         scales[begin / PFO_SCALE_BLOCK] = scale;
         if (!(scale > 0.0f)) { /* zero or NaN */
             memset(code, 0, (size_t)size);
             continue;
         }
-        const int64_t done = rounding->stochastic
-                                 ? store_groups(dtype, from + begin, code, inverse, size, &moved, 1, 0)
-                                 : store_groups(dtype, from + begin, code, inverse, size, &moved, 0, 0);
-        store_block_rest(dtype, from + begin, code, inverse, done, size, &moved);
+        const block_words block = block_words_of(dtype, scale, pfo_block_inverse(scale));
+        const int64_t done = rounding->stochastic ? store_groups(dtype, from + begin, code, &block, size, &moved, 1, 0)
+                                                  : store_groups(dtype, from + begin, code, &block, size, &moved, 0, 0);
+        store_block_rest(dtype, from + begin, code, scale, done, size, &moved);
     }
 }
 
@@ -415,7 +496,8 @@ load_blocks(pfo_dtype dtype, const void *from, const float *scales, float *to, i
         const int64_t size = count - begin < PFO_SCALE_BLOCK ? count - begin : PFO_SCALE_BLOCK;
         const uint8_t *code = (const uint8_t *)from + begin;
         const float *scale = scales + begin / PFO_SCALE_BLOCK;
-        const int64_t done = load_vectors(dtype, code, *scale, to + begin, size);
+        const block_words block = block_words_of(dtype, *scale, *scale);
+        const int64_t done = load_vectors(dtype, code, &block, to + begin, size);
         pfo_converters_scalar()->load[dtype](code + done, scale, to + begin + done, size - done);
     }
 }

@@ -1,8 +1,10 @@
-/* convert_avx512.c: sixteen elements at a time. Entered only after cpu.h said yes; built with its own flags (csrc/flags.mk).
+/* convert_avx512.c: sixteen elements at a time. Entered only after cpu.h said yes; built with its own flags
+ * (csrc/flags.mk).
  *
- * Same bits as the reference. float16 uses the processor's conversion to nearest, whose NaN rule is the reference's; bfloat16 does not:
- * VCVTNEPS2BF16 flushes denormals, and five integer operations keep up with the memory anyway. Tails use masked loads and stores.
- * Each loop is written once over a dtype and compiled once a dtype: `dtype` and `stochastic` are constants wherever they are tested.
+ * Same bits as the reference. float16 uses the processor's conversion to nearest, whose NaN rule is the reference's;
+ * bfloat16 does not: VCVTNEPS2BF16 flushes denormals, and five integer operations keep up with the memory anyway.
+ * Tails use masked loads and stores. Each loop is written once over a dtype and compiled once a dtype: `dtype` and
+ * `stochastic` are constants wherever they are tested.
  */
 #include "kernels/convert.h"
 
@@ -25,7 +27,8 @@ first_lanes(int64_t count) /* pre: count >= 0; 16 and more are all */
 
 /* ---- random bits ---- */
 
-/* One round on eight counters, a word in the lower half of each 64-bit lane; the upper halves hold what no operation reads. */
+/* One round on eight counters, a word in the lower half of each 64-bit lane; the upper halves hold what no operation
+ * reads. */
 ALWAYS_INLINE void
 philox_round(__m512i c[4], __m512i key_0, __m512i key_1)
 {
@@ -154,25 +157,44 @@ encode(pfo_dtype dtype, __m512 x, int stochastic, __m512i random, int saturate)
     }
 }
 
+/* A block's code and scale in registers. */
+typedef struct block_words {
+    __m512 factor; /* the inverse scale when storing, the scale when loading */
+    __m512i offset, first_code, half;
+    __m128i dropped, random_shift;
+} block_words;
+
+ALWAYS_INLINE block_words
+block_words_of(pfo_dtype dtype, float scale, float factor)
+{
+    const uint32_t max_code = dtype == PFO_DTYPE_BLOCK8 ? PFO_BLOCK8_MAX_CODE : PFO_UBLOCK8_MAX_CODE;
+    const pfo_block_code code = pfo_block_code_of(max_code, pfo_block_width(scale));
+    const block_words words = { .factor = _mm512_set1_ps(factor),
+                                .offset = _mm512_set1_epi32((int)code.offset_bits),
+                                .first_code = _mm512_set1_epi32((int)(code.offset_bits >> code.dropped)),
+                                .half = _mm512_set1_epi32((1 << code.dropped >> 1) - 1),
+                                .dropped = _mm_cvtsi32_si128((int)code.dropped),
+                                .random_shift = _mm_cvtsi32_si128((int)code.dropped - 16) };
+    return words;
+}
+
 /* pfo_block8_encode and pfo_ublock8_encode */
 ALWAYS_INLINE __m512i
-encode_block(pfo_dtype dtype, __m512 x, __m512 inverse, int stochastic, __m512i random)
+encode_block(pfo_dtype dtype, __m512i value, const block_words *block, int stochastic, __m512i random)
 {
-    const pfo_block_code format = dtype == PFO_DTYPE_BLOCK8 ? pfo_block8_code() : pfo_ublock8_code();
-    const __m512i offset = _mm512_set1_epi32((int)format.offset_bits);
-    const __m512i value = _mm512_castps_si512(x);
-    const __m512 y = _mm512_mul_ps(_mm512_castsi512_ps(magnitude_of(value)), inverse);
-    const __m512i bits = _mm512_castps_si512(_mm512_add_ps(y, _mm512_castsi512_ps(offset)));
+    const int max_code = dtype == PFO_DTYPE_BLOCK8 ? PFO_BLOCK8_MAX_CODE : PFO_UBLOCK8_MAX_CODE;
+    const __m512 y = _mm512_mul_ps(_mm512_castsi512_ps(magnitude_of(value)), block->factor);
+    const __m512i bits = _mm512_castps_si512(_mm512_add_ps(y, _mm512_castsi512_ps(block->offset)));
     __m512i addend;
-    if (stochastic) {
-        addend = _mm512_slli_epi32(random, format.dropped - 16);
+    if (stochastic) { /* a code drops 17 bits or more */
+        addend = _mm512_sll_epi32(random, block->random_shift);
     } else {
-        const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, format.dropped), _mm512_set1_epi32(1));
-        addend = _mm512_add_epi32(odd, _mm512_set1_epi32((1 << format.dropped >> 1) - 1));
+        const __m512i odd = _mm512_and_si512(_mm512_srl_epi32(bits, block->dropped), _mm512_set1_epi32(1));
+        addend = _mm512_add_epi32(odd, block->half);
     }
-    const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, addend), format.dropped);
-    const __m512i above = _mm512_sub_epi32(rounded, _mm512_set1_epi32((int)(format.offset_bits >> format.dropped)));
-    const __m512i code = _mm512_min_epu32(above, _mm512_set1_epi32((int)format.max_code));
+    const __m512i rounded = _mm512_srl_epi32(_mm512_add_epi32(bits, addend), block->dropped);
+    const __m512i above = _mm512_sub_epi32(rounded, block->first_code);
+    const __m512i code = _mm512_min_epu32(above, _mm512_set1_epi32(max_code));
     if (dtype == PFO_DTYPE_BLOCK8) {
         return _mm512_mask_or_epi32(code, _mm512_movepi32_mask(value), code, _mm512_set1_epi32(0x80));
     }
@@ -181,7 +203,7 @@ encode_block(pfo_dtype dtype, __m512 x, __m512 inverse, int stochastic, __m512i 
 }
 
 ALWAYS_INLINE __m512
-decode(pfo_dtype dtype, __m512i code, float scale)
+decode(pfo_dtype dtype, __m512i code, const block_words *block)
 {
     switch (dtype) {
     case PFO_DTYPE_BFLOAT16:
@@ -201,13 +223,11 @@ decode(pfo_dtype dtype, __m512i code, float scale)
         return _mm512_mask_mov_ps(value, nan, _mm512_castsi512_ps(nan_bits));
     }
     default: {
-        const pfo_block_code format = dtype == PFO_DTYPE_BLOCK8 ? pfo_block8_code() : pfo_ublock8_code();
-        const int magnitude_bits = (int)format.max_code;
-        const __m512i offset = _mm512_set1_epi32((int)format.offset_bits);
-        const __m512i magnitude = _mm512_and_si512(code, _mm512_set1_epi32(magnitude_bits));
-        const __m512i shifted = _mm512_add_epi32(offset, _mm512_slli_epi32(magnitude, format.dropped));
-        const __m512 y = _mm512_sub_ps(_mm512_castsi512_ps(shifted), _mm512_castsi512_ps(offset));
-        const __m512 value = _mm512_mul_ps(y, _mm512_set1_ps(scale));
+        const int max_code = dtype == PFO_DTYPE_BLOCK8 ? PFO_BLOCK8_MAX_CODE : PFO_UBLOCK8_MAX_CODE;
+        const __m512i magnitude = _mm512_and_si512(code, _mm512_set1_epi32(max_code));
+        const __m512i shifted = _mm512_add_epi32(block->offset, _mm512_sll_epi32(magnitude, block->dropped));
+        const __m512 y = _mm512_sub_ps(_mm512_castsi512_ps(shifted), _mm512_castsi512_ps(block->offset));
+        const __m512 value = _mm512_mul_ps(y, block->factor);
         if (dtype == PFO_DTYPE_UBLOCK8) {
             return value;
         }
@@ -266,31 +286,30 @@ write_group(pfo_dtype dtype, uint8_t *to, const __m512i code[4], int stream)
 /* ---- whole arrays ---- */
 
 ALWAYS_INLINE void
-load_all(pfo_dtype dtype, const void *from, float scale, float *to, int64_t count)
+load_all(pfo_dtype dtype, const void *from, const block_words *block, float *to, int64_t count)
 {
     const uint8_t *bytes = from;
     const size_t size = pfo_dtype_bytes(dtype);
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES) {
         const __m512i code = read_codes(dtype, bytes + (size_t)i * size, (__mmask16)0xffff);
-        _mm512_storeu_ps(to + i, decode(dtype, code, scale));
+        _mm512_storeu_ps(to + i, decode(dtype, code, block));
     }
     if (i < count) {
         const __mmask16 keep = first_lanes(count - i);
         const __m512i code = read_codes(dtype, bytes + (size_t)i * size, keep);
-        _mm512_mask_storeu_ps(to + i, keep, decode(dtype, code, scale));
+        _mm512_mask_storeu_ps(to + i, keep, decode(dtype, code, block));
     }
 }
 
-/* Elements [0, count); with stochastic == 1 rounding->first is a multiple of GROUP, with stream == 1 to is a cache line's first byte. block is the inverse
- * scale of a block, and unused for other dtypes. */
+/* Elements [0, count); with stochastic == 1 rounding->first is a multiple of GROUP, with stream == 1 to is a cache
+ * line's first byte. block is unused for dtypes without blocks. */
 ALWAYS_INLINE void
-store_all(pfo_dtype dtype, const float *from, uint8_t *to, float block, int64_t count, const pfo_rounding *rounding,
-          int stochastic, int saturate, int stream)
+store_all(pfo_dtype dtype, const float *from, uint8_t *to, const block_words *block, int64_t count,
+          const pfo_rounding *rounding, int stochastic, int saturate, int stream)
 {
     const size_t size = pfo_dtype_bytes(dtype);
     const int is_block = dtype == PFO_DTYPE_BLOCK8 || dtype == PFO_DTYPE_UBLOCK8;
-    const __m512 inverse = _mm512_set1_ps(block);
     __m512i words[4] = { _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
                          _mm512_setzero_si512() };
     for (int64_t i = 0; i < count; i += GROUP) {
@@ -311,7 +330,7 @@ store_all(pfo_dtype dtype, const float *from, uint8_t *to, float block, int64_t 
             const __m512 x =
                 left >= GROUP ? _mm512_loadu_ps(place) : _mm512_maskz_loadu_ps(first_lanes(left - k * LANES), place);
             const __m512i random = stochastic ? random_of(pair, k) : words[0];
-            code[k] = is_block ? encode_block(dtype, x, inverse, stochastic, random)
+            code[k] = is_block ? encode_block(dtype, _mm512_castps_si512(x), block, stochastic, random)
                                : encode(dtype, x, stochastic, random, saturate);
         }
         if (left >= GROUP) {
@@ -324,7 +343,8 @@ store_all(pfo_dtype dtype, const float *from, uint8_t *to, float block, int64_t 
     }
 }
 
-/* The elements before the first that starts a cache line of `to` (stream), or whose index starts a group of random words. */
+/* The elements before the first that starts a cache line of `to` (stream), or whose index starts a group of random
+ * words. */
 ALWAYS_INLINE int64_t
 elements_before(pfo_dtype dtype, const void *to, int64_t count, const pfo_rounding *rounding, int stream)
 {
@@ -351,26 +371,54 @@ store_elements(pfo_dtype dtype, const float *from, void *to, int64_t count, cons
     count -= before;
     const int whole_lines = stream && (uintptr_t)rest % CACHE_LINE == 0;
     if (rounding->stochastic) {
-        store_all(dtype, from, rest, 0.0f, count, &moved, 1, rounding->saturate, whole_lines);
+        store_all(dtype, from, rest, NULL, count, &moved, 1, rounding->saturate, whole_lines);
     } else if (whole_lines) {
-        store_all(dtype, from, rest, 0.0f, count, &moved, 0, rounding->saturate, 1);
+        store_all(dtype, from, rest, NULL, count, &moved, 0, rounding->saturate, 1);
     } else {
-        store_all(dtype, from, rest, 0.0f, count, &moved, 0, rounding->saturate, 0);
+        store_all(dtype, from, rest, NULL, count, &moved, 0, rounding->saturate, 0);
     }
     if (whole_lines) {
         _mm_sfence();
     }
 }
 
+/* What the reference finds of a block in three loops; integers, so that no order matters. */
 static uint32_t
-largest_bits(const float *from, int64_t count)
+judge_block8(const float *from, int64_t count, uint32_t *largest_bits)
 {
     __m512i largest = _mm512_setzero_si512();
     for (int64_t i = 0; i < count; i += LANES) {
-        const __m512 x = _mm512_maskz_loadu_ps(first_lanes(count - i), from + i);
-        largest = _mm512_max_epu32(largest, magnitude_of(_mm512_castps_si512(x)));
+        const __m512i x = _mm512_maskz_loadu_epi32(first_lanes(count - i), from + i);
+        largest = _mm512_max_epu32(largest, magnitude_of(x));
     }
-    return _mm512_reduce_max_epu32(largest);
+    *largest_bits = _mm512_reduce_max_epu32(largest);
+    const __m512i limit = _mm512_set1_epi32((int)*largest_bits);
+    uint32_t nonzero = 0, small = 0, tiny = 0;
+    for (int64_t i = 0; i < count; i += LANES) {
+        const __m512i bits = magnitude_of(_mm512_maskz_loadu_epi32(first_lanes(count - i), from + i));
+        const __mmask16 counted = _mm512_test_epi32_mask(bits, bits);
+        const __m512i above_small = _mm512_add_epi32(bits, _mm512_set1_epi32(PFO_BLOCK8_SMALL));
+        const __m512i above_tiny = _mm512_add_epi32(bits, _mm512_set1_epi32(PFO_BLOCK8_TINY));
+        nonzero += (uint32_t)_mm_popcnt_u32(counted);
+        small += (uint32_t)_mm_popcnt_u32(_mm512_mask_cmplt_epu32_mask(counted, above_small, limit));
+        tiny += (uint32_t)_mm_popcnt_u32(_mm512_mask_cmplt_epu32_mask(counted, above_tiny, limit));
+    }
+    return pfo_block8_width(nonzero, small, tiny);
+}
+
+static uint32_t
+judge_ublock8(const float *from, int64_t count, uint32_t *largest_bits)
+{
+    const __m512i one = _mm512_set1_epi32(1);
+    __m512i largest = _mm512_setzero_si512(), smallest = _mm512_set1_epi32(-1);
+    for (int64_t i = 0; i < count; i += LANES) {
+        const __m512i x = _mm512_maskz_loadu_epi32(first_lanes(count - i), from + i);
+        largest = _mm512_max_epu32(largest, magnitude_of(x));
+        smallest = _mm512_min_epu32(smallest, _mm512_sub_epi32(x, one)); /* zero becomes the largest of all */
+    }
+    *largest_bits = _mm512_reduce_max_epu32(largest);
+    const uint32_t below_smallest = _mm512_reduce_min_epu32(smallest);
+    return pfo_ublock8_width(*largest_bits, below_smallest == UINT32_MAX ? UINT32_MAX : below_smallest + 1);
 }
 
 ALWAYS_INLINE void
@@ -380,21 +428,26 @@ store_blocks(pfo_dtype dtype, const float *from, void *to, float *scales, int64_
         pfo_converters_scalar()->store[dtype](from, to, scales, count, rounding, 0);
         return;
     }
-    const pfo_block_code format = dtype == PFO_DTYPE_BLOCK8 ? pfo_block8_code() : pfo_ublock8_code();
+    const uint32_t max_code = dtype == PFO_DTYPE_BLOCK8 ? PFO_BLOCK8_MAX_CODE : PFO_UBLOCK8_MAX_CODE;
     uint8_t *code = to;
     pfo_rounding moved = *rounding;
     for (int64_t begin = 0; begin < count; begin += PFO_SCALE_BLOCK) {
         const int64_t size = count - begin < PFO_SCALE_BLOCK ? count - begin : PFO_SCALE_BLOCK;
-        const float scale = pfo_block_scale(format, largest_bits(from + begin, size));
-        const float inverse = pfo_block_inverse(scale);
+        uint32_t largest;
+        const uint32_t width = dtype == PFO_DTYPE_BLOCK8 ? judge_block8(from + begin, size, &largest)
+                                                         : judge_ublock8(from + begin, size, &largest);
+        const float scale = pfo_block_scale(max_code, width, largest);
         moved.first = rounding->first + (uint64_t)begin;
         scales[begin / PFO_SCALE_BLOCK] = scale;
         if (!(scale > 0.0f)) { /* zero or NaN */
             memset(code + begin, 0, (size_t)size);
-        } else if (rounding->stochastic) {
-            store_all(dtype, from + begin, code + begin, inverse, size, &moved, 1, 0, 0);
+            continue;
+        }
+        const block_words block = block_words_of(dtype, scale, pfo_block_inverse(scale));
+        if (rounding->stochastic) {
+            store_all(dtype, from + begin, code + begin, &block, size, &moved, 1, 0, 0);
         } else {
-            store_all(dtype, from + begin, code + begin, inverse, size, &moved, 0, 0, 0);
+            store_all(dtype, from + begin, code + begin, &block, size, &moved, 0, 0, 0);
         }
     }
 }
@@ -404,7 +457,9 @@ load_blocks(pfo_dtype dtype, const void *from, const float *scales, float *to, i
 {
     for (int64_t begin = 0; begin < count; begin += PFO_SCALE_BLOCK) {
         const int64_t size = count - begin < PFO_SCALE_BLOCK ? count - begin : PFO_SCALE_BLOCK;
-        load_all(dtype, (const uint8_t *)from + begin, scales[begin / PFO_SCALE_BLOCK], to + begin, size);
+        const float scale = scales[begin / PFO_SCALE_BLOCK];
+        const block_words block = block_words_of(dtype, scale, scale);
+        load_all(dtype, (const uint8_t *)from + begin, &block, to + begin, size);
     }
 }
 
@@ -444,7 +499,7 @@ store_float32(const float *from, void *to, float *scales, int64_t count, const p
     static void load_##suffix(const void *from, const float *scales, float *to, int64_t count)                         \
     {                                                                                                                  \
         (void)scales;                                                                                                  \
-        load_all(PFO_DTYPE_##id, from, 0.0f, to, count);                                                               \
+        load_all(PFO_DTYPE_##id, from, NULL, to, count);                                                               \
     }                                                                                                                  \
     static void store_##suffix(const float *from, void *to, float *scales, int64_t count,                              \
                                const pfo_rounding *rounding, int stream_past_cache)                                    \

@@ -1,8 +1,10 @@
-/* convert_base.h: what the headers of the conversions stand on: float32 as bits, and the number that makes truncation round.
+/* convert_base.h: what the headers of the conversions stand on: float32 as bits, and the number that makes
+ * truncation round.
  *
- * All narrow formats are reached in one way: take the bits of the float32 as an integer, add a number smaller than the dropped part's
- * range, and cut. Which number decides the rounding: nearest with ties to even, or a random one (stochastic rounding: up with the
- * probability of the dropped fraction). Compiles as C and as CUDA. Threads: pure functions. Nothing here allocates or fails.
+ * All narrow formats are reached in one way: take the bits of the float32 as an integer, add a number smaller than
+ * the dropped part's range, and cut. Which number decides the rounding: nearest with ties to even, or a random one
+ * (stochastic rounding: up with the probability of the dropped fraction). Compiles as C and as CUDA. Threads: pure
+ * functions. Nothing here allocates or fails.
  */
 #ifndef PFO_KERNELS_CONVERT_BASE_H
 #define PFO_KERNELS_CONVERT_BASE_H
@@ -34,8 +36,8 @@ pfo_float_from_bits(uint32_t bits)
     return value;
 }
 
-/* What to add to value before its lower `dropped` bits (1 to 31) are cut. With stochastic == 1 the upper 16 of them are compared with
- * random (16 bits), so that the probability is exact to 2^-16. */
+/* What to add to value before its lower `dropped` bits (1 to 31) are cut. With stochastic == 1 the upper 16 of them
+ * are compared with random (16 bits), so that the probability is exact to 2^-16. */
 PFO_MATH_INLINE uint32_t
 pfo_round_addend(uint32_t value, uint32_t dropped, int stochastic, uint32_t random)
 {

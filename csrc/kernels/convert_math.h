@@ -1,12 +1,15 @@
-/* convert_math.h: bfloat16, float16 and the two 8-bit floats, one element at a time, to and from float32; compiles as C and as CUDA.
+/* convert_math.h: bfloat16, float16 and the two 8-bit floats, one element at a time, to and from float32; compiles
+ * as C and as CUDA.
  *
- * The specification that every variant follows bit by bit, by integer arithmetic alone: it knows no rounding mode and no flush of
- * denormals. Formats: IEEE 754 binary16; bfloat16 (the upper half of a float32); float8_e4m3fn and float8_e5m2 of the OCP 8-bit
- * floating point specification 1.0 (Micikevicius et al., "FP8 Formats for Deep Learning", 2022). E4M3 has no infinity; 0x7f is its NaN.
+ * The specification that every variant follows bit by bit, by integer arithmetic alone: it knows no rounding mode
+ * and no flush of denormals. Formats: IEEE 754 binary16; bfloat16 (the upper half of a float32); float8_e4m3fn and
+ * float8_e5m2 of the OCP 8-bit floating point specification 1.0 (Micikevicius et al., "FP8 Formats for Deep
+ * Learning", 2022). E4M3 has no infinity; 0x7f is its NaN.
  * - To nearest, ties to even, or stochastic (convert_base.h); denormals are numbers like all others.
- * - NaN stays a quiet NaN of its sign; bfloat16 and float16 keep the upper bits of its payload (as the processor's own instructions do).
- * - Overflow: to infinity, in E4M3 to NaN (torch's rule). Where saturate == 1 the two 8-bit floats give their largest finite value
- *   instead, for infinity too (the OCP saturating mode).
+ * - NaN stays a quiet NaN of its sign; bfloat16 and float16 keep the upper bits of its payload (as the processor's
+ *   own instructions do).
+ * - Overflow: to infinity, in E4M3 to NaN (the OCP non-saturating mode). Where saturate == 1 the two 8-bit floats give their
+ *   largest finite value instead, for infinity too (the OCP saturating mode).
  * Reading is exact; signaling NaNs of float16 and the 8-bit floats come out quiet, those of bfloat16 as they are.
  * Threads: pure functions. Nothing here allocates or fails.
  */

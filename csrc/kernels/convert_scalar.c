@@ -1,6 +1,8 @@
-/* convert_scalar.c: the reference. What a conversion means is what this file does; the other variants repeat it faster, bit for bit.
+/* convert_scalar.c: the reference. What a conversion means is what this file does; the other variants repeat it
+ * faster, bit for bit.
  *
- * One loop a dtype over the element functions of convert_math.h, quantize_math.h and philox_math.h. Built with -ffp-contract=off.
+ * One loop a dtype over the element functions of convert_math.h, quantize_math.h and philox_math.h. Built with
+ * -ffp-contract=off.
  */
 #include "kernels/convert.h"
 
@@ -123,14 +125,43 @@ store_float8_e5m2(const float *from, void *to, float *scales, int64_t count, con
 }
 
 static uint32_t
+magnitude_bits(float value)
+{
+    return pfo_float_bits(value) & ~PFO_FLOAT_SIGN;
+}
+
+static uint32_t
 largest_bits(const float *from, int64_t count)
 {
     uint32_t largest = 0;
     for (int64_t i = 0; i < count; i++) {
-        const uint32_t magnitude = pfo_float_bits(from[i]) & ~PFO_FLOAT_SIGN;
-        largest = magnitude > largest ? magnitude : largest;
+        largest = magnitude_bits(from[i]) > largest ? magnitude_bits(from[i]) : largest;
     }
     return largest;
+}
+
+static uint32_t
+width_of_block8(const float *from, int64_t count, uint32_t largest)
+{
+    uint32_t nonzero = 0, small = 0, tiny = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const uint32_t bits = magnitude_bits(from[i]);
+        nonzero += bits != 0;
+        small += bits != 0 && bits + PFO_BLOCK8_SMALL < largest;
+        tiny += bits != 0 && bits + PFO_BLOCK8_TINY < largest;
+    }
+    return pfo_block8_width(nonzero, small, tiny);
+}
+
+static uint32_t
+width_of_ublock8(const float *from, int64_t count, uint32_t largest)
+{
+    uint32_t smallest = UINT32_MAX;
+    for (int64_t i = 0; i < count; i++) {
+        const uint32_t bits = pfo_float_bits(from[i]); /* with a sign it is larger than any without */
+        smallest = bits != 0 && bits < smallest ? bits : smallest;
+    }
+    return pfo_ublock8_width(largest, smallest);
 }
 
 static void
@@ -151,23 +182,26 @@ load_ublock8(const void *from, const float *scales, float *to, int64_t count)
     }
 }
 
-typedef uint8_t (*block_encoder)(float value, float inverse, int stochastic, uint32_t random);
+typedef uint8_t (*block_encoder)(pfo_block_code code, float value, float inverse, int stochastic, uint32_t random);
+typedef uint32_t (*block_judge)(const float *from, int64_t count, uint32_t largest);
 
 static inline void
-store_blocks(pfo_block_code format, block_encoder encode, const float *from, uint8_t *code, float *scales,
-             int64_t count, const pfo_rounding *rounding)
+store_blocks(uint32_t max_code, block_judge width_of, block_encoder encode, const float *from, uint8_t *to,
+             float *scales, int64_t count, const pfo_rounding *rounding)
 {
     for (int64_t begin = 0; begin < count; begin += PFO_SCALE_BLOCK) {
         const int64_t end = count - begin < PFO_SCALE_BLOCK ? count : begin + PFO_SCALE_BLOCK;
-        const float scale = pfo_block_scale(format, largest_bits(from + begin, end - begin));
-        const float inverse = pfo_block_inverse(scale);
+        const uint32_t largest = largest_bits(from + begin, end - begin);
+        const float scale = pfo_block_scale(max_code, width_of(from + begin, end - begin, largest), largest);
         scales[begin / PFO_SCALE_BLOCK] = scale;
         if (!(scale > 0.0f)) { /* zero or NaN */
-            memset(code + begin, 0, (size_t)(end - begin));
+            memset(to + begin, 0, (size_t)(end - begin));
             continue;
         }
+        const pfo_block_code code = pfo_block_code_of(max_code, pfo_block_width(scale));
+        const float inverse = pfo_block_inverse(scale);
         for (int64_t i = begin; i < end; i++) {
-            code[i] = encode(from[i], inverse, rounding->stochastic, random_for(rounding, i));
+            to[i] = encode(code, from[i], inverse, rounding->stochastic, random_for(rounding, i));
         }
     }
 }
@@ -177,7 +211,7 @@ store_block8(const float *from, void *to, float *scales, int64_t count, const pf
              int stream_past_cache)
 {
     (void)stream_past_cache;
-    store_blocks(pfo_block8_code(), pfo_block8_encode, from, to, scales, count, rounding);
+    store_blocks(PFO_BLOCK8_MAX_CODE, width_of_block8, pfo_block8_encode, from, to, scales, count, rounding);
 }
 
 static void
@@ -185,7 +219,7 @@ store_ublock8(const float *from, void *to, float *scales, int64_t count, const p
               int stream_past_cache)
 {
     (void)stream_past_cache;
-    store_blocks(pfo_ublock8_code(), pfo_ublock8_encode, from, to, scales, count, rounding);
+    store_blocks(PFO_UBLOCK8_MAX_CODE, width_of_ublock8, pfo_ublock8_encode, from, to, scales, count, rounding);
 }
 
 const pfo_convert_table *

@@ -1,5 +1,6 @@
-/* test_convert.c: the element functions against published vectors and an independent rounding in double; every variant this machine can run
- * against the scalar reference, bit for bit; stochastic rounding against its mean; 8-bit blocks and their edges. */
+/* test_convert.c: the element functions against published vectors and an independent rounding in double; every
+ * variant this machine can run against the scalar reference, bit for bit; stochastic rounding against its mean;
+ * 8-bit blocks and their edges. */
 #include "kernels/convert.h"
 
 #include "kernels/convert_math.h"
@@ -204,7 +205,8 @@ static uint8_t codes_wanted[2 * MAX_COUNT + 4 * GUARD], codes_got[2 * MAX_COUNT 
 static float floats_wanted[MAX_COUNT + 2 * GUARD], floats_got[MAX_COUNT + 2 * GUARD];
 static float scales_wanted[BLOCKS], scales_got[BLOCKS];
 
-/* Kind 0: any bits; 1: numbers of a training run; 2: the same with one bad element; 3: zeros, denormals and the largest numbers. */
+/* Kind 0: any bits; 1: numbers of a training run; 2: the same with one bad element; 3: zeros, denormals and the
+ * largest numbers. */
 static void
 fill(int kind, unsigned long long seed)
 {
@@ -338,8 +340,8 @@ stochastic_rounding_does_not_depend_on_the_cut(void)
     }
 }
 
-/* value between two numbers of the format: each is taken with its probability. n draws have a standard error of sqrt(p (1 - p) / n) of the gap;
- * five of them, and 2^-16 for the width of the random number. */
+/* value between two numbers of the format: each is taken with its probability. n draws have a standard error of
+ * sqrt(p (1 - p) / n) of the gap; five of them, and 2^-16 for the width of the random number. */
 static void
 check_mean(pfo_dtype dtype, float value, float scale)
 {
@@ -421,6 +423,16 @@ through(pfo_dtype dtype, int count)
     table->load[dtype](block_code, block_scales, block_out, count);
 }
 
+/* The bound of the error to nearest: relative above the offset of the block's code, constant below it. */
+static float
+half_a_code(float scale, uint32_t max_code, float value, float largest)
+{
+    const uint32_t width = pfo_block_width(scale);
+    const int octaves = (int)(max_code >> width);
+    const float relative = ldexpf(1.001f, -(int)width - 1);
+    return value * relative + largest * ldexpf(1.0f, -octaves) * relative + scale * 0x1p-30f + 0x1p-126f;
+}
+
 static void
 blocks_keep_their_error_bound(void)
 {
@@ -435,20 +447,40 @@ blocks_keep_their_error_bound(void)
         block_in[100] = block_in[270] = -top;
         through(PFO_DTYPE_BLOCK8, 300);
         const float kept = top < 0x1p127f ? top : 0x1p127f;
-        CHECK(fabsf(block_out[100] + kept) <= kept * 0x1p-22f); /* the largest, and the short block's */
-        CHECK(fabsf(block_out[270] + kept) <= kept * 0x1p-22f);
-        for (int i = 0; i < 300; i++) { /* half a code: 1/16 of the value, or of the linear part */
+        CHECK(fabsf(block_out[100] + kept) <= kept * 0x1p-20f); /* the largest, and the short block's */
+        CHECK(fabsf(block_out[270] + kept) <= kept * 0x1p-20f);
+        for (int i = 0; i < 300; i++) {
             const float want = fmaxf(fminf(block_in[i], 0x1p127f), -0x1p127f);
-            CHECK(fabsf(block_out[i] - want) <= fabsf(want) * 0.0626f + kept * 0x1p-19f);
+            CHECK(fabsf(block_out[i] - want) <= half_a_code(block_scales[i / 256], 127, fabsf(want), kept));
             CHECK((signbit(block_out[i]) != 0) == (signbit(block_in[i]) != 0));
-            block_in[i] = fabsf(block_in[i]) * ldexpf(1.0f, -(i % 16));
+            block_in[i] = fabsf(block_in[i]) * ldexpf(1.0f, -(i % (run % 40 + 1)));
         }
         block_in[100] = top;
         through(PFO_DTYPE_UBLOCK8, 256);
         for (int i = 0; i < 256; i++) {
             const float want = fminf(block_in[i], 0x1p127f);
-            CHECK(fabsf(block_out[i] - want) <= want * 0.0626f + kept * 0x1p-34f + 0x1p-126f);
+            CHECK(fabsf(block_out[i] - want) <= half_a_code(block_scales[0], 255, want, kept));
         }
+    }
+}
+
+static void
+blocks_take_the_width_their_numbers_need(void)
+{
+    static const struct {
+        pfo_dtype dtype;
+        int octaves; /* from the largest to the smallest element, evenly */
+        uint32_t width;
+    } known[] = { { PFO_DTYPE_BLOCK8, 3, 5 },  { PFO_DTYPE_BLOCK8, 11, 4 }, { PFO_DTYPE_BLOCK8, 30, 3 },
+                  { PFO_DTYPE_UBLOCK8, 5, 6 }, { PFO_DTYPE_UBLOCK8, 9, 5 }, { PFO_DTYPE_UBLOCK8, 16, 4 },
+                  { PFO_DTYPE_UBLOCK8, 20, 3 } };
+    for (size_t k = 0; k < sizeof known / sizeof known[0]; k++) {
+        for (int i = 0; i < 256; i++) {
+            block_in[i] = exp2f((float)(-known[k].octaves * i) / 255.0f);
+        }
+        block_in[17] = 0.0f; /* zeros do not count */
+        through(known[k].dtype, 256);
+        CHECK(pfo_block_width(block_scales[0]) == known[k].width);
     }
 }
 
@@ -541,6 +573,7 @@ main(void)
     RUN(stochastic_rounding_is_unbiased);
     RUN(streams_seeds_and_places_draw_apart);
     RUN(blocks_keep_their_error_bound);
+    RUN(blocks_take_the_width_their_numbers_need);
     RUN(a_positive_second_moment_never_becomes_zero);
     RUN(edges_of_blocks_are_defined);
     RUN(a_block_that_did_not_change_is_stored_as_it_was);

@@ -15,7 +15,7 @@
 #define PFO_TRAIN_TYPES(X) X(optimizer_plan, 1)
 
 /* X(name): functions of pfo_<name>_functions become functions of the module. */
-#define PFO_TRAIN_FUNCTIONS(X) X(kernel) X(grad)
+#define PFO_TRAIN_FUNCTIONS(X) X(kernel) X(grad) X(cast)
 
 /* X(field, text): strings made once, for attribute and key look-ups. */
 #define PFO_TRAIN_STRINGS(X)                                                                                           \

@@ -1,0 +1,80 @@
+"""perfopt.kernels on torch tensors by DLPack: the bits of torch's own conversions, every code of every dtype."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from perfopt import kernels  # noqa: E402
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2]
+
+
+def boundary_numbers() -> Any:
+    """Random float32 bits, and every float16 and bfloat16 with what lies just beside the middle to the next."""
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(2**31), 2**31, (500_000,), generator=generator).to(torch.int32)
+    halves = torch.arange(-(2**15), 2**15).to(torch.int16)
+    every = torch.cat([halves.view(torch.float16).float(), halves.view(torch.bfloat16).float()])
+    small = torch.arange(-(2**7), 2**7).to(torch.int8)
+    every = torch.cat([every, small.view(torch.float8_e4m3fn).float(), small.view(torch.float8_e5m2).float()])
+    middles = [every * factor for factor in (1 + 2**-4, 1 + 2**-9, 1 + 2**-12, 1 + 2**-4 + 2**-20, 1 - 2**-4)]
+    return torch.cat([bits.view(torch.float32), every, *middles])
+
+
+def raw(tensor: Any) -> Any:
+    return tensor.view(torch.int16 if tensor.element_size() == 2 else torch.int8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nearest_has_torchs_bits(dtype: Any) -> None:
+    x = boundary_numbers()
+    # What torch does with a float8_e4m3fn that is too large has changed with its versions: NaN once, 448 now.
+    saturate = dtype == torch.float8_e4m3fn and not bool(torch.tensor(1e9).to(dtype).isnan())
+    out = torch.empty(x.shape, dtype=dtype)
+    assert kernels.cast(x, dtype, saturate=saturate, out=out) is out
+    want = x.to(dtype)
+    number = ~torch.isnan(x)
+    assert torch.equal(raw(out)[number], raw(want)[number])
+    assert torch.isnan(out.float())[~number].all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_code_reads_as_torch_reads_it(dtype: Any) -> None:
+    bits = (
+        torch.arange(-(2**15), 2**15).to(torch.int16) if dtype.itemsize == 2 else torch.arange(-128, 128).to(torch.int8)
+    )
+    codes = bits.view(dtype)
+    np.testing.assert_array_equal(kernels.cast(codes, "float32"), codes.float().numpy())
+
+
+def test_unscale_takes_bfloat16_gradients() -> None:
+    grads = [torch.full((5, 7), 3.0, dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)]
+    assert kernels.unscale(grads, 0.5) is False
+    assert all(bool((grad == 1.5).all()) for grad in grads)
+    grads[1][2, 2] = float("inf")
+    assert kernels.unscale(grads, 0.5) is True
+
+
+def test_a_borrowed_tensor_is_let_go() -> None:
+    x = torch.ones(1000, dtype=torch.bfloat16)
+    gone = weakref.ref(x)
+    kernels.cast(x, "float32")
+    del x
+    gc.collect()
+    assert gone() is None
+
+
+def test_refused_tensors_are_named() -> None:
+    with pytest.raises(ValueError, match=r"x \(DLPack type"):
+        kernels.cast(torch.zeros(3, dtype=torch.int32), "float16")
+    with pytest.raises(ValueError, match="x has a dtype of its own"):
+        kernels.cast(torch.zeros(3), "float16", source="bfloat16")
+    with pytest.raises(ValueError, match="out has dtype bfloat16"):
+        kernels.cast(torch.zeros(3), "float16", out=torch.zeros(3, dtype=torch.bfloat16))
