@@ -318,7 +318,7 @@ def test_signatures_are_readable() -> None:
     assert list(inspect.signature(_train.adamw_step).parameters) == list(
         inspect.signature(kernels.adamw_step).parameters
     )
-    assert list(inspect.signature(_train.OptimizerPlan).parameters) == ["param_groups", "state"]
+    assert list(inspect.signature(_train.OptimizerPlan).parameters) == ["operation", "param_groups", "state", "fresh"]
     assert kernels.variant() == _core.cpu_info()["variant"]
 
 

@@ -806,8 +806,8 @@ def test_an_interrupt_after_the_first_step_keeps_the_state_of_that_step(monkeypa
     give_grads(params, seed=0)
     real = optimizer._step_plan
 
-    def interrupted(plan: Any) -> Any:
-        if real(plan) is not None:
+    def interrupted(*args: Any) -> Any:
+        if real(*args) is not None:
             raise KeyboardInterrupt  # where Python delivers a signal that came while the kernels ran
 
     monkeypatch.setattr(optimizer, "_step_plan", interrupted)
@@ -832,12 +832,12 @@ def test_a_thread_that_comes_during_the_first_step_is_told_and_harms_nothing(mon
         except RuntimeError as error:
             told.append(str(error))
 
-    def slow() -> Any:
+    def slow(*args: Any) -> Any:
         monkeypatch.undo()
         thread = threading.Thread(target=second_step)
         thread.start()
         thread.join()
-        return real()
+        return real(*args)
 
     monkeypatch.setattr(optimizer, "_make_plan", slow)
     optimizer.step()

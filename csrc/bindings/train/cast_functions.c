@@ -145,7 +145,7 @@ convert(PyObject *module, PyObject *args)
         PyErr_SetString(PyExc_ValueError, "out shares memory with source or scales; accepted: memory of its own");
         return NULL;
     }
-    const pfo_convert_table *table = pfo_converters_for(pfo_train_state_of(module)->kernels->level);
+    const pfo_convert_table *table = pfo_train_state_of(module)->engine.converters;
     Py_BEGIN_ALLOW_THREADS
     pfo_cast(table, &request);
     Py_END_ALLOW_THREADS
@@ -176,7 +176,7 @@ scale(PyObject *module, PyObject *args)
         return NULL;
     }
     const int64_t count = PyArray_SIZE((PyArrayObject *)array);
-    const pfo_convert_table *table = pfo_converters_for(pfo_train_state_of(module)->kernels->level);
+    const pfo_convert_table *table = pfo_train_state_of(module)->engine.converters;
     int nonfinite;
     Py_BEGIN_ALLOW_THREADS
     nonfinite = pfo_scale(table, data, dtype, count, (float)factor, 0);
