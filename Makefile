@@ -74,7 +74,7 @@ $(BUILD)/c-$(1)/fake_nvml.so: tests/c/fake_nvml.c csrc/flags.mk
 	@$(CC) $(PFO_CSTD) $(PFO_WARN) -Werror $(2) -fPIC -shared $$< -o $$@
 $(BUILD)/c-$(1)/test_nvml: $(BUILD)/c-$(1)/fake_nvml.so
 
-$(BUILD)/c-$(1)/test_loader $(BUILD)/c-$(1)/test_device_table $(BUILD)/c-$(1)/test_execute_device: $(FAKES:%=$(BUILD)/c-$(1)/%)
+$(BUILD)/c-$(1)/test_loader $(BUILD)/c-$(1)/test_device_table $(BUILD)/c-$(1)/test_execute_device $(BUILD)/c-$(1)/test_device_fingerprint: $(FAKES:%=$(BUILD)/c-$(1)/%)
 endef
 $(eval $(call c_lane,plain,-O2 -g))
 $(eval $(call c_lane,asan,-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-recover=all -fno-omit-frame-pointer))

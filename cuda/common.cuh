@@ -62,7 +62,10 @@ class pfo_device_guard {
 
 /* Blocks that a kernel keeps resident on the whole device; also makes the driver load the kernel now and not in a
  * capture. */
-cudaError_t pfo_cuda_resident_blocks(const void *kernel, int device, int *blocks);
+cudaError_t pfo_cuda_resident_blocks(const void *kernel, int threads, int device, int *blocks);
+
+/* Whether work on the stream goes into a graph instead of to the device. */
+cudaError_t pfo_cuda_is_capturing(cudaStream_t stream, bool *capturing);
 
 /* norm.cu, update.cu: kernels by dtype, NULL for one they do not have; and the launches, which return the launch's
  * error. */
@@ -82,6 +85,9 @@ int32_t pfo_cuda_norm(pfo_backend_plan *plan, const pfo_backend_step *step, void
 int32_t pfo_cuda_adamw(pfo_backend_plan *plan, void *stream, pfo_backend_error *err);
 int32_t pfo_cuda_read_state_and_wait(pfo_backend_plan *plan, void *stream, pfo_backend_state *out,
                                      pfo_backend_error *err);
+
+/* fingerprint.cu */
+int32_t pfo_cuda_digest_pieces_and_wait(const pfo_backend_pieces *pieces, void *stream, pfo_backend_error *err);
 
 #if defined(__CUDACC__)
 /* Four neighbouring elements as float32. A new dtype is one more pfo_element; arithmetic stays float32. */

@@ -206,18 +206,20 @@ upload_grads(pfo_backend_plan *plan, pfo_table_range range, cudaStream_t stream)
 int32_t
 start_plan(pfo_backend_plan *plan, cudaStream_t stream, pfo_backend_error *err)
 {
-    cudaError_t error = pfo_cuda_resident_blocks(pfo_cuda_norm_kernel(plan->dtype), plan->device, &plan->norm_blocks);
+    cudaError_t error =
+        pfo_cuda_resident_blocks(pfo_cuda_norm_kernel(plan->dtype), PFO_CUDA_THREADS, plan->device, &plan->norm_blocks);
     if (error == cudaSuccess) {
-        error = pfo_cuda_resident_blocks(pfo_cuda_adamw_kernel(plan->dtype), plan->device, &plan->update_blocks);
+        error = pfo_cuda_resident_blocks(pfo_cuda_adamw_kernel(plan->dtype), PFO_CUDA_THREADS, plan->device,
+                                         &plan->update_blocks);
     }
     int unused;
     if (error == cudaSuccess) {
-        error = pfo_cuda_resident_blocks(reinterpret_cast<const void *>(&upload_kernel<large_packet>), plan->device,
-                                         &unused);
+        error = pfo_cuda_resident_blocks(reinterpret_cast<const void *>(&upload_kernel<large_packet>), kUploadThreads,
+                                         plan->device, &unused);
     }
     if (error == cudaSuccess) {
-        error = pfo_cuda_resident_blocks(reinterpret_cast<const void *>(&upload_kernel<small_packet>), plan->device,
-                                         &unused);
+        error = pfo_cuda_resident_blocks(reinterpret_cast<const void *>(&upload_kernel<small_packet>), kUploadThreads,
+                                         plan->device, &unused);
     }
     if (error != cudaSuccess) {
         return pfo_cuda_fail(err, PFO_BACKEND_DEVICE, error, "cannot load the kernels on device %d", (int)plan->device);
@@ -238,15 +240,6 @@ start_plan(pfo_backend_plan *plan, cudaStream_t stream, pfo_backend_error *err)
         return pfo_cuda_fail(err, PFO_BACKEND_DEVICE, error, "cannot enqueue the plan's tables");
     }
     return PFO_BACKEND_OK;
-}
-
-cudaError_t
-is_capturing(cudaStream_t stream, bool *capturing)
-{
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    const cudaError_t error = cudaStreamIsCapturing(stream, &status);
-    *capturing = status != cudaStreamCaptureStatusNone;
-    return error;
 }
 
 int
@@ -353,7 +346,7 @@ pfo_cuda_plan_update(pfo_backend_plan *plan, const pfo_backend_tensor *tensors, 
     const pfo_device_guard guard(plan->device);
     const cudaStream_t on = static_cast<cudaStream_t>(stream);
     bool capturing = false;
-    cudaError_t error = guard.error() == cudaSuccess ? is_capturing(on, &capturing) : guard.error();
+    cudaError_t error = guard.error() == cudaSuccess ? pfo_cuda_is_capturing(on, &capturing) : guard.error();
     if (error != cudaSuccess) {
         return pfo_cuda_fail(err, PFO_BACKEND_DEVICE, error, "cannot use the stream on device %d", (int)plan->device);
     }
@@ -449,7 +442,7 @@ pfo_cuda_read_state_and_wait(pfo_backend_plan *plan, void *stream, pfo_backend_s
     const pfo_device_guard guard(plan->device);
     const cudaStream_t on = static_cast<cudaStream_t>(stream);
     bool capturing = false;
-    cudaError_t error = guard.error() == cudaSuccess ? is_capturing(on, &capturing) : guard.error();
+    cudaError_t error = guard.error() == cudaSuccess ? pfo_cuda_is_capturing(on, &capturing) : guard.error();
     if (error == cudaSuccess && capturing) {
         return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess,
                              "the state cannot be read while the stream is captured");

@@ -242,7 +242,17 @@ class DiskStore:
     def __enter__(self) -> DiskStore: ...
     def __exit__(self, *exc_info: object) -> Literal[False]: ...
 
-# backend loader
+# device backend
+def hash_device_array(
+    dtype: str,
+    shape: tuple[int, ...],
+    data: int,
+    device: int,
+    stream: int,
+    scratch: int,
+    scratch_bytes: int,
+    /,
+) -> object: ...
 def backend_info() -> dict[str, Any]: ...
 
 # ---- profiler ----

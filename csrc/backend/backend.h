@@ -10,7 +10,7 @@
  * - Streams: `stream` is the device's native handle (cudaStream_t; NULL is the default stream). Functions that take one
  *   only enqueue work on it and return: no synchronisation, no allocation, no copy from host memory that the device
  *   would read later (tables travel as kernel parameters). So all of them may be captured into a graph and replayed.
- *   The one exception says so in its name: read_state_and_wait().
+ *   The exceptions say so in their names: read_state_and_wait(), digest_pieces_and_wait().
  * - Devices: an index into the backend's devices, part of the plan. The calling thread's current device is the same
  *   after a call as before it.
  * - Memory: the backend owns no device memory. The caller gives each plan a workspace and keeps it, and all tensors,
@@ -34,7 +34,7 @@
 extern "C" {
 #endif
 
-#define PFO_BACKEND_ABI_VERSION 1
+#define PFO_BACKEND_ABI_VERSION 2
 #define PFO_BACKEND_SYMBOL "perfopt_backend_v1"
 
 typedef enum pfo_backend_code {
@@ -132,6 +132,27 @@ typedef struct pfo_backend_state {
 
 typedef struct pfo_backend_plan pfo_backend_plan; /* opaque */
 
+enum {
+    PFO_BACKEND_DIGEST_BYTES = 16,
+    PFO_BACKEND_PIECE_UNIT = 1024,      /* pieces are a multiple of it ... */
+    PFO_BACKEND_PIECE_MAX = 256 * 1024, /* ... up to this */
+    PFO_BACKEND_SHORT_PIECE = 240,      /* a last piece of at most so many bytes is handed to the host as it is */
+};
+
+/* Contiguous memory of the device, cut into pieces of which the last one may be shorter. */
+typedef struct pfo_backend_pieces {
+    const void *data; /* of any alignment; not NULL when bytes > 0 */
+    int64_t bytes;    /* >= 0 */
+    int64_t piece_bytes;
+    void *scratch; /* device memory, PFO_BACKEND_DIGEST_BYTES for each piece, aligned to 16 bytes */
+    int64_t scratch_bytes;
+    unsigned char
+        *digests;        /* host memory, PFO_BACKEND_DIGEST_BYTES for each piece; not written for a short last piece */
+    unsigned char *rest; /* host memory, PFO_BACKEND_SHORT_PIECE bytes: a short last piece itself */
+    int32_t device;
+    int32_t reserved;
+} pfo_backend_pieces;
+
 typedef struct pfo_backend {
     uint32_t abi_version; /* PFO_BACKEND_ABI_VERSION the backend was built with */
     uint32_t struct_size; /* sizeof(pfo_backend) there */
@@ -166,6 +187,9 @@ typedef struct pfo_backend {
     /* Copies the state to the host and waits for the stream to get there. Not for capture. */
     int32_t (*read_state_and_wait)(pfo_backend_plan *plan, void *stream, pfo_backend_state *out,
                                    pfo_backend_error *err);
+
+    /* XXH3-128 (seed 0, canonical form) of each piece, and a wait for them. One launch. Not for capture. */
+    int32_t (*digest_pieces_and_wait)(const pfo_backend_pieces *pieces, void *stream, pfo_backend_error *err);
 } pfo_backend;
 
 typedef const pfo_backend *(*pfo_backend_entry)(void);

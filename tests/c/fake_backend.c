@@ -6,6 +6,7 @@
  */
 #include "backend/backend.h"
 #include "../../cuda/table.h"
+#include "../../cuda/xxh3.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -259,6 +260,47 @@ read_state_and_wait(pfo_backend_plan *plan, void *stream, pfo_backend_state *out
     return PFO_BACKEND_OK;
 }
 
+/* As fingerprint.cu: threads take sums of blocks, eight of them the chain. */
+static void
+digest_piece(const unsigned char *piece, int64_t bytes, unsigned char *digest)
+{
+    static const uint64_t secret[PFO_XXH3_SECRET_WORDS] = PFO_XXH3_SECRET;
+    uint64_t sums[PFO_BACKEND_PIECE_MAX / PFO_XXH3_BLOCK * PFO_XXH3_LANES];
+    uint64_t lanes[PFO_XXH3_LANES];
+    const pfo_xxh3_shape shape = pfo_xxh3_shape_of(bytes);
+    for (int32_t thread = 0; thread < THREADS; thread++) {
+        for (int32_t unit = thread; unit < (shape.whole_blocks + 1) * PFO_XXH3_PAIRS; unit += THREADS) {
+            const int32_t slot = unit / PFO_XXH3_PAIRS;
+            const pfo_xxh3_pair sum = pfo_xxh3_block_sum(piece, shape, slot, unit % PFO_XXH3_PAIRS, 1, secret);
+            memcpy(&sums[slot * PFO_XXH3_LANES + 2 * (unit % PFO_XXH3_PAIRS)], sum.at, sizeof sum.at);
+        }
+    }
+    for (int lane = 0; lane < PFO_XXH3_LANES; lane++) {
+        lanes[lane] = pfo_xxh3_chain(sums, shape.whole_blocks, lane, secret);
+    }
+    pfo_xxh3_finish(lanes, bytes, secret, digest);
+}
+
+static int32_t
+digest_pieces_and_wait(const pfo_backend_pieces *pieces, void *stream, pfo_backend_error *err)
+{
+    (void)stream;
+    const int64_t whole = pieces->bytes / pieces->piece_bytes;
+    const int64_t last = pieces->bytes % pieces->piece_bytes;
+    const unsigned char *data = pieces->data;
+    if (pieces->scratch_bytes < (whole + (last > 0)) * PFO_BACKEND_DIGEST_BYTES) {
+        return fail(err, PFO_BACKEND_BAD_ARGUMENT, "the scratch memory is too small");
+    }
+    for (int64_t piece = 0; piece < whole + (last > PFO_BACKEND_SHORT_PIECE); piece++) {
+        digest_piece(data + piece * pieces->piece_bytes, piece < whole ? pieces->piece_bytes : last,
+                     pieces->digests + piece * PFO_BACKEND_DIGEST_BYTES);
+    }
+    if (last > 0 && last <= PFO_BACKEND_SHORT_PIECE) {
+        memcpy(pieces->rest, data + whole * pieces->piece_bytes, (size_t)last);
+    }
+    return PFO_BACKEND_OK;
+}
+
 static const pfo_backend table = {
 #if defined(FAKE_version)
     .abi_version = PFO_BACKEND_ABI_VERSION + 41,
@@ -281,6 +323,7 @@ static const pfo_backend table = {
     .norm = norm,
     .adamw = adamw,
     .read_state_and_wait = read_state_and_wait,
+    .digest_pieces_and_wait = digest_pieces_and_wait,
 };
 
 #if defined(FAKE_nosymbol)
