@@ -157,6 +157,7 @@ static const pfo_backend table = {
     pfo_cuda_adamw,
     pfo_cuda_read_state_and_wait,
     pfo_cuda_digest_pieces_and_wait,
+    pfo_cuda_matmul,
 };
 
 extern "C" __attribute__((visibility("default"))) const pfo_backend *perfopt_backend_v1(void);

@@ -89,6 +89,9 @@ int32_t pfo_cuda_read_state_and_wait(pfo_backend_plan *plan, void *stream, pfo_b
 /* fingerprint.cu */
 int32_t pfo_cuda_digest_pieces_and_wait(const pfo_backend_pieces *pieces, void *stream, pfo_backend_error *err);
 
+/* matmul.cu */
+int32_t pfo_cuda_matmul(const pfo_backend_matmul *product, void *stream, pfo_backend_error *err);
+
 #if defined(__CUDACC__)
 /* Four neighbouring elements as float32. A new dtype is one more pfo_element; arithmetic stays float32. */
 struct pfo_quad {

@@ -253,6 +253,16 @@ def hash_device_array(
     scratch_bytes: int,
     /,
 ) -> object: ...
+def device_matmul(
+    device: int,
+    stream: int,
+    sizes: tuple[int, int, int],
+    codes: tuple[int, int, int, bool, bool],
+    matrices: tuple[int, int, int, int, int, int],
+    extras: tuple[int, int, int, int, int],
+    workspace: tuple[int, int],
+    /,
+) -> bool: ...
 def backend_info() -> dict[str, Any]: ...
 
 # ---- profiler ----

@@ -52,6 +52,26 @@ typedef struct pfo_backend_error {
 
 /* Same numbers as pfo_dtype and pfo_op of kernels/tensor.h; the backend asserts it. */
 typedef enum pfo_backend_dtype { PFO_BACKEND_FLOAT32 = 0 } pfo_backend_dtype;
+/* Of matrix products; float32 is none of them. */
+typedef enum pfo_backend_matmul_dtype {
+    PFO_BACKEND_MATMUL_BFLOAT16 = 1,
+    PFO_BACKEND_MATMUL_FLOAT16 = 2,
+    PFO_BACKEND_MATMUL_FLOAT8_E4M3 = 3 /* of A and B only; needs scale_a and scale_b */
+} pfo_backend_matmul_dtype;
+
+/* What a matrix product does with its result before it is stored. gelu is the tanh form. */
+typedef enum pfo_backend_epilogue {
+    PFO_BACKEND_PLAIN = 0,         /* D = A B */
+    PFO_BACKEND_BIAS = 1,          /* D = A B + bias, bias: [n] */
+    PFO_BACKEND_GELU = 2,          /* D = gelu(A B) */
+    PFO_BACKEND_GELU_BIAS = 3,     /* D = gelu(A B + bias) */
+    PFO_BACKEND_GELU_AUX = 4,      /* aux = A B,        D = gelu(aux) */
+    PFO_BACKEND_GELU_AUX_BIAS = 5, /* aux = A B + bias, D = gelu(aux) */
+    PFO_BACKEND_DGELU = 6,         /* D = A B * gelu'(aux) */
+    PFO_BACKEND_DGELU_BGRAD = 7,   /* the same, and bias = sums of D over its rows, [n] */
+    PFO_BACKEND_BGRAD = 8 /* D = A B, and bias = sums of A over k, [m]: with A a transposed gradient, the bias's */
+} pfo_backend_epilogue;
+
 typedef enum pfo_backend_op { PFO_BACKEND_NORM = 0, PFO_BACKEND_ADAMW = 1 } pfo_backend_op;
 
 typedef struct pfo_backend_device {
@@ -130,6 +150,33 @@ typedef struct pfo_backend_state {
     int64_t reserved[2];
 } pfo_backend_state;
 
+/* D = epilogue(op(A) op(B)), all matrices in rows: D and aux [m, n], op(A) [m, k], op(B) [k, n]. Sums are float32, also where the product
+ * is split. Rows begin `ld` elements apart. A dtype, alignment or size that no kernel of the device can do is UNAVAILABLE. */
+typedef struct pfo_backend_matmul {
+    const void *a; /* [m, k], or [k, m] when transpose_a */
+    const void *b; /* [k, n], or [n, k] when transpose_b */
+    void *d;
+    void *bias;           /* read or written as the epilogue says, else NULL; dtype_d */
+    void *aux;            /* likewise */
+    const float *scale_a; /* on the device: A stands for A * scale_a; NULL: 1 */
+    const float *scale_b;
+    void *workspace; /* device memory, aligned to 256 bytes */
+    int64_t workspace_bytes;
+    int64_t m; /* >= 1, as n and k */
+    int64_t n;
+    int64_t k;
+    int64_t ld_a;
+    int64_t ld_b;
+    int64_t ld_d;
+    int64_t ld_aux;
+    int32_t device;
+    int32_t dtype; /* pfo_backend_matmul_dtype of A and B */
+    int32_t dtype_d;
+    int32_t epilogue; /* pfo_backend_epilogue */
+    int32_t transpose_a;
+    int32_t transpose_b;
+} pfo_backend_matmul;
+
 typedef struct pfo_backend_plan pfo_backend_plan; /* opaque */
 
 enum {
@@ -190,6 +237,11 @@ typedef struct pfo_backend {
 
     /* XXH3-128 (seed 0, canonical form) of each piece, and a wait for them. One launch. Not for capture. */
     int32_t (*digest_pieces_and_wait)(const pfo_backend_pieces *pieces, void *stream, pfo_backend_error *err);
+
+    /* One matrix product. UNAVAILABLE with the reason where the library for it is missing or has no kernel for this one; nothing
+     * was enqueued then. The first product of a shape looks for a kernel and keeps it; it, and the first of a device, is not for
+     * capture. Safe from any thread. */
+    int32_t (*matmul)(const pfo_backend_matmul *product, void *stream, pfo_backend_error *err);
 } pfo_backend;
 
 typedef const pfo_backend *(*pfo_backend_entry)(void);

@@ -7,6 +7,7 @@
 #include "backend/backend.h"
 #include "../../cuda/table.h"
 #include "../../cuda/xxh3.h"
+#include "fake_matmul.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -301,6 +302,14 @@ digest_pieces_and_wait(const pfo_backend_pieces *pieces, void *stream, pfo_backe
     return PFO_BACKEND_OK;
 }
 
+static int32_t
+matmul(const pfo_backend_matmul *product, void *stream, pfo_backend_error *err)
+{
+    (void)stream;
+    const int32_t code = matmul_on_host(product);
+    return code == PFO_BACKEND_OK ? code : fail(err, code, "no kernel for this product");
+}
+
 static const pfo_backend table = {
 #if defined(FAKE_version)
     .abi_version = PFO_BACKEND_ABI_VERSION + 41,
@@ -324,6 +333,7 @@ static const pfo_backend table = {
     .adamw = adamw,
     .read_state_and_wait = read_state_and_wait,
     .digest_pieces_and_wait = digest_pieces_and_wait,
+    .matmul = matmul,
 };
 
 #if defined(FAKE_nosymbol)

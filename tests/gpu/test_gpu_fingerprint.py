@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch")  # this folder has no package of that name
+torch = pytest.importorskip("torch")
+pytest.importorskip("torch.optim")  # without PyTorch, "torch" may be the folder of tests
 
 from perfopt import _core, _keys_arrays  # noqa: E402
 
 FOUND = _core.backend_info()
-pytestmark = pytest.mark.skipif(not FOUND["available"], reason=f"no CUDA backend: {FOUND['reason']}")
+pytestmark = [
+    pytest.mark.skipif(not FOUND["available"], reason=f"no CUDA backend: {FOUND['reason']}"),
+    pytest.mark.skipif(FOUND["available"] and not torch.cuda.is_available(), reason="torch has no CUDA here"),
+]
 
 PIECE = 256 * 1024
 

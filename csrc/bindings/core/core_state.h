@@ -66,6 +66,7 @@
     X(fingerprint)                                                                                                     \
     X(flight)                                                                                                          \
     X(simulate)                                                                                                        \
+    X(matmul)                                                                                                          \
     X(memory)                                                                                                          \
     X(backend)
 
