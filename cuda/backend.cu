@@ -154,7 +154,7 @@ static const pfo_backend table = {
     pfo_cuda_plan_update,
     pfo_cuda_plan_destroy,
     pfo_cuda_norm,
-    pfo_cuda_adamw,
+    pfo_cuda_update,
     pfo_cuda_read_state_and_wait,
     pfo_cuda_digest_pieces_and_wait,
     pfo_cuda_matmul,

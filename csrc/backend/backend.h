@@ -21,7 +21,7 @@
  * - Fork: a child of a process that has used a device cannot use it again; calls then report PFO_BACKEND_DEVICE.
  *
  * One optimizer step is two enqueued kernels for any number of tensors: norm() reads all gradients and leaves its
- * findings in the pfo_backend_state at the start of the workspace; adamw() reads them there. Nothing returns to the
+ * findings in the pfo_backend_state at the start of the workspace; update() reads them there. Nothing returns to the
  * host.
  */
 #ifndef PFO_BACKEND_BACKEND_H
@@ -29,6 +29,9 @@
 
 #include <stddef.h>
 #include <stdint.h>
+
+#include "kernels/tensor.h"
+#include "kernels/update_math.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -50,8 +53,20 @@ typedef struct pfo_backend_error {
     char text[236];      /* NUL-terminated, cut if too long */
 } pfo_backend_error;
 
-/* Same numbers as pfo_dtype and pfo_op of kernels/tensor.h; the backend asserts it. */
-typedef enum pfo_backend_dtype { PFO_BACKEND_FLOAT32 = 0 } pfo_backend_dtype;
+/* What a tensor does in a step; the numbers of pfo_role in kernels/plan.h, which says more. Operations are those of pfo_op, dtypes
+ * those of pfo_dtype. */
+typedef enum pfo_backend_role {
+    PFO_BACKEND_WEIGHT = 0,
+    PFO_BACKEND_GRAD = 1,
+    PFO_BACKEND_STATE_1 = 2,
+    PFO_BACKEND_STATE_2 = 3,
+    PFO_BACKEND_STATE_3 = 4,
+    PFO_BACKEND_COPY = 5,
+    PFO_BACKEND_EMA = 6,
+    PFO_BACKEND_ROLE_COUNT = 7
+} pfo_backend_role;
+enum { PFO_BACKEND_STATE_COUNT = 3 };
+
 /* Of matrix products; float32 is none of them. */
 typedef enum pfo_backend_matmul_dtype {
     PFO_BACKEND_MATMUL_BFLOAT16 = 1,
@@ -72,8 +87,6 @@ typedef enum pfo_backend_epilogue {
     PFO_BACKEND_BGRAD = 8 /* D = A B, and bias = sums of A over k, [m]: with A a transposed gradient, the bias's */
 } pfo_backend_epilogue;
 
-typedef enum pfo_backend_op { PFO_BACKEND_NORM = 0, PFO_BACKEND_ADAMW = 1 } pfo_backend_op;
-
 typedef struct pfo_backend_device {
     char name[128];
     int32_t compute_major;
@@ -89,23 +102,25 @@ typedef struct pfo_backend_memory {
     int64_t allocated_bytes; /* by this process, -1 where the driver does not tell */
 } pfo_backend_memory;
 
-/* One parameter and what belongs to it; all addresses are of the plan's device and aligned to the element size. */
+/* One parameter and what belongs to it; all addresses are of the plan's device and aligned to the element size. A NORM looks at the
+ * gradient alone. */
 typedef struct pfo_backend_tensor {
-    void *param;      /* param, exp_avg, exp_avg_sq, step: not used by PFO_BACKEND_NORM */
-    const void *grad; /* ignored when has_grad is 0 */
-    void *exp_avg;
-    void *exp_avg_sq;
-    float *step;      /* one float32: steps this parameter has taken; read by norm(), counted up by adamw() */
-    int64_t count;    /* elements, >= 0; pointers of a tensor of no elements are ignored, except step */
-    int32_t group;    /* index into the groups of the step */
-    int32_t dtype;    /* pfo_backend_dtype of param, grad and moments */
-    int32_t has_grad; /* 0: the parameter and its step count stay as they are */
+    void *data[PFO_BACKEND_ROLE_COUNT];     /* NULL: the tensor has no such role, or no elements */
+    float *scales[PFO_BACKEND_STATE_COUNT]; /* of states in BLOCK8 or UBLOCK8, else NULL */
+    float *step;    /* one float32: steps this parameter has taken; NULL where none are counted */
+    int64_t count;  /* elements, >= 0 */
+    int32_t group;  /* index into the groups of the step */
+    int32_t stream; /* of random bits (kernels/rounding_math.h) */
+    int32_t dtype
+        [PFO_BACKEND_ROLE_COUNT]; /* pfo_dtype; gradients are FLOAT32, BFLOAT16 or FLOAT16, 8-bit blocks are of states only */
+    int32_t has_grad;             /* 0: the parameter and its step count stay as they are */
+    int32_t first;                /* 1: its state held nothing when the plan was made; the first step taken ends that */
     int32_t reserved;
 } pfo_backend_tensor;
 
 typedef struct pfo_backend_plan_spec {
     int32_t device;
-    int32_t op; /* pfo_backend_op */
+    int32_t op; /* pfo_op */
     int64_t tensor_count;
     const pfo_backend_tensor *tensors; /* host memory, copied */
     int32_t group_count;               /* >= 1 */
@@ -115,26 +130,27 @@ typedef struct pfo_backend_plan_spec {
 } pfo_backend_plan_spec;
 
 /* Options of a group, in host memory; passed by value with each step. Under graph replay the values are those of the capture,
- * except the learning rate when it has a slot on the device. Ranges as in kernels/update_math.h. */
+ * except the learning rate when it has a slot on the device. */
 typedef struct pfo_backend_group {
-    double lr;
-    double beta1;
-    double beta2;
-    double eps;
-    double weight_decay;
+    pfo_options options;    /* of the plan's operation; ranges as in kernels/<name>_math.h */
     const float *device_lr; /* NULL, or one float32 on the device that is read by each step instead of lr */
-    int32_t maximize;
-    int32_t reserved;
 } pfo_backend_group;
 
+/* The same step is given to norm() and to update(). */
 typedef struct pfo_backend_step {
-    double max_grad_norm;            /* < 0: no clipping */
-    double unscale;                  /* gradients are multiplied by it (1 without a loss scale) ... */
-    const float *grad_scale;         /* ... and divided by this float32 on the device, unless NULL */
-    const float *found_inf;          /* NULL, or a float32 on the device: anything but 0 skips the step */
-    const pfo_backend_group *groups; /* [group_count] of the plan; NULL for PFO_BACKEND_NORM */
-    int32_t skip_nonfinite;          /* 1: inf or NaN in any gradient means that adamw() changes nothing at all */
-    int32_t reserved;
+    double max_grad_norm;                /* < 0: no clipping */
+    double unscale;                      /* gradients are multiplied by it (1 without a loss scale) ... */
+    double ema_decay;                    /* of tensors with an EMA */
+    const float *grad_scale;             /* ... and divided by this float32 on the device, unless NULL */
+    const float *found_inf;              /* NULL, or a float32 on the device: anything but 0 skips the step */
+    const int64_t *device_rounding_step; /* NULL, or an int64 on the device that is read instead of rounding_step */
+    const pfo_backend_group *groups;     /* [group_count] of the plan; NULL for a NORM */
+    uint64_t seed;                       /* of the run's random bits */
+    uint64_t rounding_step;              /* number of this step, < 2^30: with the seed it fixes the random bits */
+    int32_t skip_nonfinite;              /* 1: inf or NaN in any gradient means that update() changes nothing ... */
+    int32_t skip_anyway;                 /* 1: as if found_inf said so */
+    int32_t stochastic;                  /* 1: what is below 32 bits is rounded at random (kernels/rounding_math.h) */
+    int32_t zero_grads; /* 1: ... but gradients are zero afterwards. pre: no two of them share memory */
 } pfo_backend_step;
 
 /* Lies at the start of the workspace; written by norm() at its end. Bias corrections are kept per tensor, behind it, because
@@ -142,11 +158,11 @@ typedef struct pfo_backend_step {
 typedef struct pfo_backend_state {
     double norm;        /* global, of the unscaled gradients; inf or NaN when they are */
     double clip_factor; /* min(1, max_grad_norm / (norm + 1e-6)), 1 without clipping */
-    double multiplier;  /* unscale / grad_scale * clip_factor: what adamw() multiplies gradients by */
+    double multiplier;  /* unscale / grad_scale * clip_factor: what update() multiplies gradients by */
     int64_t taken;      /* steps since the plan was made */
     int64_t skipped;    /* steps not taken since then */
     int32_t nonfinite;  /* 1: this step's gradients have inf or NaN */
-    int32_t skip;       /* 1: adamw() is to change nothing */
+    int32_t skip;       /* 1: update() is to change nothing */
     int64_t reserved[2];
 } pfo_backend_state;
 
@@ -217,7 +233,7 @@ typedef struct pfo_backend {
     /* Checks the spec, loads the kernels and enqueues the tables and a zeroed state. On failure *plan is NULL. */
     int32_t (*plan_create)(const pfo_backend_plan_spec *spec, void *stream, pfo_backend_plan **plan,
                            pfo_backend_error *err);
-    /* Pointers and has_grad may have changed; count, dtype and group may not (make a new plan). Enqueues only what differs from
+    /* Pointers, has_grad and the gradients' dtypes may have changed; count, other dtypes and group may not (make a new plan). Enqueues only what differs from
      * the last call, and nothing when nothing does. */
     int32_t (*plan_update)(pfo_backend_plan *plan, const pfo_backend_tensor *tensors, int64_t tensor_count,
                            void *stream, pfo_backend_error *err);
@@ -228,8 +244,8 @@ typedef struct pfo_backend {
      * every bit for any device of this backend: partial sums belong to chunks and are added in a fixed order. */
     int32_t (*norm)(pfo_backend_plan *plan, const pfo_backend_step *step, void *stream, pfo_backend_error *err);
     /* Pass 2: the update of all tensors that have a gradient, or nothing when the state says skip. One launch.
-     * pre: norm() was enqueued before it, once for each call. */
-    int32_t (*adamw)(pfo_backend_plan *plan, void *stream, pfo_backend_error *err);
+     * pre: norm() was enqueued before it with the same step, once for each call. */
+    int32_t (*update)(pfo_backend_plan *plan, const pfo_backend_step *step, void *stream, pfo_backend_error *err);
 
     /* Copies the state to the host and waits for the stream to get there. Not for capture. */
     int32_t (*read_state_and_wait)(pfo_backend_plan *plan, void *stream, pfo_backend_state *out,

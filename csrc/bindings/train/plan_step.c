@@ -408,7 +408,7 @@ run_step(plan_object *self, PyObject *param_groups, PyObject *state, const pfo_s
     pfo_status status = PFO_OK;
     Py_BEGIN_ALLOW_THREADS
     if (self->run != NULL) {
-        status = pfo_execute_device_step(self->run, self->options, self->lr_slots, request, stream, &err);
+        status = pfo_execute_device_step(self->run, self->options, self->lr_slots, NULL, request, stream, &err);
     } else {
         pfo_execute_step(self->plan, &self->module_state->engine, self->options, request, &result);
     }
