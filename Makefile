@@ -14,7 +14,7 @@ STAMP := $(BUILD)/stamps
 C_SOURCES := $(wildcard csrc/*/*.c csrc/bindings/*/*.c)
 C_HEADERS := $(wildcard csrc/*/*.h csrc/bindings/*/*.h cuda/*.h)
 
-.PHONY: all setup demo test test-c asan tsan tsan-python valgrind lint format bench spec wheel cuda clean
+.PHONY: all setup demo test test-c asan tsan tsan-python valgrind lint format bench bench-gpu spec wheel cuda clean
 
 all: setup
 
@@ -74,7 +74,7 @@ $(BUILD)/c-$(1)/fake_nvml.so: tests/c/fake_nvml.c csrc/flags.mk
 	@$(CC) $(PFO_CSTD) $(PFO_WARN) -Werror $(2) -fPIC -shared $$< -o $$@
 $(BUILD)/c-$(1)/test_nvml: $(BUILD)/c-$(1)/fake_nvml.so
 
-$(BUILD)/c-$(1)/test_loader $(BUILD)/c-$(1)/test_device_table $(BUILD)/c-$(1)/test_execute_device: $(FAKES:%=$(BUILD)/c-$(1)/%)
+$(BUILD)/c-$(1)/test_loader $(BUILD)/c-$(1)/test_device_table $(BUILD)/c-$(1)/test_execute_device $(BUILD)/c-$(1)/test_device_fingerprint $(BUILD)/c-$(1)/test_device_roles: $(FAKES:%=$(BUILD)/c-$(1)/%)
 endef
 $(eval $(call c_lane,plain,-O2 -g))
 $(eval $(call c_lane,asan,-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-recover=all -fno-omit-frame-pointer))
@@ -145,6 +145,10 @@ bench: $(STAMP)/bench
 	@$(BIN)/python -m pytest $(BENCH) -q -p no:cacheprovider --benchmark-columns=rounds
 	@$(BIN)/python tools/performance_page.py
 	@cat benchmarks/results/table.md
+
+## bench-gpu: the CUDA path against torch on this machine's GPU; without one it says so
+bench-gpu: $(STAMP)/built
+	@$(BIN)/python benchmarks/gpu/bench_gpu.py || [ $$? -eq 3 ]
 
 $(STAMP)/bench: $(STAMP)/built
 	@$(BIN)/python -m pip --disable-pip-version-check -q install --no-build-isolation --editable ".[torch,bench]"

@@ -53,7 +53,7 @@ def build_cuda_backend(package: Path) -> None:
         wanted == "auto" and subprocess.run([*script, "--find"], capture_output=True).returncode != 0
     ):
         return
-    if subprocess.run(script).returncode != 0:
+    if subprocess.run(script, env={"PYTHON": sys.executable, **os.environ}).returncode != 0:
         if wanted == "on":
             raise SystemExit("the CUDA backend could not be built (PERFOPT_CUDA=on)")
         print("warning: the CUDA backend could not be built; perfopt works without it, on the CPU", file=sys.stderr)

@@ -28,5 +28,5 @@ PFO_FILE_xxh_avx512 = -mavx512f -mavx2
 
 # CUDA backend (cuda/build.sh reads these). No contraction and no fast math: arithmetic rounds as on the CPU.
 PFO_NVCC = -std=c++17 -O3 -fmad=false -lineinfo -Xptxas -v -Icsrc -Icuda -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-Wall,-Wextra
-PFO_NVCC_ARCH = -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90
+PFO_NVCC_ARCH = -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_90,code=compute_90
 PFO_NVCC_LINK = -shared -cudart static -Xlinker --exclude-libs,ALL,--as-needed,-z,defs

@@ -66,15 +66,24 @@ pfo_device_guard::~pfo_device_guard()
 }
 
 cudaError_t
-pfo_cuda_resident_blocks(const void *kernel, int device, int *blocks)
+pfo_cuda_resident_blocks(const void *kernel, int threads, int device, int *blocks)
 {
     int multiprocessors = 0;
     int each = 0;
     cudaError_t error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
     if (error == cudaSuccess) {
-        error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, PFO_CUDA_THREADS, 0);
+        error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, 0);
     }
     *blocks = multiprocessors * (each < 1 ? 1 : each);
+    return error;
+}
+
+cudaError_t
+pfo_cuda_is_capturing(cudaStream_t stream, bool *capturing)
+{
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    const cudaError_t error = cudaStreamIsCapturing(stream, &status);
+    *capturing = status != cudaStreamCaptureStatusNone;
     return error;
 }
 
@@ -145,8 +154,10 @@ static const pfo_backend table = {
     pfo_cuda_plan_update,
     pfo_cuda_plan_destroy,
     pfo_cuda_norm,
-    pfo_cuda_adamw,
+    pfo_cuda_update,
     pfo_cuda_read_state_and_wait,
+    pfo_cuda_digest_pieces_and_wait,
+    pfo_cuda_matmul,
 };
 
 extern "C" __attribute__((visibility("default"))) const pfo_backend *perfopt_backend_v1(void);

@@ -2,6 +2,7 @@
 # Builds perfopt/_backends/libperfopt_cuda.so from cuda/*.cu with nvcc; run by `make cuda` and by setup.py.
 # Leaves what the compiler made in build/cuda: registers.txt (ptxas -v), *.ptx, *.cubin and, where a disassembler is, *.sass.
 # Compiles only what changed. nvcc is $NVCC, or that of $CUDA_HOME, of PATH, or of /usr/local/cuda*. Exit: 0 built, 3 no nvcc, else failed.
+# cublasLt.h is $PERFOPT_CUBLAS_INCLUDE's, nvcc's own, or that of the Python package nvidia-cublas ($PYTHON's); without it, no matrix products.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=build/cuda
@@ -30,11 +31,32 @@ if [ "${1:-}" = --find ]; then
 fi
 mkdir -p "$out" "$(dirname "$library")"
 
+find_cublaslt() { # the folder of cublasLt.h, or nothing
+    local candidate packages
+    packages=$(${PYTHON:-python3} -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])' 2> /dev/null || true)
+    for candidate in "${PERFOPT_CUBLAS_INCLUDE:-}" "$(dirname "$(dirname "$(readlink -f "$nvcc")")")/include" "$packages"/nvidia/cu*/include "$packages"/nvidia/cublas/include; do
+        if [ -n "$candidate" ] && [ -f "$candidate/cublasLt.h" ]; then
+            echo "$candidate"
+            return
+        fi
+    done
+}
+
+cublaslt=$(find_cublaslt)
+matmul_flags=(${cublaslt:+-DPFO_HAVE_CUBLASLT -isystem "$cublaslt"}) # after the toolkit's own headers
+echo "${matmul_flags[*]}" > "$out/matmul.flags.new"
+cmp -s "$out/matmul.flags.new" "$out/matmul.flags" || mv "$out/matmul.flags.new" "$out/matmul.flags"
+rm -f "$out/matmul.flags.new"
+
 compile() { # stem of cuda/<stem>.cu
     local keep=$out/$1.keep
+    local more=()
+    if [ "$1" = matmul ]; then
+        more=("${matmul_flags[@]}")
+    fi
     rm -rf "$keep" && mkdir -p "$keep"
     # shellcheck disable=SC2046
-    if ! "$nvcc" $(flag PFO_NVCC) $(flag PFO_NVCC_ARCH) --keep --keep-dir "$keep" -c "cuda/$1.cu" -o "$out/$1.new.o" 2> "$out/$1.log"; then
+    if ! "$nvcc" $(flag PFO_NVCC) $(flag PFO_NVCC_ARCH) "${more[@]}" --keep --keep-dir "$keep" -c "cuda/$1.cu" -o "$out/$1.new.o" 2> "$out/$1.log"; then
         cat "$out/$1.log" >&2
         return 1
     fi
@@ -50,7 +72,7 @@ jobs=()
 for source in cuda/*.cu; do
     stem=$(basename "$source" .cu)
     stems+=("$stem")
-    if [ ! "$out/$stem.o" -nt "$source" ] || [ ! "$out/$stem.o" -nt "$newest_header" ]; then
+    if [ ! "$out/$stem.o" -nt "$source" ] || [ ! "$out/$stem.o" -nt "$newest_header" ] || { [ "$stem" = matmul ] && [ "$out/matmul.flags" -nt "$out/$stem.o" ]; }; then
         compile "$stem" &
         jobs+=($!)
     fi
@@ -76,4 +98,4 @@ for cubin in "$out"/*.cubin; do
         "$nvdisasm" -c "$cubin" > "${cubin%.cubin}.sass"
     fi
 done
-echo "built $library ($("$nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/nvcc \1/p')); reports in $out"
+echo "built $library ($("$nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/nvcc \1/p')); ${cublaslt:+cuBLASLt from $cublaslt; }reports in $out"

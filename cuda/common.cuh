@@ -12,9 +12,6 @@
 
 #include "table.h"
 
-static_assert((int)PFO_BACKEND_FLOAT32 == (int)PFO_DTYPE_FLOAT32, "dtype codes of backend.h and tensor.h");
-static_assert((int)PFO_BACKEND_NORM == (int)PFO_OP_NORM && (int)PFO_BACKEND_ADAMW == (int)PFO_OP_ADAMW,
-              "op codes of backend.h and tensor.h");
 static_assert(sizeof(void *) == 8, "64-bit hosts only");
 
 enum {
@@ -31,7 +28,9 @@ struct pfo_norm_arguments {
     double unscale;
     const float *grad_scale;
     const float *found_inf;
+    int32_t op;
     int32_t skip_nonfinite;
+    int32_t skip_anyway;
     int32_t groups_inside; /* 1: groups[] below, 0: view.groups */
     pfo_backend_group groups[PFO_TABLE_INLINE_GROUPS];
 };
@@ -62,14 +61,29 @@ class pfo_device_guard {
 
 /* Blocks that a kernel keeps resident on the whole device; also makes the driver load the kernel now and not in a
  * capture. */
-cudaError_t pfo_cuda_resident_blocks(const void *kernel, int device, int *blocks);
+cudaError_t pfo_cuda_resident_blocks(const void *kernel, int threads, int device, int *blocks);
 
-/* norm.cu, update.cu: kernels by dtype, NULL for one they do not have; and the launches, which return the launch's
- * error. */
-const void *pfo_cuda_norm_kernel(int32_t dtype);
-const void *pfo_cuda_adamw_kernel(int32_t dtype);
-cudaError_t pfo_cuda_launch_norm(const pfo_norm_arguments *arguments, int32_t dtype, int blocks, cudaStream_t stream);
-cudaError_t pfo_cuda_launch_adamw(const pfo_table_view *view, int32_t dtype, int blocks, cudaStream_t stream);
+/* Whether work on the stream goes into a graph instead of to the device. */
+cudaError_t pfo_cuda_is_capturing(cudaStream_t stream, bool *capturing);
+
+/* Arguments of pass 2. */
+struct pfo_update_arguments {
+    pfo_table_view view;
+    uint64_t seed;
+    uint64_t rounding_step;
+    const int64_t *device_rounding_step;
+    pfo_lerp ema;
+    int32_t stochastic;
+    int32_t zero_grads;
+};
+
+/* norm.cu, update.cu: kernels, NULL for an operation that has none; and the launches, which return the launch's error. plain: every
+ * tensor is float32 throughout and nothing but the update is asked for. */
+const void *pfo_cuda_norm_kernel(void);
+const void *pfo_cuda_update_kernel(int32_t op, int plain);
+cudaError_t pfo_cuda_launch_norm(const pfo_norm_arguments *arguments, int blocks, cudaStream_t stream);
+cudaError_t pfo_cuda_launch_update(const pfo_update_arguments *arguments, int32_t op, int plain, int blocks,
+                                   cudaStream_t stream);
 
 /* plan.cu: the table's plan functions and read_state_and_wait(). */
 int32_t pfo_cuda_plan_bytes(const pfo_backend_plan_spec *spec, int64_t *bytes, pfo_backend_error *err);
@@ -79,71 +93,17 @@ int32_t pfo_cuda_plan_update(pfo_backend_plan *plan, const pfo_backend_tensor *t
                              void *stream, pfo_backend_error *err);
 void pfo_cuda_plan_destroy(pfo_backend_plan *plan);
 int32_t pfo_cuda_norm(pfo_backend_plan *plan, const pfo_backend_step *step, void *stream, pfo_backend_error *err);
-int32_t pfo_cuda_adamw(pfo_backend_plan *plan, void *stream, pfo_backend_error *err);
+int32_t pfo_cuda_update(pfo_backend_plan *plan, const pfo_backend_step *step, void *stream, pfo_backend_error *err);
 int32_t pfo_cuda_read_state_and_wait(pfo_backend_plan *plan, void *stream, pfo_backend_state *out,
                                      pfo_backend_error *err);
 
+/* fingerprint.cu */
+int32_t pfo_cuda_digest_pieces_and_wait(const pfo_backend_pieces *pieces, void *stream, pfo_backend_error *err);
+
+/* matmul.cu */
+int32_t pfo_cuda_matmul(const pfo_backend_matmul *product, void *stream, pfo_backend_error *err);
+
 #if defined(__CUDACC__)
-/* Four neighbouring elements as float32. A new dtype is one more pfo_element; arithmetic stays float32. */
-struct pfo_quad {
-    float at[4];
-};
-
-template <typename T> struct pfo_element;
-
-template <> struct pfo_element<float> {
-    enum { kQuadBytes = 16 };
-
-    static __device__ __forceinline__ float
-    load(const float *from)
-    {
-        return *from;
-    }
-    static __device__ __forceinline__ void
-    store(float *to, float value)
-    {
-        *to = value;
-    }
-
-    static __device__ __forceinline__ pfo_quad
-    load_quad_aligned(const float *from)
-    {
-        const float4 all = *reinterpret_cast<const float4 *>(from);
-        return { { all.x, all.y, all.z, all.w } };
-    }
-    static __device__ __forceinline__ void
-    store_quad_aligned(float *to, const pfo_quad &quad)
-    {
-        *reinterpret_cast<float4 *>(to) = make_float4(quad.at[0], quad.at[1], quad.at[2], quad.at[3]);
-    }
-};
-
-template <typename T, bool kAligned>
-static __device__ __forceinline__ pfo_quad
-pfo_load_quad(const T *from)
-{
-    if constexpr (kAligned) {
-        return pfo_element<T>::load_quad_aligned(from);
-    } else {
-        return { { pfo_element<T>::load(from), pfo_element<T>::load(from + 1), pfo_element<T>::load(from + 2),
-                   pfo_element<T>::load(from + 3) } };
-    }
-}
-
-template <typename T, bool kAligned>
-static __device__ __forceinline__ void
-pfo_store_quad(T *to, const pfo_quad &quad)
-{
-    if constexpr (kAligned) {
-        pfo_element<T>::store_quad_aligned(to, quad);
-    } else {
-        pfo_element<T>::store(to, quad.at[0]);
-        pfo_element<T>::store(to + 1, quad.at[1]);
-        pfo_element<T>::store(to + 2, quad.at[2]);
-        pfo_element<T>::store(to + 3, quad.at[3]);
-    }
-}
-
 /* Addresses out of the table are generic to the compiler; said to be global they cost a plain global access. */
 template <typename T>
 static __device__ __forceinline__ T *
@@ -153,12 +113,6 @@ pfo_global(T *address)
     return address;
 }
 
-template <typename T>
-static __device__ __forceinline__ bool
-pfo_quad_aligned(const T *address)
-{
-    return reinterpret_cast<uintptr_t>(address) % pfo_element<T>::kQuadBytes == 0;
-}
 #endif
 
 #endif

@@ -3,10 +3,10 @@
  *
  * Deterministic: each chunk's sum of squares is formed in a fixed order by one block and kept in the chunk's own slot; the block
  * that finishes last (atomic ticket) adds the slots in a fixed order. So the norm does not depend on the number of blocks, on
- * their timing or on alignment. Sums are double: a float32's square is exact there and cannot overflow, so large finite
+ * their timing or on alignment. Sums are double, of values read exactly as float32 from whatever dtype: a float32's square is exact there and cannot overflow, so large finite
  * gradients raise no false alarm; non-finiteness is a flag of its own, taken from the elements.
  */
-#include "common.cuh"
+#include "elements.cuh"
 
 namespace {
 
@@ -43,32 +43,46 @@ block_sum(double value, double *shared)
 }
 
 /* This thread's share of a chunk's sum of squares. [quads] */
-template <typename Grad, bool kAligned>
+template <int kDtype, bool kAligned>
 __device__ __forceinline__ double
-sum_of_squares(const Grad *grad, int length, bool *nonfinite)
+sum_of_squares(const void *grad, int64_t begin, int length, bool *nonfinite)
 {
-    double sums[4] = { 0.0, 0.0, 0.0, 0.0 };
+    double sums[PFO_QUAD] = { 0.0, 0.0, 0.0, 0.0 };
     bool bad = false;
     const int quads = pfo_table_quads(length);
 #pragma unroll 4
     for (int quad = threadIdx.x; quad < quads; quad += PFO_CUDA_THREADS) {
-        const pfo_quad values = pfo_load_quad<Grad, kAligned>(grad + quad * 4);
+        const pfo_codes codes = pfo_load_codes<kDtype, kAligned>(grad, begin + quad * PFO_QUAD);
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const double value = (double)values.at[i];
+        for (int i = 0; i < PFO_QUAD; i++) {
+            const float element = pfo_role_decode(kDtype, codes.at[i], 1.0f);
+            const double value = (double)element;
             sums[i] = __fma_rn(value, value, sums[i]);
-            bad |= is_nonfinite(values.at[i]);
+            bad |= is_nonfinite(element);
         }
     }
-    const int rest = quads * 4 + threadIdx.x;
+    const int rest = quads * PFO_QUAD + (int)threadIdx.x;
     if (rest < length) {
-        const float last = pfo_element<Grad>::load(grad + rest);
+        const float last = pfo_role_decode(kDtype, pfo_role_code_at(kDtype, grad, begin + rest), 1.0f);
         const double value = (double)last;
         sums[0] = __fma_rn(value, value, sums[0]);
         bad |= is_nonfinite(last);
     }
     *nonfinite |= bad;
     return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+}
+
+__device__ __forceinline__ double
+sum_of_chunk(const void *grad, int dtype, pfo_table_chunk span, bool *nonfinite)
+{
+    double sum = 0.0;
+    const bool aligned = pfo_table_is_aligned(grad, dtype);
+    pfo_with_grad_dtype(dtype, [&](auto tag) {
+        constexpr int kDtype = decltype(tag)::value;
+        sum = aligned ? sum_of_squares<kDtype, true>(pfo_global(grad), span.begin, span.length, nonfinite)
+                      : sum_of_squares<kDtype, false>(pfo_global(grad), span.begin, span.length, nonfinite);
+    });
+    return sum;
 }
 
 /* Scalars of the tensors, spread over the grid block by block, so that no block waits for many of them. */
@@ -84,7 +98,9 @@ prepare_scalars(const pfo_norm_arguments &arguments)
         if (view.grads[t] != nullptr) {
             const pfo_table_record *record = &view.records[t];
             const pfo_backend_group *groups = arguments.groups_inside ? arguments.groups : view.groups;
-            view.scalars[t] = pfo_table_prepare(&groups[record->group], *record->step);
+            const float steps = record->step != nullptr ? *record->step : 0.0f;
+            const int first = record->first && !view.begun[t];
+            view.scalars[t] = pfo_table_prepare(arguments.op, &groups[record->group], steps, first);
         }
     }
 }
@@ -108,7 +124,7 @@ conclude(const pfo_norm_arguments &arguments, double sum)
 {
     const pfo_table_view &view = arguments.view;
     const int nonfinite = __ldcg(&view.scratch->nonfinite) != 0;
-    const bool told = arguments.found_inf != nullptr && *arguments.found_inf != 0.0f;
+    const bool told = arguments.skip_anyway || (arguments.found_inf != nullptr && *arguments.found_inf != 0.0f);
     const double unscale =
         arguments.grad_scale != nullptr ? arguments.unscale / (double)*arguments.grad_scale : arguments.unscale;
     pfo_table_conclude(view.state, sum, nonfinite, unscale, arguments.max_grad_norm,
@@ -117,7 +133,6 @@ conclude(const pfo_norm_arguments &arguments, double sum)
     view.scratch->nonfinite = 0;
 }
 
-template <typename Grad>
 __global__ void
 __launch_bounds__(PFO_CUDA_THREADS, PFO_CUDA_BLOCKS_PER_SM)
     norm_kernel(const __grid_constant__ pfo_norm_arguments arguments)
@@ -128,13 +143,11 @@ __launch_bounds__(PFO_CUDA_THREADS, PFO_CUDA_BLOCKS_PER_SM)
     bool nonfinite = false;
     for (int64_t chunk = blockIdx.x; chunk < view.chunk_count; chunk += gridDim.x) {
         const int32_t tensor = view.chunk_tensor[chunk];
-        const Grad *grad = static_cast<const Grad *>(view.grads[tensor]);
+        const void *grad = view.grads[tensor];
         double sum = 0.0;
         if (grad != nullptr) {
-            const pfo_table_chunk span = pfo_table_chunk_at(&view.records[tensor], chunk);
-            grad = pfo_global(grad + span.begin);
-            sum = pfo_quad_aligned(grad) ? sum_of_squares<Grad, true>(grad, span.length, &nonfinite)
-                                         : sum_of_squares<Grad, false>(grad, span.length, &nonfinite);
+            const pfo_table_record *record = &view.records[tensor];
+            sum = sum_of_chunk(grad, record->dtype[PFO_BACKEND_GRAD], pfo_table_chunk_at(record, chunk), &nonfinite);
         }
         sum = block_sum(sum, shared);
         if (threadIdx.x == 0) {
@@ -160,15 +173,15 @@ __launch_bounds__(PFO_CUDA_THREADS, PFO_CUDA_BLOCKS_PER_SM)
 } // namespace
 
 const void *
-pfo_cuda_norm_kernel(int32_t dtype)
+pfo_cuda_norm_kernel(void)
 {
-    return dtype == PFO_BACKEND_FLOAT32 ? reinterpret_cast<const void *>(&norm_kernel<float>) : nullptr;
+    return reinterpret_cast<const void *>(&norm_kernel);
 }
 
 cudaError_t
-pfo_cuda_launch_norm(const pfo_norm_arguments *arguments, int32_t dtype, int blocks, cudaStream_t stream)
+pfo_cuda_launch_norm(const pfo_norm_arguments *arguments, int blocks, cudaStream_t stream)
 {
     void *parameters[] = { const_cast<pfo_norm_arguments *>(arguments) };
-    return cudaLaunchKernel(pfo_cuda_norm_kernel(dtype), dim3((unsigned)blocks), dim3(PFO_CUDA_THREADS), parameters, 0,
+    return cudaLaunchKernel(pfo_cuda_norm_kernel(), dim3((unsigned)blocks), dim3(PFO_CUDA_THREADS), parameters, 0,
                             stream);
 }

@@ -9,6 +9,7 @@
  * Memory: host memory by base/alloc.h, freed by plan_destroy(); device memory is the caller's workspace.
  */
 #include "common.cuh"
+#include "roles.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -53,12 +54,12 @@ __launch_bounds__(kUploadThreads) upload_kernel(const __grid_constant__ Packet p
 struct pfo_backend_plan {
     int32_t device;
     int32_t op;
-    int32_t dtype;
     int32_t group_count;
     int norm_blocks;
-    int update_blocks;
-    int stale;    /* 1: an upload failed, the device's tables are not the mirror's */
-    int captured; /* 1: [graphs] */
+    int update_blocks[2]; /* of the general kernel and of the plain one */
+    int plain;            /* 1: every tensor is float32 throughout */
+    int stale;            /* 1: an upload failed, the device's tables are not the mirror's */
+    int captured;         /* 1: [graphs] */
     pfo_table_layout layout;
     pfo_table_view view; /* of device memory */
     pfo_table_record *records;
@@ -70,15 +71,49 @@ struct pfo_backend_plan {
 
 namespace {
 
+constexpr const char *role_names[] = { "weight", "gradient", "state 1", "state 2", "state 3", "copy", "average" };
+static_assert(sizeof role_names / sizeof *role_names == PFO_BACKEND_ROLE_COUNT, "a name for each role");
+
+/* Whether a role may be of that dtype. */
+bool
+allows(int role, int32_t dtype)
+{
+    const bool is_state = role >= PFO_BACKEND_STATE_1 && role <= PFO_BACKEND_STATE_3;
+    return dtype >= 0 && dtype < PFO_DTYPE_COUNT && (is_state || !pfo_is_block_dtype(dtype)) &&
+           (role != PFO_BACKEND_GRAD || pfo_table_dtype_bytes(dtype) > 1);
+}
+
+int32_t
+check_role(const pfo_backend_tensor *tensor, long long t, int role, bool needed, pfo_backend_error *err)
+{
+    const void *data = tensor->data[role];
+    const int32_t dtype = tensor->dtype[role];
+    if (data == NULL && !needed) {
+        return PFO_BACKEND_OK;
+    }
+    if (!allows(role, dtype)) {
+        return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "%s of tensor %lld cannot have dtype code %d",
+                             role_names[role], t, (int)dtype);
+    }
+    const int bytes = pfo_table_dtype_bytes(dtype);
+    if (data == NULL || (uintptr_t)data % (uintptr_t)bytes != 0) {
+        return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "%s of tensor %lld is at address %p%s",
+                             role_names[role], t, data, data == NULL ? "" : ", which is not aligned to its element");
+    }
+    const bool scaled = pfo_is_block_dtype(dtype);
+    const float *scales = scaled ? tensor->scales[role - PFO_BACKEND_STATE_1] : NULL;
+    if (scaled && (scales == NULL || (uintptr_t)scales % sizeof(float) != 0)) {
+        return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess,
+                             "scales of %s of tensor %lld are at address %p", role_names[role], t,
+                             static_cast<const void *>(scales));
+    }
+    return PFO_BACKEND_OK;
+}
+
 int32_t
 check_tensor(const pfo_backend_plan_spec *spec, int64_t t, pfo_backend_error *err)
 {
     const pfo_backend_tensor *tensor = &spec->tensors[t];
-    if (tensor->dtype != PFO_BACKEND_FLOAT32) {
-        return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess,
-                             "tensor %lld has dtype code %d; accepted: %d (float32)", (long long)t, (int)tensor->dtype,
-                             (int)PFO_BACKEND_FLOAT32);
-    }
     if (tensor->count < 0 || tensor->count > PTRDIFF_MAX / 4) {
         return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "tensor %lld has %lld elements", (long long)t,
                              (long long)tensor->count);
@@ -87,15 +122,20 @@ check_tensor(const pfo_backend_plan_spec *spec, int64_t t, pfo_backend_error *er
         return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "tensor %lld is in group %d of %d",
                              (long long)t, (int)tensor->group, (int)spec->group_count);
     }
-    const void *const data[] = { tensor->grad, tensor->param, tensor->exp_avg, tensor->exp_avg_sq, tensor->step };
-    static const char *const names[] = { "gradient", "param", "exp_avg", "exp_avg_sq", "step" };
-    const int updates = spec->op != PFO_BACKEND_NORM;
-    for (int i = 0; i < 5; i++) {
-        const int needed = i == 0 ? tensor->has_grad && tensor->count > 0 : updates && (tensor->count > 0 || i == 4);
-        if (needed && (data[i] == NULL || (uintptr_t)data[i] % sizeof(float) != 0)) {
-            return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "%s of tensor %lld is at address %p%s",
-                                 names[i], (long long)t, data[i],
-                                 data[i] == NULL ? "" : ", which is not a multiple of 4");
+    const bool updates = spec->op != PFO_OP_NORM;
+    if (updates && (uintptr_t)tensor->step % sizeof(float) != 0) {
+        return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "step of tensor %lld is at address %p",
+                             (long long)t, static_cast<void *>(tensor->step));
+    }
+    for (int role = 0; role < PFO_BACKEND_ROLE_COUNT && tensor->count > 0; role++) {
+        const bool first_states = role == PFO_BACKEND_STATE_1 ? spec->op != PFO_OP_SGD
+                                                              : role == PFO_BACKEND_STATE_2 && spec->op == PFO_OP_ADAMW;
+        const bool needed =
+            role == PFO_BACKEND_GRAD ? tensor->has_grad != 0 : updates && (role == PFO_BACKEND_WEIGHT || first_states);
+        const bool looked_at = role == PFO_BACKEND_GRAD ? tensor->has_grad != 0 : updates;
+        const int32_t code = looked_at ? check_role(tensor, (long long)t, role, needed, err) : PFO_BACKEND_OK;
+        if (code != PFO_BACKEND_OK) {
+            return code;
         }
     }
     return PFO_BACKEND_OK;
@@ -105,7 +145,7 @@ check_tensor(const pfo_backend_plan_spec *spec, int64_t t, pfo_backend_error *er
 int32_t
 check_spec(const pfo_backend_plan_spec *spec, pfo_table_layout *layout, pfo_backend_error *err)
 {
-    if (spec->op != PFO_BACKEND_NORM && spec->op != PFO_BACKEND_ADAMW) {
+    if (spec->op < 0 || spec->op >= PFO_OP_COUNT) {
         return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "operation code %d is unknown", (int)spec->op);
     }
     if (spec->tensor_count < 0 || spec->tensor_count > INT32_MAX || spec->group_count < 1) {
@@ -124,7 +164,7 @@ check_spec(const pfo_backend_plan_spec *spec, pfo_table_layout *layout, pfo_back
                                  INT32_MAX, (int)PFO_CHUNK_ELEMENTS);
         }
     }
-    *layout = pfo_table_lay_out(spec->tensor_count, chunks, spec->group_count, spec->op != PFO_BACKEND_NORM);
+    *layout = pfo_table_lay_out(spec->tensor_count, chunks, spec->group_count, spec->op != PFO_OP_NORM);
     return PFO_BACKEND_OK;
 }
 
@@ -139,6 +179,19 @@ check_workspace(const pfo_backend_plan_spec *spec, const pfo_table_layout *layou
                              (int)PFO_TABLE_ALIGNMENT);
     }
     return PFO_BACKEND_OK;
+}
+
+/* Whether the plain kernel can do all tensors that have a gradient. */
+int
+is_plain(const pfo_backend_plan *plan)
+{
+    for (int64_t t = 0; t < plan->layout.tensor_count; t++) {
+        const pfo_table_record *record = &plan->records[t];
+        if (plan->grads[t] != NULL && (!record->plain || record->dtype[PFO_BACKEND_GRAD] != PFO_DTYPE_FLOAT32)) {
+            return 0;
+        }
+    }
+    return 1;
 }
 
 int32_t
@@ -158,6 +211,7 @@ make_mirror(pfo_backend_plan *plan, const pfo_backend_plan_spec *spec, pfo_backe
     }
     pfo_table_fill(spec->tensors, spec->tensor_count, plan->records, plan->chunk_tensor);
     (void)pfo_table_update_grads(spec->tensors, spec->tensor_count, plan->grads);
+    plan->plain = is_plain(plan);
     return PFO_BACKEND_OK;
 }
 
@@ -206,18 +260,20 @@ upload_grads(pfo_backend_plan *plan, pfo_table_range range, cudaStream_t stream)
 int32_t
 start_plan(pfo_backend_plan *plan, cudaStream_t stream, pfo_backend_error *err)
 {
-    cudaError_t error = pfo_cuda_resident_blocks(pfo_cuda_norm_kernel(plan->dtype), plan->device, &plan->norm_blocks);
-    if (error == cudaSuccess) {
-        error = pfo_cuda_resident_blocks(pfo_cuda_adamw_kernel(plan->dtype), plan->device, &plan->update_blocks);
+    cudaError_t error =
+        pfo_cuda_resident_blocks(pfo_cuda_norm_kernel(), PFO_CUDA_THREADS, plan->device, &plan->norm_blocks);
+    for (int plain = 0; plain < 2 && plan->op != PFO_OP_NORM && error == cudaSuccess; plain++) {
+        error = pfo_cuda_resident_blocks(pfo_cuda_update_kernel(plan->op, plain), PFO_CUDA_THREADS, plan->device,
+                                         &plan->update_blocks[plain]);
     }
     int unused;
     if (error == cudaSuccess) {
-        error = pfo_cuda_resident_blocks(reinterpret_cast<const void *>(&upload_kernel<large_packet>), plan->device,
-                                         &unused);
+        error = pfo_cuda_resident_blocks(reinterpret_cast<const void *>(&upload_kernel<large_packet>), kUploadThreads,
+                                         plan->device, &unused);
     }
     if (error == cudaSuccess) {
-        error = pfo_cuda_resident_blocks(reinterpret_cast<const void *>(&upload_kernel<small_packet>), plan->device,
-                                         &unused);
+        error = pfo_cuda_resident_blocks(reinterpret_cast<const void *>(&upload_kernel<small_packet>), kUploadThreads,
+                                         plan->device, &unused);
     }
     if (error != cudaSuccess) {
         return pfo_cuda_fail(err, PFO_BACKEND_DEVICE, error, "cannot load the kernels on device %d", (int)plan->device);
@@ -238,15 +294,6 @@ start_plan(pfo_backend_plan *plan, cudaStream_t stream, pfo_backend_error *err)
         return pfo_cuda_fail(err, PFO_BACKEND_DEVICE, error, "cannot enqueue the plan's tables");
     }
     return PFO_BACKEND_OK;
-}
-
-cudaError_t
-is_capturing(cudaStream_t stream, bool *capturing)
-{
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    const cudaError_t error = cudaStreamIsCapturing(stream, &status);
-    *capturing = status != cudaStreamCaptureStatusNone;
-    return error;
 }
 
 int
@@ -312,7 +359,6 @@ pfo_cuda_plan_create(const pfo_backend_plan_spec *spec, void *stream, pfo_backen
     }
     made->device = spec->device;
     made->op = spec->op;
-    made->dtype = PFO_BACKEND_FLOAT32;
     made->group_count = spec->group_count;
     made->layout = layout;
     made->view = pfo_table_view_of(spec->workspace, &layout);
@@ -353,13 +399,14 @@ pfo_cuda_plan_update(pfo_backend_plan *plan, const pfo_backend_tensor *tensors, 
     const pfo_device_guard guard(plan->device);
     const cudaStream_t on = static_cast<cudaStream_t>(stream);
     bool capturing = false;
-    cudaError_t error = guard.error() == cudaSuccess ? is_capturing(on, &capturing) : guard.error();
+    cudaError_t error = guard.error() == cudaSuccess ? pfo_cuda_is_capturing(on, &capturing) : guard.error();
     if (error != cudaSuccess) {
         return pfo_cuda_fail(err, PFO_BACKEND_DEVICE, error, "cannot use the stream on device %d", (int)plan->device);
     }
     plan->captured |= capturing;
     pfo_table_range records = pfo_table_update_records(tensors, tensor_count, plan->records);
     pfo_table_range grads = pfo_table_update_grads(tensors, tensor_count, plan->grads);
+    plan->plain = is_plain(plan);
     if (plan->stale || plan->captured) {
         const pfo_table_range all = { 0, tensor_count };
         records = grads = all;
@@ -396,7 +443,7 @@ pfo_cuda_norm(pfo_backend_plan *plan, const pfo_backend_step *step, void *stream
     if (plan->stale) {
         return refuse_stale(err);
     }
-    if (plan->op != PFO_BACKEND_NORM && step->groups == NULL) {
+    if (plan->op != PFO_OP_NORM && step->groups == NULL) {
         return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess,
                              "a step of this plan needs the options of its groups");
     }
@@ -408,7 +455,9 @@ pfo_cuda_norm(pfo_backend_plan *plan, const pfo_backend_step *step, void *stream
     arguments.unscale = step->unscale;
     arguments.grad_scale = step->grad_scale;
     arguments.found_inf = step->found_inf;
+    arguments.op = plan->op;
     arguments.skip_nonfinite = step->skip_nonfinite;
+    arguments.skip_anyway = step->skip_anyway;
     arguments.groups_inside = 1;
     memset(arguments.groups, 0, sizeof arguments.groups);
     cudaError_t error = guard.error();
@@ -416,7 +465,7 @@ pfo_cuda_norm(pfo_backend_plan *plan, const pfo_backend_step *step, void *stream
         error = give_groups(plan, step->groups, &arguments, on);
     }
     if (error == cudaSuccess) {
-        error = pfo_cuda_launch_norm(&arguments, plan->dtype, at_most(plan->norm_blocks, plan->layout.chunk_count), on);
+        error = pfo_cuda_launch_norm(&arguments, at_most(plan->norm_blocks, plan->layout.chunk_count), on);
     }
     return error == cudaSuccess ? PFO_BACKEND_OK
                                 : pfo_cuda_fail(err, PFO_BACKEND_DEVICE, error, "cannot enqueue the norm on device %d",
@@ -424,19 +473,28 @@ pfo_cuda_norm(pfo_backend_plan *plan, const pfo_backend_step *step, void *stream
 }
 
 int32_t
-pfo_cuda_adamw(pfo_backend_plan *plan, void *stream, pfo_backend_error *err)
+pfo_cuda_update(pfo_backend_plan *plan, const pfo_backend_step *step, void *stream, pfo_backend_error *err)
 {
     if (plan->stale) {
         return refuse_stale(err);
     }
-    if (plan->op != PFO_BACKEND_ADAMW) {
-        return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "this plan was not made for adamw");
+    if (plan->op == PFO_OP_NORM) {
+        return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess, "this plan was made for the norm alone");
     }
     const pfo_device_guard guard(plan->device);
+    const int plain = plan->plain && !step->zero_grads;
+    pfo_update_arguments arguments = {};
+    arguments.view = plan->view;
+    arguments.seed = step->seed;
+    arguments.rounding_step = step->rounding_step;
+    arguments.device_rounding_step = step->device_rounding_step;
+    arguments.ema = pfo_lerp_prepare(1.0 - step->ema_decay);
+    arguments.stochastic = step->stochastic;
+    arguments.zero_grads = step->zero_grads;
     cudaError_t error = guard.error();
     if (error == cudaSuccess) {
-        error = pfo_cuda_launch_adamw(&plan->view, plan->dtype, at_most(plan->update_blocks, plan->layout.chunk_count),
-                                      static_cast<cudaStream_t>(stream));
+        const int blocks = at_most(plan->update_blocks[plain], plan->layout.chunk_count);
+        error = pfo_cuda_launch_update(&arguments, plan->op, plain, blocks, static_cast<cudaStream_t>(stream));
     }
     return error == cudaSuccess ? PFO_BACKEND_OK
                                 : pfo_cuda_fail(err, PFO_BACKEND_DEVICE, error,
@@ -449,7 +507,7 @@ pfo_cuda_read_state_and_wait(pfo_backend_plan *plan, void *stream, pfo_backend_s
     const pfo_device_guard guard(plan->device);
     const cudaStream_t on = static_cast<cudaStream_t>(stream);
     bool capturing = false;
-    cudaError_t error = guard.error() == cudaSuccess ? is_capturing(on, &capturing) : guard.error();
+    cudaError_t error = guard.error() == cudaSuccess ? pfo_cuda_is_capturing(on, &capturing) : guard.error();
     if (error == cudaSuccess && capturing) {
         return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess,
                              "the state cannot be read while the stream is captured");

@@ -3,7 +3,7 @@
  * Everything about addresses and indices that kernels and host code must agree on is here, so that
  * tests/c/test_device_table.c can run it without a device. The workspace is one block, each part aligned to 256 bytes:
  *
- *     state | scratch | groups[] | records[] | grads[] | chunk_tensor[] | scalars[] | partials[]
+ *     state | scratch | begun[] | groups[] | records[] | grads[] | chunk_tensor[] | scalars[] | partials[]
  *
  * - [chunks] A tensor of n elements owns max(1, ceil(n / PFO_CHUNK_ELEMENTS)) chunks; a tensor of none owns one empty
  *   chunk, so that its step is counted where all others are. Chunks are numbered through all tensors: chunk c belongs
@@ -11,7 +11,7 @@
  *   sizes alone.
  * - [quads] Within a chunk, thread t of T takes the quads (4 neighbouring elements) t, t + T, ...; the last 0 to 3
  *   elements are the rest, one each for the first threads. The assignment does not depend on alignment, which only
- *   decides whether a quad is moved by one 16-byte access or by four of 4 bytes.
+ *   decides whether a quad is moved by one access or by four. Memory that is not all float32 is updated in blocks (roles.h).
  * - [grads] grads[t] is NULL for a tensor without a gradient, PFO_TABLE_EMPTY_GRAD for one whose gradient has no
  *   elements.
  *
@@ -22,6 +22,7 @@
 #define PFO_CUDA_TABLE_H
 
 #include <stdint.h>
+#include <string.h>
 
 #include "backend/backend.h"
 #include "kernels/tensor.h"
@@ -34,16 +35,20 @@ enum {
 
 #define PFO_TABLE_EMPTY_GRAD ((const void *)(uintptr_t)PFO_TABLE_ALIGNMENT)
 
-/* What does not change with the gradients. */
+/* What does not change with the gradients' addresses. Compared as bytes, so it is filled from zeros. */
 typedef struct pfo_table_record {
-    void *param;
-    void *exp_avg;
-    void *exp_avg_sq;
+    void *data[PFO_BACKEND_ROLE_COUNT]; /* that of the gradient is NULL: it lies in a list of its own */
+    float *scales[PFO_BACKEND_STATE_COUNT];
     float *step;
     int64_t count;
     int64_t first_chunk;
     int32_t group;
-    int32_t dtype;
+    int32_t stream;
+    int32_t first;
+    int8_t dtype[PFO_BACKEND_ROLE_COUNT];
+    int8_t plain;   /* all but the gradient is float32, and there is no COPY or EMA */
+    int8_t aligned; /* to four elements, all but the gradient */
+    int8_t reserved[3];
 } pfo_table_record;
 
 /* Zero between launches: the last block of a launch resets it. */
@@ -58,6 +63,7 @@ typedef struct pfo_table_layout {
     int64_t chunk_count;
     int64_t group_count;
     int64_t scratch;
+    int64_t begun;
     int64_t groups;
     int64_t records;
     int64_t grads;
@@ -73,12 +79,13 @@ typedef struct pfo_table_view {
     int64_t chunk_count;
     pfo_backend_state *state;
     pfo_table_scratch *scratch;
+    int32_t *begun; /* [tensor_count]: 1 from a tensor's first step on */
     pfo_backend_group *groups;
     pfo_table_record *records;
     const void **grads;
     int32_t *chunk_tensor;
-    pfo_adamw_scalars *scalars; /* [tensor_count], NULL when the operation is NORM */
-    double *partials;           /* [chunk_count] sums of squares */
+    pfo_scalars *scalars; /* [tensor_count], NULL when the operation is NORM */
+    double *partials;     /* [chunk_count] sums of squares */
 } pfo_table_view;
 
 typedef struct pfo_table_chunk {
@@ -131,13 +138,14 @@ pfo_table_lay_out(int64_t tensor_count, int64_t chunk_count, int64_t group_count
     layout.chunk_count = chunk_count;
     layout.group_count = group_count;
     layout.scratch = pfo_table_round_up((int64_t)sizeof(pfo_backend_state));
-    layout.groups = layout.scratch + pfo_table_round_up((int64_t)sizeof(pfo_table_scratch));
+    layout.begun = layout.scratch + pfo_table_round_up((int64_t)sizeof(pfo_table_scratch));
+    layout.groups = layout.begun + pfo_table_round_up(tensor_count * (int64_t)sizeof(int32_t));
     layout.records = layout.groups + pfo_table_round_up(group_count * (int64_t)sizeof(pfo_backend_group));
     layout.grads = layout.records + pfo_table_round_up(tensor_count * (int64_t)sizeof(pfo_table_record));
     layout.chunk_tensor = layout.grads + pfo_table_round_up(tensor_count * (int64_t)sizeof(void *));
     layout.scalars = layout.chunk_tensor + pfo_table_round_up(chunk_count * (int64_t)sizeof(int32_t));
     layout.partials =
-        layout.scalars + (with_scalars ? pfo_table_round_up(tensor_count * (int64_t)sizeof(pfo_adamw_scalars)) : 0);
+        layout.scalars + (with_scalars ? pfo_table_round_up(tensor_count * (int64_t)sizeof(pfo_scalars)) : 0);
     layout.bytes = layout.partials + pfo_table_round_up(chunk_count * (int64_t)sizeof(double));
     return layout;
 }
@@ -152,13 +160,55 @@ pfo_table_view_of(void *workspace, const pfo_table_layout *layout)
     view.chunk_count = layout->chunk_count;
     view.state = (pfo_backend_state *)(void *)base;
     view.scratch = (pfo_table_scratch *)(void *)(base + layout->scratch);
+    view.begun = (int32_t *)(void *)(base + layout->begun);
     view.groups = (pfo_backend_group *)(void *)(base + layout->groups);
     view.records = (pfo_table_record *)(void *)(base + layout->records);
     view.grads = (const void **)(void *)(base + layout->grads);
     view.chunk_tensor = (int32_t *)(void *)(base + layout->chunk_tensor);
-    view.scalars = layout->scalars == layout->partials ? NULL : (pfo_adamw_scalars *)(void *)(base + layout->scalars);
+    view.scalars = layout->scalars == layout->partials ? NULL : (pfo_scalars *)(void *)(base + layout->scalars);
     view.partials = (double *)(void *)(base + layout->partials);
     return view;
+}
+
+/* Bytes of an element, as pfo_dtype_bytes(), which devices have not got. */
+PFO_MATH_INLINE int
+pfo_table_dtype_bytes(int dtype)
+{
+    return dtype == PFO_DTYPE_FLOAT32 ? 4 : dtype == PFO_DTYPE_BFLOAT16 || dtype == PFO_DTYPE_FLOAT16 ? 2 : 1;
+}
+
+/* Whether four elements can be moved at once. */
+PFO_MATH_INLINE int
+pfo_table_is_aligned(const void *data, int dtype)
+{
+    return (uintptr_t)data % (uintptr_t)(4 * pfo_table_dtype_bytes(dtype)) == 0;
+}
+
+PFO_MATH_INLINE pfo_table_record
+pfo_table_record_of(const pfo_backend_tensor *tensor, int64_t first_chunk)
+{
+    pfo_table_record record;
+    memset(&record, 0, sizeof record);
+    record.plain = tensor->data[PFO_BACKEND_COPY] == NULL && tensor->data[PFO_BACKEND_EMA] == NULL;
+    record.aligned = 1;
+    for (int role = 0; role < PFO_BACKEND_ROLE_COUNT; role++) {
+        record.dtype[role] = (int8_t)tensor->dtype[role];
+        if (role != PFO_BACKEND_GRAD && tensor->data[role] != NULL) {
+            record.data[role] = tensor->data[role];
+            record.plain = record.plain && tensor->dtype[role] == PFO_DTYPE_FLOAT32;
+            record.aligned = record.aligned && pfo_table_is_aligned(tensor->data[role], tensor->dtype[role]);
+        }
+    }
+    for (int k = 0; k < PFO_BACKEND_STATE_COUNT; k++) {
+        record.scales[k] = tensor->scales[k];
+    }
+    record.step = tensor->step;
+    record.count = tensor->count;
+    record.first_chunk = first_chunk;
+    record.group = tensor->group;
+    record.stream = tensor->stream;
+    record.first = tensor->first;
+    return record;
 }
 
 /* records[tensor_count] and chunk_tensor[chunk_count] of the tensors. */
@@ -168,11 +218,8 @@ pfo_table_fill(const pfo_backend_tensor *tensors, int64_t tensor_count, pfo_tabl
 {
     int64_t chunk = 0;
     for (int64_t t = 0; t < tensor_count; t++) {
-        const pfo_backend_tensor *tensor = &tensors[t];
-        const pfo_table_record record = { tensor->param, tensor->exp_avg, tensor->exp_avg_sq, tensor->step,
-                                          tensor->count, chunk,           tensor->group,      tensor->dtype };
-        records[t] = record;
-        const int64_t end = chunk + pfo_table_chunks_of(tensor->count);
+        records[t] = pfo_table_record_of(&tensors[t], chunk);
+        const int64_t end = chunk + pfo_table_chunks_of(tensors[t].count);
         while (chunk < end) {
             chunk_tensor[chunk++] = (int32_t)t;
         }
@@ -185,7 +232,7 @@ pfo_table_grad_of(const pfo_backend_tensor *tensor)
     if (!tensor->has_grad) {
         return NULL;
     }
-    return tensor->count == 0 ? PFO_TABLE_EMPTY_GRAD : tensor->grad;
+    return tensor->count == 0 ? PFO_TABLE_EMPTY_GRAD : tensor->data[PFO_BACKEND_GRAD];
 }
 
 /* Writes the tensors' gradients into grads and gives the shortest run that holds all that changed. */
@@ -206,44 +253,57 @@ pfo_table_update_grads(const pfo_backend_tensor *tensors, int64_t tensor_count, 
     return changed;
 }
 
-/* The same for what else a tensor may move: its parameter, moments and step count. */
-PFO_MATH_INLINE pfo_table_range
+/* The same for the records; on the host. A tensor whose state held nothing when the plan was made is known to have begun by view.begun alone. */
+static inline pfo_table_range
 pfo_table_update_records(const pfo_backend_tensor *tensors, int64_t tensor_count, pfo_table_record *records)
 {
     pfo_table_range changed = { 0, 0 };
     for (int64_t t = 0; t < tensor_count; t++) {
-        const pfo_backend_tensor *now = &tensors[t];
-        pfo_table_record *record = &records[t];
-        if (now->param != record->param || now->exp_avg != record->exp_avg || now->exp_avg_sq != record->exp_avg_sq ||
-            now->step != record->step) {
+        const pfo_table_record now = pfo_table_record_of(&tensors[t], records[t].first_chunk);
+        if (memcmp(&now, &records[t], sizeof now) != 0) {
             if (changed.end == 0) {
                 changed.begin = t;
             }
             changed.end = t + 1;
-            record->param = now->param;
-            record->exp_avg = now->exp_avg;
-            record->exp_avg_sq = now->exp_avg_sq;
-            record->step = now->step;
+            records[t] = now;
         }
     }
     return changed;
 }
 
-/* The scalars of one tensor's next step, as norm() leaves them for adamw(): grad_multiplier is the bare sign, which adamw()
- * multiplies by the state's multiplier, because the norm is not known yet when this runs. */
-PFO_MATH_INLINE pfo_adamw_scalars
-pfo_table_prepare(const pfo_backend_group *group, float steps_taken)
+/* One step's scalars, as pfo_operation_prepare() on the CPU, with a multiplier that is the bare sign: update() multiplies it by the
+ * state's, because the norm is not known yet when this runs. Every pfo_..._scalars begins with it, every options with lr. */
+PFO_MATH_INLINE pfo_scalars
+pfo_table_prepare(int32_t op, const pfo_backend_group *group, float steps_taken, int first)
 {
-    pfo_adamw_options options;
-    options.lr = group->device_lr != NULL ? (double)*group->device_lr : group->lr;
-    options.beta1 = group->beta1;
-    options.beta2 = group->beta2;
-    options.eps = group->eps;
-    options.weight_decay = group->weight_decay;
-    options.maximize = group->maximize;
-    options.amsgrad = 0;
-    options.coupled = 0;
-    return pfo_adamw_prepare(&options, (double)(steps_taken + 1.0f), 1.0, 1.0);
+    pfo_options options = group->options;
+    pfo_scalars scalars;
+    const double step = (double)(steps_taken + 1.0f);
+    memset(&scalars, 0, sizeof scalars);
+    if (group->device_lr != NULL) {
+        options.adamw.lr = (double)*group->device_lr;
+    }
+    switch ((pfo_op)op) {
+    case PFO_OP_ADAMW:
+        scalars.adamw = pfo_adamw_prepare(&options.adamw, step, 1.0, 1.0);
+        break;
+    case PFO_OP_SGD:
+        scalars.sgd = pfo_sgd_prepare(&options.sgd, first, 1.0, 1.0);
+        break;
+    case PFO_OP_LION:
+        scalars.lion = pfo_lion_prepare(&options.lion, 1.0, 1.0);
+        break;
+    case PFO_OP_ADAGRAD:
+        scalars.adagrad = pfo_adagrad_prepare(&options.adagrad, step, 1.0, 1.0);
+        break;
+    case PFO_OP_RMSPROP:
+        scalars.rmsprop = pfo_rmsprop_prepare(&options.rmsprop, 1.0, 1.0);
+        break;
+    case PFO_OP_NORM:
+    case PFO_OP_COUNT:
+        break;
+    }
+    return scalars;
 }
 
 /* What the last block of norm() makes of the sum of squares. pre: state->taken and ->skipped hold the counts so far. */

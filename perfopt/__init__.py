@@ -1,8 +1,8 @@
 """perfopt: caching, profiling, memory monitoring and fused training kernels, in C, for people who train models.
 
-``import perfopt`` loads neither torch nor NumPy; ``perfopt.optim`` and ``perfopt.amp`` (torch), ``perfopt.kernels`` (NumPy)
-and ``perfopt.data`` are loaded when they are first used. See the README for three examples, and ``perfopt info`` for what was
-found on this machine.
+``import perfopt`` loads neither torch nor NumPy; ``perfopt.optim``, ``perfopt.amp`` and ``perfopt.nn`` (torch), ``perfopt.kernels``
+(NumPy) and ``perfopt.data`` are loaded when they are first used. See the README for three examples, and ``perfopt info`` for what
+was found on this machine.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from perfopt import amp as amp
     from perfopt import data as data
     from perfopt import kernels as kernels
+    from perfopt import nn as nn
     from perfopt import optim as optim
     from perfopt import training as training
 
@@ -35,10 +36,10 @@ __all__ = [
     "fingerprint",
     "optimize_memory",
     "profile_operation",
-    # amp, data, kernels, optim and training are loaded on first use and stay out of `from perfopt import *`.
+    # amp, data, kernels, nn, optim and training are loaded on first use and stay out of `from perfopt import *`.
 ]
 
-_LAZY = frozenset({"amp", "data", "kernels", "optim", "training"})
+_LAZY = frozenset({"amp", "data", "kernels", "nn", "optim", "training"})
 
 
 def __getattr__(name: str) -> Any:

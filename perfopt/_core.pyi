@@ -242,7 +242,27 @@ class DiskStore:
     def __enter__(self) -> DiskStore: ...
     def __exit__(self, *exc_info: object) -> Literal[False]: ...
 
-# backend loader
+# device backend
+def hash_device_array(
+    dtype: str,
+    shape: tuple[int, ...],
+    data: int,
+    device: int,
+    stream: int,
+    scratch: int,
+    scratch_bytes: int,
+    /,
+) -> object: ...
+def device_matmul(
+    device: int,
+    stream: int,
+    sizes: tuple[int, int, int],
+    codes: tuple[int, int, int, bool, bool],
+    matrices: tuple[int, int, int, int, int, int],
+    extras: tuple[int, int, int, int, int],
+    workspace: tuple[int, int],
+    /,
+) -> bool: ...
 def backend_info() -> dict[str, Any]: ...
 
 # ---- profiler ----

@@ -11,6 +11,7 @@ import types
 from collections import deque
 from typing import Any
 
+from perfopt import _core
 from perfopt._keys_base import Reduction, class_name, instance_state, loaded
 
 # ---- NumPy ---------------------------------------------------------------------------------------------------------------------
@@ -155,12 +156,32 @@ def reduce_sparse(sparse: Any, value: Any) -> Reduction | None:
 # ---- torch ---------------------------------------------------------------------------------------------------------------------
 
 
+# A digest on a device comes in pieces of this size (csrc/cache/fingerprint.h); each wants 16 bytes of scratch there.
+_DEVICE_PIECE = 256 * 1024
+_DEVICE_LEAST = 64 * 1024  # fewer bytes are copied: that waits for the device once, as hashing there does
+
+
+def _hash_on_device(torch: Any, tensor: Any, dtype: str) -> Any:
+    """A CUDA tensor as the array that its copy on the CPU would be, hashed by the backend in logical order."""
+    tensor = tensor.contiguous()  # a strided view costs its own size on the device for the time of the call
+    scratch_bytes = 16 * -(-tensor.nbytes // _DEVICE_PIECE)
+    scratch = torch.empty(scratch_bytes, dtype=torch.uint8, device=tensor.device)
+    stream = torch.cuda.current_stream(tensor.device).cuda_stream
+    place = (tensor.data_ptr(), tensor.get_device(), stream, scratch.data_ptr(), scratch_bytes)
+    return _core.hash_device_array(dtype, tuple(tensor.shape), *place)
+
+
 def _tensor_bytes(torch: Any, tensor: Any) -> Any:
-    """A CPU tensor's elements as a NumPy array of integers over the same memory; NumPy has no bfloat16 or float8."""
+    """A tensor's elements as a NumPy array of integers; NumPy has no bfloat16 or float8.
+
+    Over the same memory on the CPU. Large CUDA tensors are hashed where they are when there is a backend, others copied.
+    """
     if tensor.dtype.is_complex:
         return _tensor_bytes(torch, torch.view_as_real(tensor))
-    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return tensor.view(integers[tensor.element_size()]).numpy()
+    size = tensor.element_size()
+    if tensor.device.type == "cuda" and tensor.nbytes >= _DEVICE_LEAST and _core.backend_info()["available"]:
+        return _hash_on_device(torch, tensor, {1: "|u1", 2: "<i2", 4: "<i4", 8: "<i8"}[size])
+    return tensor.cpu().view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[size]).numpy()
 
 
 def _tensor_content(torch: Any, tensor: Any) -> tuple[Any, ...]:
@@ -174,8 +195,7 @@ def _tensor_content(torch: Any, tensor: Any) -> tuple[Any, ...]:
     elif tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
         parts = (tensor.ccol_indices(), tensor.row_indices(), tensor.values())
     else:
-        # A CUDA tensor is copied to the CPU: the backend has no hashing kernel yet that gives the same digest.
-        plain = tensor.resolve_conj().resolve_neg().cpu()
+        plain = tensor.resolve_conj().resolve_neg()
         return *facts, tuple(tensor.shape), _tensor_bytes(torch, plain)
     return *facts, tuple(tensor.shape), str(tensor.layout), tuple(_tensor_content(torch, part) for part in parts)
 

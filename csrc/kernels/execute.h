@@ -23,10 +23,6 @@ typedef struct pfo_step_request {
     int found_inf;          /* 1: whoever unscaled the gradients saw inf or NaN: as above, without looking */
     int zero_grads;         /* 1: gradients are zero afterwards, also when the step was skipped */
     int threads;            /* <= 0: the pool's default */
-    /* For a step on a device, where the host cannot look: one float32 there that gradients are divided by, and one that skips the
-     * step when it is anything but 0; either may be NULL. On the CPU the caller has put them into unscale or not come here. */
-    const float *device_grad_scale;
-    const float *device_found_inf;
 } pfo_step_request;
 
 typedef struct pfo_step_result {

@@ -3,9 +3,11 @@
 
 #include "base/alloc.h"
 
+#include <string.h>
+
 struct pfo_device_run {
     const pfo_backend *backend;
-    const pfo_plan *plan;
+    pfo_plan *plan;
     pfo_backend_plan *device_plan; /* NULL until started */
     pfo_backend_tensor *tensors;   /* [plan->tensor_count] */
     pfo_backend_group *groups;     /* [plan->group_count] */
@@ -24,22 +26,30 @@ answer(int32_t code, const pfo_backend_error *from, pfo_error *err)
     return pfo_fail(err, status, "%s", from->text);
 }
 
+_Static_assert((int)PFO_BACKEND_ROLE_COUNT == (int)PFO_ROLE_COUNT && (int)PFO_BACKEND_GRAD == (int)PFO_ROLE_GRAD &&
+                   (int)PFO_BACKEND_STATE_1 == (int)PFO_ROLE_STATE_1 && (int)PFO_BACKEND_COPY == (int)PFO_ROLE_COPY &&
+                   (int)PFO_BACKEND_EMA == (int)PFO_ROLE_EMA && (int)PFO_BACKEND_STATE_COUNT == (int)PFO_STATE_COUNT,
+               "roles of backend.h and plan.h");
+
 static void
 fill_tensors(pfo_device_run *run)
 {
     for (int32_t t = 0; t < run->plan->tensor_count; t++) {
         const pfo_plan_entry *entry = &run->plan->entries[t];
-        run->tensors[t] = (pfo_backend_tensor){
-            .param = entry->data[PFO_ROLE_WEIGHT],
-            .grad = entry->data[PFO_ROLE_GRAD],
-            .exp_avg = entry->data[PFO_ROLE_STATE_1],
-            .exp_avg_sq = entry->data[PFO_ROLE_STATE_2],
+        pfo_backend_tensor *tensor = &run->tensors[t];
+        *tensor = (pfo_backend_tensor){
             .step = entry->step,
             .count = entry->count,
             .group = entry->group,
-            .dtype = (int32_t)PFO_DTYPE_FLOAT32,
+            .stream = entry->stream,
             .has_grad = entry->has_grad,
+            .first = entry->first,
         };
+        memcpy(tensor->data, entry->data, sizeof tensor->data);
+        memcpy(tensor->scales, entry->scales, sizeof tensor->scales);
+        for (int role = 0; role < PFO_ROLE_COUNT; role++) {
+            tensor->dtype[role] = (int32_t)entry->dtype[role];
+        }
     }
 }
 
@@ -55,58 +65,11 @@ spec_of(const pfo_device_run *run)
     };
 }
 
-/* What the backend cannot do yet is refused here, with its name. */
-static pfo_status
-check_plan(const pfo_plan *plan, pfo_error *err)
-{
-    if (plan->op != PFO_OP_ADAMW) {
-        return pfo_fail(err, PFO_BAD_ARGUMENT, "operation %s runs on the CPU only; accepted on a device: adamw",
-                        pfo_operation_of(plan->op)->name);
-    }
-    for (int32_t t = 0; t < plan->tensor_count; t++) {
-        const pfo_plan_entry *entry = &plan->entries[t];
-        if (!entry->plain || entry->data[PFO_ROLE_STATE_3] != NULL) {
-            return pfo_fail(
-                err, PFO_BAD_ARGUMENT,
-                "tensor %d has memory that is not float32, a copy, an average or AMSGrad state; accepted on a "
-                "device: float32 without them",
-                (int)t);
-        }
-    }
-    return PFO_OK;
-}
-
-static pfo_status
-check_step(const pfo_device_run *run, const pfo_options *groups, const pfo_step_request *request, pfo_error *err)
-{
-    for (int32_t g = 0; g < run->plan->group_count; g++) {
-        if (groups[g].adamw.coupled) {
-            return pfo_fail(err, PFO_BAD_ARGUMENT, "group %d couples weight decay (Adam); accepted on a device: AdamW",
-                            (int)g);
-        }
-    }
-    for (int32_t t = 0; t < run->plan->tensor_count; t++) {
-        const pfo_plan_entry *entry = &run->plan->entries[t];
-        if (entry->has_grad && entry->dtype[PFO_ROLE_GRAD] != PFO_DTYPE_FLOAT32) {
-            return pfo_fail(err, PFO_BAD_ARGUMENT, "grads[%d] is of %s; accepted on a device: float32", (int)t,
-                            pfo_dtype_name(entry->dtype[PFO_ROLE_GRAD]));
-        }
-    }
-    if (request->zero_grads || request->found_inf || request->stochastic) {
-        return pfo_fail(err, PFO_BAD_ARGUMENT, "%s works on the CPU only",
-                        request->zero_grads  ? "zero_grads"
-                        : request->found_inf ? "found_inf"
-                                             : "stochastic rounding");
-    }
-    return PFO_OK;
-}
-
 pfo_status
-pfo_device_run_create(const pfo_backend *backend, int32_t device, const pfo_plan *plan, pfo_device_run **run,
-                      int64_t *bytes, pfo_error *err)
+pfo_device_run_create(const pfo_backend *backend, int32_t device, pfo_plan *plan, pfo_device_run **run, int64_t *bytes,
+                      pfo_error *err)
 {
     *run = NULL;
-    PFO_TRY(check_plan(plan, err));
     pfo_device_run *made = pfo_alloc_array(1, sizeof *made);
     if (made == NULL) {
         return pfo_fail(err, PFO_NO_MEMORY, "out of memory for a device run");
@@ -169,39 +132,41 @@ pfo_device_run_started(const pfo_device_run *run)
 
 pfo_status
 pfo_execute_device_step(pfo_device_run *run, const pfo_options *groups, const float *const *device_lr,
-                        const pfo_step_request *request, void *stream, pfo_error *err)
+                        const pfo_device_slots *slots, const pfo_step_request *request, void *stream, pfo_error *err)
 {
     const pfo_backend *backend = run->backend;
     pfo_backend_error reason = { 0, "" };
     if (run->device_plan == NULL) {
         return pfo_fail(err, PFO_STATE, "the device run has no workspace yet");
     }
-    PFO_TRY(check_step(run, groups, request, err));
+    if (request->zero_grads && !pfo_plan_grads_are_apart(run->plan)) {
+        return pfo_fail(
+            err, PFO_BAD_ARGUMENT,
+            "zero_grads: two gradients share memory; accepted on a device: gradients apart from each other");
+    }
     for (int32_t g = 0; g < run->plan->group_count; g++) {
-        const pfo_adamw_options *options = &groups[g].adamw;
-        run->groups[g] = (pfo_backend_group){
-            .lr = options->lr,
-            .beta1 = options->beta1,
-            .beta2 = options->beta2,
-            .eps = options->eps,
-            .weight_decay = options->weight_decay,
-            .device_lr = device_lr[g],
-            .maximize = options->maximize,
-        };
+        run->groups[g] = (pfo_backend_group){ .options = groups[g], .device_lr = device_lr[g] };
     }
     const pfo_backend_step step = {
         .max_grad_norm = request->max_grad_norm,
         .unscale = request->unscale,
-        .grad_scale = request->device_grad_scale,
-        .found_inf = request->device_found_inf,
+        .ema_decay = request->ema_decay,
+        .grad_scale = slots != NULL ? slots->grad_scale : NULL,
+        .found_inf = slots != NULL ? slots->found_inf : NULL,
+        .device_rounding_step = slots != NULL ? slots->rounding_step : NULL,
         .groups = run->groups,
+        .seed = request->seed,
+        .rounding_step = request->rounding_step,
         .skip_nonfinite = request->skip_nonfinite,
+        .skip_anyway = request->found_inf,
+        .stochastic = request->stochastic,
+        .zero_grads = request->zero_grads,
     };
     fill_tensors(run);
     PFO_TRY(answer(backend->plan_update(run->device_plan, run->tensors, run->plan->tensor_count, stream, &reason),
                    &reason, err));
     PFO_TRY(answer(backend->norm(run->device_plan, &step, stream, &reason), &reason, err));
-    return answer(backend->adamw(run->device_plan, stream, &reason), &reason, err);
+    return answer(backend->update(run->device_plan, &step, stream, &reason), &reason, err);
 }
 
 pfo_status

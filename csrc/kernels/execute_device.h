@@ -14,9 +14,8 @@
 typedef struct pfo_device_run pfo_device_run;
 
 /* Prepares runs of plan on a device of backend; *bytes of workspace, aligned to 256, are needed. On failure *run is NULL.
- * PFO_BAD_ARGUMENT for what the backend does not know yet: another operation than AdamW, memory that is not float32, AMSGrad, copies
- * and averages. pre: every entry has a step; backend and plan outlive the run. */
-pfo_status pfo_device_run_create(const pfo_backend *backend, int32_t device, const pfo_plan *plan, pfo_device_run **run,
+ * PFO_BAD_ARGUMENT for what the backend refuses. pre: backend and plan outlive the run. */
+pfo_status pfo_device_run_create(const pfo_backend *backend, int32_t device, pfo_plan *plan, pfo_device_run **run,
                                  int64_t *bytes, pfo_error *err);
 void pfo_device_run_destroy(pfo_device_run *run); /* NULL is allowed */
 
@@ -24,11 +23,19 @@ void pfo_device_run_destroy(pfo_device_run *run); /* NULL is allowed */
 pfo_status pfo_device_run_start(pfo_device_run *run, void *workspace, int64_t bytes, void *stream, pfo_error *err);
 int pfo_device_run_started(const pfo_device_run *run);
 
-/* Enqueues one step. groups as for pfo_execute_step(); device_lr[group] is NULL or the learning rate's slot on the device.
- * request->step and ->threads have no meaning here. PFO_BAD_ARGUMENT for coupled decay, a gradient that is not float32, and what else
- * of the request the backend does not know yet. */
+/* What a step may read on the device, so that it can change under a captured graph; each may be NULL. */
+typedef struct pfo_device_slots {
+    const float *grad_scale;      /* gradients are divided by it, beside request->unscale */
+    const float *found_inf;       /* anything but 0 skips the step */
+    const int64_t *rounding_step; /* instead of request->rounding_step */
+} pfo_device_slots;
+
+/* Enqueues one step. groups as for pfo_execute_step(); device_lr[group] is NULL or the learning rate's slot on the device; slots may be
+ * NULL. request->step and ->threads have no meaning here. PFO_BAD_ARGUMENT for zero_grads where gradients share memory, and for what the
+ * backend refuses. A tensor's `first` ends on the device with its first step taken there. */
 pfo_status pfo_execute_device_step(pfo_device_run *run, const pfo_options *groups, const float *const *device_lr,
-                                   const pfo_step_request *request, void *stream, pfo_error *err);
+                                   const pfo_device_slots *slots, const pfo_step_request *request, void *stream,
+                                   pfo_error *err);
 
 /* Waits for the stream and gives the state as the last step left it. */
 pfo_status pfo_execute_device_read(pfo_device_run *run, void *stream, pfo_backend_state *state, pfo_error *err);

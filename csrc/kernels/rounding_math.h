@@ -2,7 +2,8 @@
  *
  * The bits of an element (kernels/philox_math.h) are a function of the run's seed, the step's number, the parameter's place in the model,
  * the role and the element's index, so that a resumed run repeats them on any device and any number of threads.
- * State in 8 bits is always rounded at random: to nearest, a second moment that changes by a thousandth a step would stand still.
+ * State in 8 bits is always rounded at random: to nearest, a second moment that changes by a thousandth a step would stand still, and so
+ * would a first moment at a beta of 0.99 (at 0.9 nearest would be finer: docs/kernels.md).
  * A copy never is: it is an image of the weight, not a thing that steps add up in.
  */
 #ifndef PFO_KERNELS_ROUNDING_MATH_H

@@ -118,11 +118,12 @@ test_layout_is_disjoint_and_aligned(void)
             const int64_t places[][2] = {
                 { 0, (int64_t)sizeof(pfo_backend_state) },
                 { layout.scratch, (int64_t)sizeof(pfo_table_scratch) },
+                { layout.begun, cases[i][0] * (int64_t)sizeof(int32_t) },
                 { layout.groups, cases[i][2] * (int64_t)sizeof(pfo_backend_group) },
                 { layout.records, cases[i][0] * (int64_t)sizeof(pfo_table_record) },
                 { layout.grads, cases[i][0] * (int64_t)sizeof(void *) },
                 { layout.chunk_tensor, cases[i][1] * (int64_t)sizeof(int32_t) },
-                { layout.scalars, with_scalars ? cases[i][0] * (int64_t)sizeof(pfo_adamw_scalars) : 0 },
+                { layout.scalars, with_scalars ? cases[i][0] * (int64_t)sizeof(pfo_scalars) : 0 },
                 { layout.partials, cases[i][1] * (int64_t)sizeof(double) },
                 { layout.bytes, 0 },
             };
@@ -144,7 +145,7 @@ test_changes_give_the_shortest_run(void)
     memset(tensors, 0, sizeof tensors);
     for (int t = 0; t < COUNT; t++) {
         tensors[t].count = t == 3 ? 0 : 1;
-        tensors[t].grad = &memory[t];
+        tensors[t].data[PFO_BACKEND_GRAD] = &memory[t];
         tensors[t].has_grad = 1;
     }
     pfo_table_range range = pfo_table_update_grads(tensors, COUNT, grads);
@@ -152,7 +153,7 @@ test_changes_give_the_shortest_run(void)
     CHECK(grads[3] == PFO_TABLE_EMPTY_GRAD && grads[5] == &memory[5]);
     range = pfo_table_update_grads(tensors, COUNT, grads);
     CHECK(range.begin == range.end);
-    tensors[2].grad = &memory[COUNT];
+    tensors[2].data[PFO_BACKEND_GRAD] = &memory[COUNT];
     tensors[4].has_grad = 0;
     range = pfo_table_update_grads(tensors, COUNT, grads);
     CHECK(range.begin == 2 && range.end == 5 && grads[4] == NULL && grads[2] == &memory[COUNT]);
@@ -246,30 +247,22 @@ run_both(const step_case *c, int steps)
     options[0].adamw.lr = (double)slot_lr;
     pfo_backend_group groups[2];
     for (int g = 0; g < 2; g++) {
-        const pfo_adamw_options *chosen = &options[g].adamw;
-        groups[g] = (pfo_backend_group){ chosen->lr,           chosen->beta1, chosen->beta2,    chosen->eps,
-                                         chosen->weight_decay, NULL,          chosen->maximize, 0 };
+        groups[g] = (pfo_backend_group){ .options = options[g] };
     }
-    groups[0].lr = 1e9;
+    groups[0].options.adamw.lr = 1e9;
     groups[0].device_lr = &slot_lr;
     for (int t = 0; t < EDGES; t++) {
         entries[t] =
             (pfo_plan_entry){ .has_grad = t % 7 != 3, .step = &cpu.step[t], .count = edge_counts[t], .group = t % 2 };
-        tensors[t] = (pfo_backend_tensor){ device.data[t][0],
-                                           device.data[t][1],
-                                           device.data[t][2],
-                                           device.data[t][3],
-                                           &device.step[t],
-                                           edge_counts[t],
-                                           t % 2,
-                                           PFO_BACKEND_FLOAT32,
-                                           t % 7 != 3,
-                                           0 };
+        tensors[t] = (pfo_backend_tensor){
+            .step = &device.step[t], .count = edge_counts[t], .group = t % 2, .has_grad = t % 7 != 3
+        };
+        memcpy(tensors[t].data, device.data[t], sizeof device.data[t]);
         memcpy(entries[t].data, cpu.data[t], sizeof cpu.data[t]);
     }
     pfo_plan *plan;
     REQUIRE(pfo_plan_create(PFO_OP_ADAMW, entries, EDGES, 2, &plan, NULL) == PFO_OK);
-    pfo_backend_plan_spec spec = { 0, PFO_BACKEND_ADAMW, EDGES, tensors, 2, 0, NULL, 0 };
+    pfo_backend_plan_spec spec = { 0, PFO_OP_ADAMW, EDGES, tensors, 2, 0, NULL, 0 };
     REQUIRE(backend->plan_bytes(&spec, &spec.workspace_bytes, NULL) == PFO_BACKEND_OK);
     REQUIRE(posix_memalign(&spec.workspace, PFO_TABLE_ALIGNMENT, (size_t)spec.workspace_bytes) == 0);
     pfo_backend_plan *device_plan;
@@ -281,13 +274,14 @@ run_both(const step_case *c, int steps)
                                        .step = 1.0,
                                        .skip_nonfinite = c->skip_nonfinite,
                                        .threads = 1 };
-    const pfo_backend_step step = { c->max_grad_norm,
-                                    c->unscale,
-                                    c->grad_scale > 0.0f ? &c->grad_scale : NULL,
-                                    c->found_inf >= 0.0f ? &c->found_inf : NULL,
-                                    groups,
-                                    c->skip_nonfinite,
-                                    0 };
+    const pfo_backend_step step = {
+        .max_grad_norm = c->max_grad_norm,
+        .unscale = c->unscale,
+        .grad_scale = c->grad_scale > 0.0f ? &c->grad_scale : NULL,
+        .found_inf = c->found_inf >= 0.0f ? &c->found_inf : NULL,
+        .groups = groups,
+        .skip_nonfinite = c->skip_nonfinite,
+    };
     int64_t skipped = 0;
     for (int i = 0; i < steps; i++) {
         pfo_step_result result = { 0 };
@@ -298,7 +292,7 @@ run_both(const step_case *c, int steps)
         skipped += result.skipped || c->found_inf > 0.0f;
         CHECK(backend->plan_update(device_plan, tensors, EDGES, NULL, NULL) == PFO_BACKEND_OK);
         CHECK(backend->norm(device_plan, &step, NULL, NULL) == PFO_BACKEND_OK);
-        CHECK(backend->adamw(device_plan, NULL, NULL) == PFO_BACKEND_OK);
+        CHECK(backend->update(device_plan, &step, NULL, NULL) == PFO_BACKEND_OK);
         CHECK(backend->read_state_and_wait(device_plan, NULL, &state, NULL) == PFO_BACKEND_OK);
         CHECK(state.skipped == skipped && state.taken + state.skipped == i + 1);
         CHECK(state.nonfinite == c->poison);

@@ -91,7 +91,7 @@ steps_equal_the_cpus(void)
     pfo_backend_state state;
     CHECK(!pfo_device_run_started(run));
     CHECK(pfo_execute_device_read(run, NULL, &state, NULL) == PFO_OK && state.taken == 0 && state.skipped == 0);
-    CHECK(pfo_execute_device_step(run, &options, &no_slot, &request, NULL, NULL) == PFO_STATE);
+    CHECK(pfo_execute_device_step(run, &options, &no_slot, NULL, &request, NULL, NULL) == PFO_STATE);
     pfo_error err = PFO_ERROR_INIT;
     CHECK(pfo_device_run_start(run, workspace, bytes - 1, NULL, &err) == PFO_BAD_ARGUMENT);
     CHECK(strstr(err.text, "too small") != NULL);
@@ -112,7 +112,7 @@ steps_equal_the_cpus(void)
             cpu.data[2][PFO_ROLE_GRAD][12] = device.data[2][PFO_ROLE_GRAD][12] = NAN;
         }
         pfo_execute_step(cpu.plan, &engine, &options, &request, &result);
-        CHECK(pfo_execute_device_step(run, &options, &no_slot, &request, NULL, NULL) == PFO_OK);
+        CHECK(pfo_execute_device_step(run, &options, &no_slot, NULL, &request, NULL, NULL) == PFO_OK);
         CHECK(same(&cpu, &device));
     }
     CHECK(result.skipped && cpu.step[0] > 2.5f && cpu.step[2] < 2.5f);
@@ -144,75 +144,6 @@ running_out_of_memory_anywhere_leaves_nothing_behind(void)
     tear_down(&f);
 }
 
-/* A plan of one tensor that the backend does not know how to step. */
-static void
-check_plan_refused(pfo_op op, const pfo_plan_entry *entry, const char *words)
-{
-    pfo_error err = PFO_ERROR_INIT;
-    pfo_plan *plan;
-    pfo_device_run *run;
-    int64_t bytes;
-    REQUIRE(pfo_plan_create(op, entry, 1, 1, &plan, NULL) == PFO_OK);
-    CHECK(pfo_device_run_create(backend, 0, plan, &run, &bytes, &err) == PFO_BAD_ARGUMENT && run == NULL);
-    CHECK(strstr(err.text, words) != NULL);
-    pfo_plan_destroy(plan);
-}
-
-static void
-what_the_backend_does_not_know_is_refused(void)
-{
-    static float memory[PFO_ROLE_COUNT][16];
-    pfo_plan_entry entry = { .count = 16 };
-    for (int role = 0; role < PFO_ROLE_STATE_3; role++) {
-        entry.data[role] = memory[role];
-    }
-    check_plan_refused(PFO_OP_SGD, &entry, "operation sgd runs on the CPU only");
-    pfo_plan_entry other = entry;
-    other.dtype[PFO_ROLE_STATE_1] = PFO_DTYPE_BFLOAT16;
-    check_plan_refused(PFO_OP_ADAMW, &other, "tensor 0 has memory that is not float32");
-    for (int role = PFO_ROLE_STATE_3; role < PFO_ROLE_COUNT; role++) {
-        other = entry;
-        other.data[role] = memory[role];
-        check_plan_refused(PFO_OP_ADAMW, &other, "tensor 0 has memory that is not float32, a copy, an average");
-    }
-}
-
-static void
-steps_the_backend_does_not_know_are_refused(void)
-{
-    fixture f;
-    set_up(&f);
-    pfo_device_run *run;
-    int64_t bytes = 0;
-    const float *const no_slot = NULL;
-    REQUIRE(pfo_device_run_create(backend, 0, f.plan, &run, &bytes, NULL) == PFO_OK);
-    void *workspace = aligned_alloc(256, ((size_t)bytes + 255) / 256 * 256);
-    REQUIRE(workspace != NULL && pfo_device_run_start(run, workspace, bytes, NULL, NULL) == PFO_OK);
-    const pfo_step_request plain = { .max_grad_norm = -1.0, .unscale = 1.0 };
-    pfo_step_request asked[3] = { plain, plain, plain };
-    asked[0].zero_grads = 1;
-    asked[1].found_inf = 1;
-    asked[2].stochastic = 1;
-    const char *const words[3] = { "zero_grads works on the CPU only", "found_inf works", "stochastic rounding works" };
-    for (int i = 0; i < 3; i++) {
-        pfo_error err = PFO_ERROR_INIT;
-        CHECK(pfo_execute_device_step(run, &options, &no_slot, &asked[i], NULL, &err) == PFO_BAD_ARGUMENT);
-        CHECK(strstr(err.text, words[i]) != NULL);
-    }
-    pfo_error err = PFO_ERROR_INIT;
-    pfo_options adam = options;
-    adam.adamw.coupled = 1;
-    CHECK(pfo_execute_device_step(run, &adam, &no_slot, &plain, NULL, &err) == PFO_BAD_ARGUMENT);
-    CHECK(strstr(err.text, "group 0 couples weight decay") != NULL);
-    err = (pfo_error)PFO_ERROR_INIT;
-    REQUIRE(pfo_plan_set_grad(f.plan, 2, 1, f.data[2][PFO_ROLE_GRAD], PFO_DTYPE_FLOAT16, NULL) == PFO_OK);
-    CHECK(pfo_execute_device_step(run, &options, &no_slot, &plain, NULL, &err) == PFO_BAD_ARGUMENT);
-    CHECK(strstr(err.text, "grads[2] is of float16") != NULL);
-    pfo_device_run_destroy(run);
-    free(workspace);
-    tear_down(&f);
-}
-
 int
 main(void)
 {
@@ -226,8 +157,6 @@ main(void)
     REQUIRE(pfo_backend_open(path, &backend, reason, sizeof reason));
     REQUIRE(pfo_engine_for(PFO_CPU_SCALAR, &engine));
     RUN(steps_equal_the_cpus);
-    RUN(what_the_backend_does_not_know_is_refused);
-    RUN(steps_the_backend_does_not_know_are_refused);
     RUN(running_out_of_memory_anywhere_leaves_nothing_behind);
     return FINISH();
 }

@@ -44,7 +44,7 @@ test_names_both_versions(void)
 {
     char reason[PFO_BACKEND_REASON];
     CHECK(!opens(beside("fake_version.so"), reason));
-    CHECK(strstr(reason, "version 42") != NULL && strstr(reason, "version 1") != NULL);
+    CHECK(strstr(reason, "version 43") != NULL && strstr(reason, "version 2") != NULL);
     CHECK(!opens(beside("fake_size.so"), reason));
     CHECK(strstr(reason, "bytes") != NULL);
 }

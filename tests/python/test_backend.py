@@ -102,7 +102,7 @@ def test_a_path_that_is_no_unicode_is_still_shown(tmp_path: Path):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("version", "backend ABI version 42, this perfopt needs version 1"),
+        ("version", "backend ABI version 43, this perfopt needs version 2"),
         ("size", "a backend table of"),
         ("nosymbol", "has no symbol perfopt_backend_v1"),
         ("nodriver", "no driver is installed"),

@@ -3,6 +3,7 @@
 
 #include "bindings/common/errors.h"
 #include "bindings/core/content_parts.h"
+#include "bindings/core/device_array.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -298,6 +299,10 @@ pfo_content_encode(pfo_content *content, pfo_encoder *encoder, PyObject *object,
     }
     if (pfo_content_check_depth(depth) < 0) {
         return -1;
+    }
+    if (Py_IS_TYPE(object, content->state->device_array)) {
+        pfo_device_array_encode(encoder, object);
+        return 0;
     }
     if (PyTuple_CheckExact(object) || PyList_CheckExact(object) || PyDict_CheckExact(object) ||
         PyAnySet_CheckExact(object)) {

@@ -15,6 +15,7 @@
     X(instance_note, 0)                                                                                                \
     X(cache_ledger, 0)                                                                                                 \
     X(pending_call, 0)                                                                                                 \
+    X(device_array, 0)                                                                                                 \
     X(disk_map, 0)                                                                                                     \
     X(disk_store, 1)                                                                                                   \
     X(performance_cache, 1)                                                                                            \
@@ -61,9 +62,11 @@
 /* X(name): functions of pfo_<name>_functions become functions of the module. */
 #define PFO_CORE_FUNCTIONS(X)                                                                                          \
     X(info)                                                                                                            \
+    X(device_array)                                                                                                    \
     X(fingerprint)                                                                                                     \
     X(flight)                                                                                                          \
     X(simulate)                                                                                                        \
+    X(matmul)                                                                                                          \
     X(memory)                                                                                                          \
     X(backend)
 

@@ -18,8 +18,9 @@ PyDoc_STRVAR(
     "strided view\n"
     "equals its contiguous copy; Arrow data without regard to chunks, offsets and what lies in null slots. CUDA "
     "tensors are\n"
-    "copied to the CPU for it. Classes and functions count by the name under which an import finds them, not by their "
-    "code.\n\n"
+    "hashed on their device where there is a backend, with the same digest, else copied to the CPU. Classes and "
+    "functions count\n"
+    "by the name under which an import finds them, not by their code.\n\n"
     "Raises TypeError naming the argument whose content cannot be read and why, and RecursionError for objects nested "
     "deeper\n"
     "than 200 levels. The GIL is released while more than 64 KiB are hashed. Algorithm: XXH3-128 (Yann Collet).");

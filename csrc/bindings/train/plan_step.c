@@ -325,17 +325,25 @@ read_device_number(plan_object *self, PyObject *object, const char *name, const 
     return 0;
 }
 
+/* What the caller asks of one step. */
+typedef struct step_arguments {
+    pfo_step_request request;
+    pfo_device_slots slots; /* numbers that stay on the device */
+    void *stream;
+} step_arguments;
+
 /* One keyword of step(). None is as if it were not given. */
 static int
-read_keyword(plan_object *self, PyObject *name, PyObject *value, pfo_step_request *request)
+read_keyword(plan_object *self, PyObject *name, PyObject *value, step_arguments *arguments)
 {
+    pfo_step_request *request = &arguments->request;
     const pfo_train_state *state = self->module_state;
     if (value == Py_None) {
         return 0;
     }
     if (PyUnicode_Compare(name, state->string.found_inf) == 0) {
         if (self->run != NULL && !PyFloat_Check(value) && !PyLong_Check(value)) {
-            return read_device_number(self, value, "found_inf", &request->device_found_inf);
+            return read_device_number(self, value, "found_inf", &arguments->slots.found_inf);
         }
         double found;
         if (read_double(value, &found) < 0) {
@@ -346,7 +354,7 @@ read_keyword(plan_object *self, PyObject *name, PyObject *value, pfo_step_reques
     }
     if (PyUnicode_Compare(name, state->string.grad_scale) == 0) {
         if (self->run != NULL && !PyFloat_Check(value) && !PyLong_Check(value)) {
-            return read_device_number(self, value, "grad_scale", &request->device_grad_scale);
+            return read_device_number(self, value, "grad_scale", &arguments->slots.grad_scale);
         }
         return read_grad_scale(value, request);
     }
@@ -373,20 +381,20 @@ read_keyword(plan_object *self, PyObject *name, PyObject *value, pfo_step_reques
 
 /* Reads all arguments but the containers; numbers may run user code. */
 static int
-read_request(plan_object *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords, pfo_step_request *request,
-             void **stream)
+read_arguments(plan_object *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
+               step_arguments *arguments)
 {
-    *stream = count == 5 ? PyLong_AsVoidPtr(args[4]) : NULL;
-    if ((*stream == NULL && PyErr_Occurred()) || read_max_grad_norm(args[2], request) < 0) {
+    arguments->stream = count == 5 ? PyLong_AsVoidPtr(args[4]) : NULL;
+    if ((arguments->stream == NULL && PyErr_Occurred()) || read_max_grad_norm(args[2], &arguments->request) < 0) {
         return -1;
     }
-    request->skip_nonfinite = PyObject_IsTrue(args[3]);
-    if (request->skip_nonfinite < 0) {
+    arguments->request.skip_nonfinite = PyObject_IsTrue(args[3]);
+    if (arguments->request.skip_nonfinite < 0) {
         return -1;
     }
     const Py_ssize_t keyword_count = keywords != NULL ? PyTuple_GET_SIZE(keywords) : 0;
     for (Py_ssize_t i = 0; i < keyword_count; i++) {
-        if (read_keyword(self, PyTuple_GET_ITEM(keywords, i), args[count + i], request) < 0) {
+        if (read_keyword(self, PyTuple_GET_ITEM(keywords, i), args[count + i], arguments) < 0) {
             return -1;
         }
     }
@@ -416,8 +424,7 @@ const char pfo_plan_object_step_doc[] =
     "and RuntimeError when another thread is stepping this plan.";
 
 static PyObject *
-run_step(plan_object *self, PyObject *param_groups, PyObject *state, const pfo_step_request *request, void *stream,
-         int *stepped)
+run_step(plan_object *self, PyObject *param_groups, PyObject *state, const step_arguments *arguments, int *stepped)
 {
     const int ready = prepare(self, param_groups, state);
     if (ready < 0) {
@@ -432,9 +439,10 @@ run_step(plan_object *self, PyObject *param_groups, PyObject *state, const pfo_s
     pfo_status status = PFO_OK;
     Py_BEGIN_ALLOW_THREADS
     if (self->run != NULL) {
-        status = pfo_execute_device_step(self->run, self->options, self->lr_slots, request, stream, &err);
+        status = pfo_execute_device_step(self->run, self->options, self->lr_slots, &arguments->slots,
+                                         &arguments->request, arguments->stream, &err);
     } else {
-        pfo_execute_step(self->plan, &self->module_state->engine, self->options, request, &result);
+        pfo_execute_step(self->plan, &self->module_state->engine, self->options, &arguments->request, &result);
     }
     Py_END_ALLOW_THREADS
     if (status != PFO_OK) {
@@ -451,10 +459,9 @@ pfo_plan_object_step(PyObject *op, PyObject *const *args, Py_ssize_t count, PyOb
         PyErr_Format(PyExc_TypeError, "step() takes 4 arguments and an optional stream (%zd given)", count);
         return NULL;
     }
-    pfo_step_request request = { .max_grad_norm = -1.0, .unscale = 1.0 };
-    void *stream;
+    step_arguments arguments = { .request = { .max_grad_norm = -1.0, .unscale = 1.0 } };
     if (pfo_plan_object_check_containers(args[0], args[1]) < 0 ||
-        read_request(self, args, count, keywords, &request, &stream) < 0) {
+        read_arguments(self, args, count, keywords, &arguments) < 0) {
         return NULL;
     }
     if (self->running) {
@@ -463,7 +470,7 @@ pfo_plan_object_step(PyObject *op, PyObject *const *args, Py_ssize_t count, PyOb
     }
     int stepped = 0;
     self->running = 1;
-    PyObject *answer = run_step(self, args[0], args[1], &request, stream, &stepped);
+    PyObject *answer = run_step(self, args[0], args[1], &arguments, &stepped);
     drop_gradients(self, stepped);
     self->running = 0;
     return answer;
