@@ -1,8 +1,8 @@
 """perfopt: caching, profiling, memory monitoring and fused training kernels, in C, for people who train models.
 
-``import perfopt`` loads neither torch nor NumPy; ``perfopt.optim``, ``perfopt.amp`` and ``perfopt.nn`` (torch), ``perfopt.kernels``
-(NumPy) and ``perfopt.data`` are loaded when they are first used. See the README for three examples, and ``perfopt info`` for what
-was found on this machine.
+``import perfopt`` loads neither torch nor NumPy; ``perfopt.amp``, ``perfopt.nn`` and ``perfopt.optim`` (torch),
+``perfopt.kernels`` (NumPy) and ``perfopt.data`` are loaded when they are first used. See the README for three examples, and
+``perfopt info`` for what was found on this machine.
 """
 
 from __future__ import annotations
