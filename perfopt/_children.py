@@ -10,8 +10,9 @@ Ends of processes: ``multiprocessing`` children leave by ``os._exit`` after thei
 run ``atexit``. Both lead to :func:`_report_all`, which does its work once. A child that becomes another program (``os.exec*``,
 ``os.spawn*``, ``subprocess`` with ``preexec_fn``) takes its marker away first: it is no process that could report.
 
-Threads: what is shared changes with ``_lock`` held, by :func:`follow` and in a new child. A fork waits for it, so that no
-child begins with half a state or with a lock that nobody will release.
+Threads: what is shared changes with ``lock`` held, by :func:`follow` and in a new child. A fork waits for it, so that no
+child begins with half a state or with a lock that nobody will release. Whoever makes a profiler that follows at once holds it
+meanwhile.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from perfopt import _core
 
-__all__ = ["collect", "follow", "inherited"]
+__all__ = ["collect", "follow", "inherited", "lock"]
 
 VARIABLE = "PERFOPT_PROFILE_CHILDREN"
 
@@ -76,7 +77,7 @@ class _Follower:
             self.withdraw()
 
 
-_lock = threading.RLock()
+lock = threading.RLock()
 _followers: list[_Follower] = []
 _root: Path | None = None
 _owner = 0  # pid of the process that made the directory
@@ -101,7 +102,7 @@ def follow(profiler: _core.Profiler, key: str) -> Path:
     """Reports go to, or come from, the folder of this key; made if it is not there. ValueError for a key no folder can have."""
     if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key) is None:
         raise ValueError(f"key must be 1 to 64 letters, digits, '-' or '_', not {key!r}")
-    with _lock:
+    with lock:
         return _follow_locked(profiler, key)
 
 
@@ -212,11 +213,11 @@ def _child_begins() -> None:
                 profiler.reset()  # what was copied from the parent is the parent's to report
                 follower.begin_report()
     finally:
-        _lock.release()
+        lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_child_begins)
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=_child_begins)
 
 
 def _watch_exec() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,16 @@ __all__ = ["PerformanceCache"]
 
 _MISSING = object()
 _making = threading.Lock()  # of any cache's _flights, which loops of several threads share
+
+
+def _renew_lock() -> None:
+    """In a forked child: a thread that is not in it may have held it."""
+    global _making
+    _making = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 async def _call(fn: Callable[[], Any]) -> Any:

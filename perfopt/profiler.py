@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from pathlib import Path
@@ -261,19 +260,19 @@ def range_cost_seconds() -> float:
 
 
 _default: PerformanceProfiler | None = None
-_default_lock = threading.Lock()
 
 
 def default_profiler() -> PerformanceProfiler:
     """The process-wide profiler that :func:`profile_operation` records into unless told otherwise."""
     global _default
     if _default is None:
-        with _default_lock:
+        with _children.lock:  # a fork waits for it: the child has this profiler, or makes its own
             if _default is None:
                 profiler = PerformanceProfiler()
                 if _children.inherited():
                     profiler.follow_children()
-                _default = profiler
+                if _default is None:  # else a signal handler or a finalizer has made it meanwhile
+                    _default = profiler
     return _default
 
 

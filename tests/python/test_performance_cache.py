@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import pathlib
+import signal
 import threading
 import weakref
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from perfopt import _flights
 from perfopt.cache import PerformanceCache
 
 
@@ -371,3 +374,36 @@ def test_a_hook_that_closes_the_cache() -> None:
     cache._flights = Closing()  # type: ignore[assignment]
     assert cache.delete("a") is False
     assert cache.closed
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_within_a_first_computation_is_not_locked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+    flights = _flights.Flights
+
+    def wait() -> Any:
+        inside.set()
+        assert go_on.wait(60)
+        return flights()
+
+    async def compute() -> int:
+        return 5
+
+    def ask() -> int:
+        value = asyncio.run(PerformanceCache().aget_or_compute("key", compute))
+        return int(value)
+
+    monkeypatch.setattr(_flights, "Flights", wait)
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert inside.wait(60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends a child that waits for ever
+        go_on.set()
+        os._exit(0 if ask() == 5 else 1)
+    status = os.waitpid(child, 0)[1]
+    go_on.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -354,3 +354,53 @@ assert os.waitpid(child, 0)[1] == 0
 
 def test_a_fork_waits_for_a_thread_that_begins_to_follow(tmp_path: Path) -> None:
     run(FORK_MEANWHILE, tmp_path)
+
+
+FORK_IN_THE_FIRST_CALL = """
+import os, signal, sys, threading
+from perfopt import profiler
+
+inside, forking = threading.Event(), threading.Event()
+
+class Slow(profiler.PerformanceProfiler):
+    def __init__(self):
+        inside.set()
+        assert forking.wait(60)
+
+profiler.PerformanceProfiler = Slow
+first = threading.Thread(target=profiler.default_profiler)
+first.start()
+assert inside.wait(60)
+os.register_at_fork(before=forking.set)  # runs before those that were registered earlier
+sys.setswitchinterval(60)  # the thread goes on only where the fork waits for it
+child = os.fork()
+if child == 0:
+    signal.alarm(20)  # ends a child that waits for ever
+    os._exit(0 if profiler.default_profiler() is profiler._default else 1)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+first.join()
+sys.exit(status)
+"""
+
+
+def test_a_child_forked_within_the_first_call_for_the_default_profiler_is_not_locked_out() -> None:
+    done = subprocess.run([sys.executable, "-c", FORK_IN_THE_FIRST_CALL], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_signal_handler_within_the_first_call_makes_the_default_profiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    from perfopt import profiler
+
+    made: list[PerformanceProfiler] = []
+
+    class Interrupted(PerformanceProfiler):
+        def __init__(self) -> None:
+            made.append(self)
+            if len(made) == 1:
+                inner.append(profiler.default_profiler())
+
+    inner: list[PerformanceProfiler] = []
+    monkeypatch.setattr(profiler, "PerformanceProfiler", Interrupted)
+    monkeypatch.setattr(profiler, "_default", None)
+    assert profiler.default_profiler() is inner[0] is profiler.default_profiler()
+    assert len(made) == 2
