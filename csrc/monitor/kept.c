@@ -8,6 +8,7 @@
 #include <math.h>
 #include <string.h>
 
+/* Chosen on the tuning series of tests/python/leak_series.py, as are the factors 4 where a step or a spike is told from noise. */
 enum { SAMPLES_PER_WINDOW = 4, MIN_WINDOWS = 12, BLOCKS = 20 };
 static const double least_growth = 1048576.0;    /* bytes */
 static const double least_growth_share = 0.0075; /* of the level */
@@ -28,11 +29,18 @@ pfo_kept_median(const double *values, int count)
     return pfo_sorted_median(sorted, count);
 }
 
+/* The range that is left of sorted values when one part in so many is cut off at each end. */
+static double
+trimmed_range(const double *sorted, int64_t count, int64_t part)
+{
+    return sorted[count - 1 - count / part] - sorted[count / part];
+}
+
 /* Standard deviation of a window's minimum about its neighbours, from the median step between neighbours. */
 static double
 noise_of(const double *y, int count)
 {
-    double steps[PFO_KEPT_MAX_WINDOWS];
+    double steps[PFO_KEPT_MAX_WINDOWS] = { 0.0 };
     for (int i = 1; i < count; i++) {
         steps[i - 1] = y[i] - y[i - 1];
     }
@@ -56,26 +64,17 @@ smooth_outliers(double *y, int count, double noise)
     memcpy(y, smoothed, (size_t)count * sizeof *y);
 }
 
-/* The height from which a fall is a release: a share of the range that 90 % of the windows lie in, well above noise. */
-static double
-release_height(const double *y, int count, double noise)
+/* *height: from which a fall is a release, a share of the range that 90 % of the windows lie in, well above noise. *is_spread: 1 if
+ * the windows are spread over that range as those of a saw are; blocks that come and go soon leave most windows low. */
+static void
+measure_range(const double *y, int count, double noise, double *height, int *is_spread)
 {
     double sorted[PFO_KEPT_MAX_WINDOWS];
     memcpy(sorted, y, (size_t)count * sizeof *sorted);
     pfo_sort_doubles(sorted, count);
-    const double range = sorted[count - 1 - count / 20] - sorted[count / 20];
-    return fmax(fall_share * range, fall_noise * noise + page);
-}
-
-/* 1 if the windows are spread over their range as those of a saw are; blocks that come and go soon leave most windows low. */
-static int
-is_spread(const double *y, int count)
-{
-    double sorted[PFO_KEPT_MAX_WINDOWS];
-    memcpy(sorted, y, (size_t)count * sizeof *sorted);
-    pfo_sort_doubles(sorted, count);
-    const double range = sorted[count - 1 - count / 20] - sorted[count / 20];
-    return sorted[count - 1 - count / 4] - sorted[count / 4] >= spread_share * range;
+    const double range = trimmed_range(sorted, count, 20);
+    *height = fmax(fall_share * range, fall_noise * noise + page);
+    *is_spread = trimmed_range(sorted, count, 4) >= spread_share * range;
 }
 
 /* Falls by at least height from the highest value since the last one; a new one begins when it has risen by height again. */
@@ -150,8 +149,8 @@ find_short_teeth(const double *values, int64_t count, double minimum, int *teeth
     }
     memcpy(sorted, values, (size_t)count * sizeof *sorted);
     pfo_sort_doubles(sorted, count);
-    const double range = sorted[count - 1 - count / 50] - sorted[count / 50];
-    const double middle_half = sorted[count - 1 - count / 4] - sorted[count / 4];
+    const double range = trimmed_range(sorted, count, 50);
+    const double middle_half = trimmed_range(sorted, count, 4);
     for (int64_t i = 1; i < count; i++) {
         sorted[i - 1] = fabs(values[i] - values[i - 1]);
     }
@@ -245,10 +244,12 @@ pfo_kept_find(const double *seconds, const double *values, int64_t count, pfo_ke
         series->y[i] -= series->level;
     }
     series->noise = noise_of(series->y, series->count);
-    const double height = release_height(series->y, series->count, series->noise);
+    double height;
+    int is_spread;
+    measure_range(series->y, series->count, series->noise, &height, &is_spread);
     series->releases = count_releases(series->y, series->count, height);
     PFO_TRY(find_short_teeth(values, count, series->minimum, &series->teeth, err));
-    const int slow_teeth = is_spread(series->y, series->count) ? series->releases : 0;
+    const int slow_teeth = is_spread ? series->releases : 0;
     const int teeth = slow_teeth > series->teeth ? slow_teeth : series->teeth;
     if (teeth >= PFO_KEPT_SAW) {
         widen_to_teeth(series, teeth);
