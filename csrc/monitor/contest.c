@@ -9,7 +9,11 @@ static const double variance_floor = PFO_KEPT_PAGE * PFO_KEPT_PAGE;
 static const pfo_shape no_shape = { PFO_LEAK_MODEL_LEVELS, PFO_SHAPE_NONE, 0.0 };
 static const pfo_shape line_shape = { PFO_LEAK_MODEL_LINE, PFO_SHAPE_LINE, 0.0 };
 
-/* Growth whose rate at the end is at least half of that at the start is no slowing down that samples could tell from a line. */
+/* Growth whose rate at the end is at least half of that at the start is no slowing down that samples could tell from a line: the
+ * logarithm's is 4/9 at the largest share, and the power's mean rate in the second half a third of that in the first at the
+ * largest exponent. A hinge or a late start leaves a fifth of the series beside it. */
+#define LARGEST_SHARE 0.8
+#define LARGEST_EXPONENT 0.4
 static const pfo_shape shapes[] = {
     { PFO_LEAK_MODEL_ENDED, PFO_SHAPE_HINGE, 0.15 },
     { PFO_LEAK_MODEL_ENDED, PFO_SHAPE_HINGE, 0.22 },
@@ -20,10 +24,10 @@ static const pfo_shape shapes[] = {
     { PFO_LEAK_MODEL_ENDED, PFO_SHAPE_HINGE, 0.59 },
     { PFO_LEAK_MODEL_ENDED, PFO_SHAPE_HINGE, 0.66 },
     { PFO_LEAK_MODEL_ENDED, PFO_SHAPE_HINGE, 0.73 },
-    { PFO_LEAK_MODEL_ENDED, PFO_SHAPE_HINGE, 0.8 },
+    { PFO_LEAK_MODEL_ENDED, PFO_SHAPE_HINGE, LARGEST_SHARE },
     { PFO_LEAK_MODEL_LATE, PFO_SHAPE_LATE, 0.5 },
     { PFO_LEAK_MODEL_LATE, PFO_SHAPE_LATE, 0.65 },
-    { PFO_LEAK_MODEL_LATE, PFO_SHAPE_LATE, 0.8 },
+    { PFO_LEAK_MODEL_LATE, PFO_SHAPE_LATE, LARGEST_SHARE },
     { PFO_LEAK_MODEL_SLOWING, PFO_SHAPE_LOGARITHM, 1.0 / 6 },
     { PFO_LEAK_MODEL_SLOWING, PFO_SHAPE_LOGARITHM, 1.0 / 15 },
     { PFO_LEAK_MODEL_SLOWING, PFO_SHAPE_LOGARITHM, 1.0 / 50 },
@@ -34,7 +38,7 @@ static const pfo_shape shapes[] = {
     { PFO_LEAK_MODEL_SLOWING, PFO_SHAPE_SATURATION, 1.0 / 13 },
     { PFO_LEAK_MODEL_SLOWING, PFO_SHAPE_SATURATION, 1.0 / 30 },
     { PFO_LEAK_MODEL_SLOWING, PFO_SHAPE_POWER, 0.2 },
-    { PFO_LEAK_MODEL_SLOWING, PFO_SHAPE_POWER, 0.4 },
+    { PFO_LEAK_MODEL_SLOWING, PFO_SHAPE_POWER, LARGEST_EXPONENT },
 };
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
 
@@ -117,7 +121,7 @@ refine(const pfo_kept *series, cost_of cost, double weight, pfo_shape *best, dou
         for (int up = 0; up < 2; up++) {
             pfo_shape moved = *best;
             moved.parameter *= up ? factor : 1.0 / factor;
-            if (moved.parameter > (moved.curve == PFO_SHAPE_POWER ? 0.4 : 0.8)) {
+            if (moved.parameter > (moved.curve == PFO_SHAPE_POWER ? LARGEST_EXPONENT : LARGEST_SHARE)) {
                 continue;
             }
             const double moved_cost = cost(series, &moved, weight);

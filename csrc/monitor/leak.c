@@ -9,10 +9,11 @@
 #include <math.h>
 #include <string.h>
 
+/* Twice a log likelihood of 6 is strong evidence (Kass and Raftery 1995). The other two were chosen on the tuning series of
+ * tests/python/leak_series.py. */
 static const double needed_margin = 6.0;
-static const double needed_margin_per_step = 3.0;        /* steps beside a line leave it more ways to fit by chance */
-static const double needed_margin_of_tail = 12.0;        /* in blocks, after a warm-up */
-static const double normal_quantile = 1.959963984540054; /* two-sided 95 % */
+static const double needed_margin_per_step = 3.0; /* steps beside a line leave it more ways to fit by chance */
+static const double needed_margin_of_tail = 12.0; /* in blocks, after a warm-up */
 
 static const char *const verdict_names[PFO_LEAK_VERDICT_COUNT] = {
 #define PFO_LEAK_NAME(id, name) name,
@@ -101,10 +102,11 @@ typedef struct blocks {
     double growth;
     int wins;
     int fits_better; /* than the line with steps */
-    int refutes;     /* the line: it fits better and has no margin */
+    int refutes;     /* the line: it fits better and has less than half of the margin it needs */
 } blocks;
 
-/* full: the contest with steps in which every window counts, as in that of blocks. */
+/* full: the contest with steps in which every window counts, as in that of blocks. That the interval is above zero need not be asked:
+ * a margin of 6 over no shape at all, which has a parameter less, puts the amount more than two standard errors above it. */
 static void
 compete_in_blocks(const pfo_kept *series, const pfo_contest *full, blocks *found)
 {
@@ -127,8 +129,8 @@ take_over(const blocks *found, pfo_leak *leak)
     leak->correlation = line->correlation;
     leak->growth = found->growth;
     leak->slope = line->amount / leak->span;
-    leak->low = (line->amount - normal_quantile * line->error) / leak->span;
-    leak->high = (line->amount + normal_quantile * line->error) / leak->span;
+    leak->low = (line->amount - PFO_SLOPE_NORMAL_QUANTILE * line->error) / leak->span;
+    leak->high = (line->amount + PFO_SLOPE_NORMAL_QUANTILE * line->error) / leak->span;
 }
 
 static pfo_status

@@ -6,6 +6,9 @@
 #include <math.h>
 #include <string.h>
 
+/* The grid. At the least ratio the walk shows over 1 / sqrt(ratio) = 23 windows, a fifth of a full series; with less it is for the
+ * models of levels.h, which have none. At the largest, noise is a twenty-fifth of the variance of a step. In between, the next ratio
+ * on the grid costs up to 0.3 more than the best one would (120 windows, ratio 0.2), against margins of 6. */
 static const double least_ratio = 1.0 / 512;
 static const double largest_ratio = 64.0;
 static const double ratio_factor = 1.7;

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double normal_quantile = 1.959963984540054; /* two-sided 95 % */
 static const double largest_correlation = 0.95;
 
 static int
@@ -115,7 +114,7 @@ estimate(const double *x, const double *y, const int *starts, int segments, doub
         variance += kendall_variance(scratch + starts[k], starts[k + 1] - starts[k]);
     }
     const double factor = (1.0 + slope->correlation) / (1.0 - slope->correlation);
-    const double reach = normal_quantile * sqrt(variance * factor);
+    const double reach = PFO_SLOPE_NORMAL_QUANTILE * sqrt(variance * factor);
     const double low_rank = floor(((double)slope->pairs - reach) / 2.0);
     const double high_rank = ceil(((double)slope->pairs + reach) / 2.0);
     slope->low = slopes[low_rank < 0.0 ? 0 : (int64_t)low_rank];

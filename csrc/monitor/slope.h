@@ -16,6 +16,8 @@
 enum { PFO_SLOPE_MAX_POINTS = 256 };
 #define PFO_SLOPE_APART 1e-12 /* closer in x is no distance: a second or a span in parts of a million million */
 
+#define PFO_SLOPE_NORMAL_QUANTILE 1.959963984540054 /* two-sided 95 % */
+
 typedef struct pfo_slope {
     double slope;
     double low; /* 95 % interval */

@@ -1,6 +1,6 @@
 """Made-up memory series with a known truth, for the verdicts of ``perfopt.memory.leak_verdict``.
 
-Three sets of generators. The thresholds in ``csrc/monitor/leak.c`` were chosen on ``TUNING``; ``HELD_OUT`` and ``FRESH`` have
+Three sets of generators. The thresholds in ``csrc/monitor`` (``leak.c``, ``kept.c``) were chosen on ``TUNING``; ``HELD_OUT`` and ``FRESH`` have
 the same kinds of truth made in other ways (other shapes, noise, sampling) and are there to report, not to choose
 (docs/memory.md). ``FRESH`` was written when growth in random blocks had become a model; what its first seeds showed led to
 one change (what counts as a saw), so the figures reported are of other seeds. A generator is a function of a seeded
