@@ -76,8 +76,8 @@ pfo_status pfo_probes_open(pfo_probes *probes, const char *root, pfo_error *err)
 /* Takes a sample. time is fresh; what else is read depends on the process, so that a turn costs one system call beside what is due:
  *   while no page faults come in, faults are counted in each sample, and rss, which grows by faults, is read when they moved;
  *   while faults come in, rss is read in each sample and faults are counted every 100 ms.
- * So growth of rss shows in the next sample; a fall without any fault, and what other processes do to this one, at most 100 ms
- * late. The rest is repeated from the last time it was read: usage for at most 100 ms, events and uss for a second, limit for five
+ * So growth by faults (touching, MAP_POPULATE, mlock, reading a mapped file) shows in the next sample; what no fault of this process
+ * goes with (a fall; pages put in by userfaultfd, a driver, the collapse into huge pages or another process) at most 100 ms late. The rest is repeated from the last time it was read: usage for at most 100 ms, events and uss for a second, limit for five
  * (the machine's part of it for a minute), the heap figures for 100 ms, and both walks longer while a new one (over malloc's
  * free lists; over the maps, in the kernel) would take more than 1/4000 of the time. */
 void pfo_probes_read(pfo_probes *probes, pfo_memory_sample *sample);

@@ -50,6 +50,7 @@ a_sample_follows_the_fixture_and_the_process(void)
     pfo_probes_read(&probes, &sample);
     CHECK(sample.time_ns >= before && sample.time_ns <= pfo_monotonic_ns());
     CHECK(sample.cgroup_usage == 1234 && sample.limit == 600000);
+    CHECK(probes.brisk_due_ns <= sample.time_ns + INT64_C(90000000)); /* due at each turn of a sampler at 100 ms */
     CHECK(sample.rss > MIB / 4 && sample.minor_faults > 0 && sample.major_faults >= 0);
     CHECK(sample.throttled == 3 && sample.limit_hits == 5 && sample.oom_kills == 1);
     fixture_write(&tree, "cg/g/memory.current", "5678\n");
