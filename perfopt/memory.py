@@ -17,35 +17,29 @@ v2. Torch is used when the program has imported it and CUDA is initialised, and 
 
 from __future__ import annotations
 
-import functools
-import gc
 import math
 import numbers
 import os
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any
 
-from perfopt import _core, _wrapping
+from perfopt import _core
 from perfopt import _memory_advice as advice
-from perfopt._memory_cuda import cuda_bytes, device_memory, release_cuda
+from perfopt._memory_clean import attribute, clean
+from perfopt._memory_cuda import cuda_bytes, device_memory
+from perfopt._memory_decorator import optimize_memory
 from perfopt._memory_pressure import PressureWatch
 from perfopt._memory_retain import retain_heap
+from perfopt._memory_trend import points, trend
+from perfopt._memory_usage import checked_threshold, shares_of, usage_of
 from perfopt._memory_verdict import leak_verdict
 
 __all__ = ["MemoryOptimizer", "PressureWatch", "device_memory", "leak_verdict", "optimize_memory", "retain_heap"]
 
-_GB = float(2**30)
-_MIB = 2**20
-_MINIMUM_CHANGE_SHARE = 0.005  # a trend counts when it adds up to this share of the usual value, and to a MiB
 _GPU_HISTORY = 4096
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-_Report = dict[str, Any] | None  # of a cleaning; None where there was no pressure
 
 # Of all optimizers together, and reentrant: a signal handler or a finalizer that stops the monitoring may run while this
 # very thread starts it.
@@ -61,22 +55,6 @@ def _renew_lock() -> None:
 os.register_at_fork(after_in_child=_renew_lock)
 
 
-def _gb(value: int | None) -> float | None:
-    return None if value is None else value / _GB
-
-
-def _checked_threshold(threshold: object) -> float:
-    if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real):
-        raise TypeError(f"threshold must be a number in (0, 1], not {type(threshold).__name__}")
-    try:
-        value = float(threshold)
-    except OverflowError:  # an int beyond the range of float
-        value = math.inf
-    if not 0.0 < value <= 1.0:
-        raise ValueError(f"threshold is {threshold!r}; accepted: more than 0, at most 1")
-    return value
-
-
 def _checked_interval(interval: object, least: float) -> float:
     if isinstance(interval, bool) or not isinstance(interval, numbers.Real):
         raise TypeError(f"interval must be a number of seconds, not {type(interval).__name__}")
@@ -87,89 +65,6 @@ def _checked_interval(interval: object, least: float) -> float:
     if not least <= seconds <= 86400.0:
         raise ValueError(f"interval is {interval!r} s; accepted: {least:g} to 86400 s")
     return seconds
-
-
-def _shares(info: dict[str, Any], devices: list[tuple[int, int, int]]) -> dict[str, float]:
-    """Used share (0 to 1) of each limit that is known."""
-    shares: dict[str, float] = {}
-    if info["limit"] and info["rss"] is not None:
-        shares["rss"] = info["rss"] / info["limit"]
-    if info["cgroup_fullest"] is not None:
-        shares["cgroup"] = info["cgroup_fullest"]
-    if info["machine_total"] and info["machine_available"] is not None:
-        shares["machine"] = 1.0 - info["machine_available"] / info["machine_total"]
-    gpu = [allocated / total for allocated, _, total in devices if total > 0]
-    if gpu:
-        shares["gpu"] = max(gpu)
-    return shares
-
-
-def _resident() -> int | None:
-    try:
-        return _core.resident_bytes()
-    except NotImplementedError:
-        return None
-
-
-def _clean() -> dict[str, Any]:
-    """Collect garbage, empty torch's CUDA cache, trim the heap; see :meth:`MemoryOptimizer.optimize_memory`."""
-    start = time.perf_counter()
-    before = _resident()
-    collected = gc.collect()
-    error = None
-    released = 0
-    try:
-        released = release_cuda()
-    except RuntimeError as problem:  # a broken CUDA context must not hide the error that broke it
-        error = str(problem)
-    trimmed = _trim()
-    report: dict[str, Any] = {
-        "gc_collected": collected,
-        "trimmed_bytes": trimmed,
-        "rss_before": before,
-        "rss_after": _resident(),
-        "cuda_released_bytes": released,
-        "seconds": time.perf_counter() - start,
-    }
-    if error is not None:
-        report["cuda_error"] = error
-    return report
-
-
-def _trend(times: list[float], values: list[float]) -> dict[str, Any]:
-    """The trend of a series of bytes over seconds, under the names of :meth:`MemoryOptimizer.get_memory_trends`."""
-    usual = sorted(values)[len(values) // 2] if values else 0.0
-    minimum = max(float(_MIB), _MINIMUM_CHANGE_SHARE * usual)
-    found = _core.trend(times, values, minimum_change=minimum)
-    verdict = found["trend"]
-    return {
-        "trend": "stable" if verdict == "insufficient" else verdict,
-        "slope_bytes_per_second": found["slope"],
-        "interval": [found["low"], found["high"]],
-        "change_bytes": found["change"],
-        "seconds": found["span"],
-        "samples": found["samples"],
-        "verdict": verdict,
-        "leak": leak_verdict(times, values),
-    }
-
-
-def _points(columns: dict[str, list[int | None]], name: str) -> tuple[list[float], list[float]]:
-    """Seconds and figures of the samples that have both."""
-    pairs = [(t, v) for t, v in zip(columns["time_ns"], columns[name], strict=True) if t is not None and v is not None]
-    return [t * 1e-9 for t, _ in pairs], [float(v) for _, v in pairs]
-
-
-def _fall(before: int | None, after: int | None) -> int:
-    return 0 if before is None or after is None else max(0, before - after)
-
-
-def _trim() -> int:
-    """Bytes by which the resident set fell when malloc gave free pages back; 0 where it cannot."""
-    try:
-        return _core.trim()
-    except NotImplementedError:
-        return 0
 
 
 class MemoryOptimizer:
@@ -200,7 +95,7 @@ class MemoryOptimizer:
 
     @threshold.setter
     def threshold(self, value: float) -> None:
-        self._threshold = _checked_threshold(value)
+        self._threshold = checked_threshold(value)
 
     # -- usage and pressure --
 
@@ -212,7 +107,7 @@ class MemoryOptimizer:
         is not available to anybody. ``gpu``: allocated over total of the fullest CUDA device (only with CUDA
         initialised).
         """
-        return _shares(_core.memory_info(), self._note_gpu())
+        return shares_of(_core.memory_info(), self._note_gpu())
 
     def is_memory_pressure(self) -> bool:
         """Whether any share of :meth:`pressure` has reached the threshold."""
@@ -230,36 +125,7 @@ class MemoryOptimizer:
         Python's small-object allocator has handed out; 0 where it is switched off), ``cgroup_events`` (counts since the
         container was made: ``throttled`` at memory.high, ``limit_hits``, ``oom_kills``). None: this system does not tell.
         """
-        info = _core.memory_info()
-        devices = self._note_gpu()
-        shares = _shares(info, devices)
-        gpu_share = shares.pop("gpu", 0.0)
-        usage, inactive = info["cgroup_usage"], info["cgroup_inactive_file"]
-        return {
-            "cpu_memory_gb": (info["rss"] or 0) / _GB,
-            "gpu_memory_gb": {
-                "allocated": sum(allocated for allocated, _, _ in devices) / _GB,
-                "reserved": sum(reserved for _, reserved, _ in devices) / _GB,
-                "total": sum(total for _, _, total in devices) / _GB,
-            },
-            "cpu_limit_gb": _gb(info["limit"]),
-            "limit_source": info["limit_source"],
-            "cpu_percent": 100.0 * max(shares.values(), default=0.0),
-            "gpu_percent": 100.0 * gpu_share,
-            "cpu_peak_gb": _gb(info["peak_rss"]),
-            "cpu_available_gb": _gb(info["machine_available"]),
-            "cgroup_memory_gb": _gb(usage),
-            "cgroup_working_gb": None if usage is None else max(0, usage - (inactive or 0)) / _GB,
-            "heap_in_use_gb": _gb(info["heap_in_use"]),
-            "heap_retained_gb": _gb(info["heap_retained"]),
-            "cpu_unique_gb": _gb(info["uss"]),
-            "python_blocks": sys.getallocatedblocks(),
-            "cgroup_events": {
-                "throttled": info["cgroup_throttled"],
-                "limit_hits": info["cgroup_limit_hits"],
-                "oom_kills": info["cgroup_oom_kills"],
-            },
-        }
+        return usage_of(_core.memory_info(), self._note_gpu())
 
     # -- cleaning --
 
@@ -271,7 +137,7 @@ class MemoryOptimizer:
         refused. It takes milliseconds to tens of them, waits for the GPU when CUDA is initialised, and the next
         allocations pay page faults: call it between phases, not in every step.
         """
-        return _clean()
+        return clean()
 
     def check(self) -> dict[str, Any] | None:
         """Run :meth:`optimize_memory` if there is pressure and return its report; None if there is none.
@@ -369,9 +235,9 @@ class MemoryOptimizer:
         self._note_gpu()
         cuda = self.cuda_samples()
         return {
-            "cpu_memory_trend": _trend(*_points(self._sampler.samples(), "rss")),
-            "gpu_memory_trend": _trend(*_points(cuda, "allocated")),
-            "gpu_reserved_trend": _trend(*_points(cuda, "reserved")),
+            "cpu_memory_trend": trend(*points(self._sampler.samples(), "rss")),
+            "gpu_memory_trend": trend(*points(cuda, "allocated")),
+            "gpu_reserved_trend": trend(*points(cuda, "reserved")),
         }
 
     def recommendations(self) -> list[str]:
@@ -381,7 +247,7 @@ class MemoryOptimizer:
         columns = self._sampler.samples()
         verdict = self.leak_verdict()
         found = [
-            advice.advise_on_pressure(_shares(info, devices), self.threshold, info),
+            advice.advise_on_pressure(shares_of(info, devices), self.threshold, info),
             advice.advise_on_growth(verdict, columns["heap_retained"], info["limit"]),
             advice.advise_on_retained_heap(info),
             advice.advise_on_cuda_cache(devices),
@@ -393,7 +259,7 @@ class MemoryOptimizer:
 
     def leak_verdict(self) -> dict[str, Any]:
         """:func:`perfopt.memory.leak_verdict` on the resident set of the samples held, against the effective limit."""
-        times, resident = _points(self._sampler.samples(), "rss")
+        times, resident = points(self._sampler.samples(), "rss")
         return leak_verdict(times, resident, limit=_core.memory_info()["limit"])
 
     def attribute_growth(self) -> dict[str, Any]:
@@ -407,25 +273,7 @@ class MemoryOptimizer:
 
         It collects and trims, so it takes milliseconds and costs page faults afterwards.
         """
-        start = time.perf_counter()
-        _, resident = _points(self._sampler.samples(), "rss")
-        baseline = int(min(resident[: len(resident) // 10 + 1])) if resident else None
-        before = _core.memory_info()
-        collected = gc.collect()
-        after_gc = _core.memory_info()
-        trimmed = _trim()
-        after = _resident()
-        freed = max(_fall(before["rss"], after_gc["rss"]), _fall(before["heap_in_use"], after_gc["heap_in_use"]))
-        return {
-            "freed_by_gc_bytes": freed,
-            "returned_by_trim_bytes": trimmed,
-            "growing_bytes": None if baseline is None or after is None else max(0, after - baseline),
-            "gc_collected": collected,
-            "rss_before": before["rss"],
-            "rss_after": after,
-            "baseline_rss": baseline,
-            "seconds": time.perf_counter() - start,
-        }
+        return attribute(points(self._sampler.samples(), "rss")[1])
 
     # -- pressure as events --
 
@@ -450,7 +298,7 @@ class MemoryOptimizer:
         if not callable(callback):
             raise TypeError(f"callback must be callable, not {type(callback).__name__}")
         pause = _checked_interval(interval, 0.001)
-        share = self.threshold if threshold is None else _checked_threshold(threshold)
+        share = self.threshold if threshold is None else checked_threshold(threshold)
         return PressureWatch(callback, share, pause, self.pressure)
 
     def _note_gpu(self) -> list[tuple[int, int, int]]:
@@ -461,66 +309,3 @@ class MemoryOptimizer:
             with _monitor_lock:  # or a thread that read the clock earlier could append later
                 self._gpu_history.append((time.monotonic_ns(), allocated, reserved, total))
         return devices
-
-
-# -- the decorator --
-
-
-@overload
-def optimize_memory(function: Callable[_P, _R], /) -> Callable[_P, _R]: ...
-@overload
-def optimize_memory(*, threshold: float | None = None) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]: ...
-def optimize_memory(function: Any = None, /, *, threshold: float | None = None) -> Any:
-    """Decorator: memory is optimised before and after each call, as by :meth:`MemoryOptimizer.optimize_memory`.
-
-    Bare (``@optimize_memory``) it cleans at every call. With ``@optimize_memory(threshold=0.8)`` it cleans, before and
-    after each on its own, only when there is pressure at that share of a limit. The cleaning after the call also
-    happens when it raises. Works on functions, methods (also over staticmethod and classmethod), ``async def``,
-    generators and async generators (there around the whole iteration). Each cleaning takes milliseconds: decorate
-    phases, not inner loops.
-
-    The function gets an attribute ``memory_reports``: a dict whose ``before`` and ``after`` are what the two cleanings of
-    the last call that ended gave back, as :meth:`MemoryOptimizer.optimize_memory` reports it (None: no pressure, so none).
-
-    Raises TypeError for something that cannot be called and for a class, ValueError for a threshold outside (0, 1].
-    """
-    if threshold is None:
-        clean: Callable[[], _Report] = _clean
-    else:
-        clean = MemoryOptimizer(threshold, capacity=1).check
-    if function is None:
-        return functools.partial(_wrap, clean=clean)
-    return _wrap(function, clean)
-
-
-class _Cleaned:
-    """A block with a cleaning before it and one after it, also when it raises; their reports go to the function."""
-
-    __slots__ = ("_before", "_clean", "_reports")
-
-    def __init__(self, clean: Callable[[], _Report], reports: dict[str, _Report]) -> None:
-        self._clean = clean
-        self._reports = reports
-
-    def __enter__(self) -> None:
-        self._before = self._clean()
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        after: _Report
-        try:
-            after = self._clean()
-        except RuntimeError as problem:  # looking at a broken CUDA context must not hide the error that broke it
-            if error is None:
-                raise
-            after = {"cuda_error": str(problem)}
-        self._reports.update(before=self._before, after=after)
-
-
-def _wrap(function: Any, clean: Callable[[], _Report]) -> Any:
-    def wrap(plain: Any) -> Any:
-        reports: dict[str, _Report] = {"before": None, "after": None}
-        wrapped = _wrapping.around(plain, functools.partial(_Cleaned, clean, reports))
-        wrapped.memory_reports = reports
-        return wrapped
-
-    return _wrapping.decorate("optimize_memory decorates functions and methods", function, wrap)
