@@ -35,7 +35,9 @@ def verdicts(make: leak_series.Generator, first_seed: int) -> list[str]:
     found = []
     for seed in range(first_seed, first_seed + SEEDS):
         seconds, figures = make(np.random.default_rng([seed, 77]))
-        found.append(leak_verdict(seconds.tolist(), figures.tolist())["verdict"])
+        verdict = leak_verdict(seconds.tolist(), figures.tolist())
+        assert verdict["verdict"] != "leak" or verdict["interval"][0] > 0.0
+        found.append(verdict["verdict"])
     return found
 
 
@@ -53,21 +55,28 @@ def test_what_is_no_leak_raises_no_alarm_in_series_that_were_held_out(kind: str)
 
 @pytest.mark.parametrize("kind", leak_series.FRESH)
 def test_temporary_blocks_under_what_is_no_leak_seldom_raise_an_alarm(kind: str) -> None:
-    """These come with blocks that live for seconds, which is the hardest noise here; docs/memory.md has the rate."""
-    assert verdicts(leak_series.FRESH[kind], 600_000).count("leak") <= SEEDS // 100 + (0 if FULL else 1)
+    """These come with blocks that live for seconds, which is the hardest noise here; docs/memory.md has the rates."""
+    seldom = {"plateau": 6, "fragmentation": 4} if FULL else {"plateau": 1, "fragmentation": 1}
+    assert verdicts(leak_series.FRESH[kind], 600_000).count("leak") <= seldom.get(kind, 0)
+
+
+def test_a_megabyte_a_minute_under_temporary_blocks_is_seldom_found_and_seldom_called_stable() -> None:
+    found = verdicts(leak_series.fresh_slow_leak, 600_000)
+    assert found.count("leak") >= int(0.05 * SEEDS)
+    assert found.count("stable") <= (0.01 * SEEDS if FULL else 2)
 
 
 @pytest.mark.spec("S0-24")
 def test_a_megabyte_a_minute_in_random_blocks_is_found_or_left_open() -> None:
     found = verdicts(leak_series.held_slow_leak, 400_000)
-    assert found.count("leak") >= (0.34 * SEEDS if FULL else 1)
+    assert found.count("leak") >= (0.36 * SEEDS if FULL else 1)
     assert found.count("stable") <= (0.1 * SEEDS if FULL else 4)
 
 
 @pytest.mark.spec("S0-24")
 def test_a_megabyte_a_minute_is_found_within_ten_minutes() -> None:
     found = verdicts(leak_series.slow_leak, 300_000).count("leak")
-    assert found >= (0.88 * SEEDS if FULL else 8)
+    assert found >= (0.94 * SEEDS if FULL else 8)
 
 
 @pytest.mark.parametrize(
