@@ -192,9 +192,12 @@ PyDoc_STRVAR(
     "limits and the machine's memory), ``heap_in_use`` and ``heap_retained`` (malloc's blocks in use, and free\n"
     "but kept), ``uss`` (pages of this process alone); counts since the process began: ``minor_faults`` and\n"
     "``major_faults``; counts of the container since it was made: ``throttled`` (at memory.high), ``limit_hits``\n"
-    "(allocations that met the limit) and ``oom_kills``. None: not known here. ``rss`` is fresh in each sample;\n"
-    "usage, heap and faults are up to 50 ms old, the rest a second, and what needs a walk (heap, uss) older where\n"
-    "the walk would take more than a thousandth of the time.");
+    "(allocations that met the limit) and ``oom_kills``. None: not known here. Growth of ``rss`` by page faults shows "
+    "in\n"
+    "the next sample; its falls, usage, heap and faults are up to 100 ms old, events and uss a second, the limit five\n"
+    "(the machine's part a minute), and what needs a walk (heap, uss) older where the walk would take more than "
+    "1/4000\n"
+    "of the time.");
 
 static PyObject *
 column(const pfo_memory_sample *samples, int64_t count, size_t offset)
