@@ -494,7 +494,6 @@ def test_shared_and_broken_state_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"amsgrad": True}, "amsgrad=True is not supported"),
         ({"lr": -1.0}, "Invalid learning rate: -1.0"),
         ({"betas": (0.9, 1.0)}, "Invalid beta parameter at index 1: 1.0"),
         ({"eps": -1.0}, "Invalid epsilon value: -1.0"),
@@ -513,7 +512,6 @@ def test_unsupported_options_that_come_later_are_refused() -> None:
     optimizer = AdamW(params, **OPTIONS)
     give_grads(params, seed=0)
     for option, text in (
-        ("amsgrad", r"the state of params\[0\] has no 'max_exp_avg_sq'"),
         ("capturable", r"param_groups\[0\]\['capturable'\] is true; accepted: false"),
         ("differentiable", r"param_groups\[0\]\['differentiable'\] is true; accepted: false"),
     ):
