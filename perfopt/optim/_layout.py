@@ -76,15 +76,20 @@ class StateLayout:
         return made
 
     def loaded(self, param: Tensor, group: dict[str, Any], saved: Entry, *, ema: bool) -> Entry:
-        """A checkpoint's entry, of this class or of its torch twin, in the form that ``group`` wants."""
+        """A checkpoint's entry, of this class or of its torch twin, in the form that ``group`` wants.
+
+        A master or average that is not float32 has been through a 16-bit twin, which casts what it does not know and steps
+        without it: it is left out.
+        """
         own = {"master_weight": _has_master(param, group), "ema": ema}
         names = {f"{key.name}{suffix}" for key in self.keys for suffix in ("", "_codes", "_scale")}
         entry = {name: value for name, value in saved.items() if name not in names and name not in own}
         for key in self.keys:
             entry.update(_stored(key, param, group, saved))
         for name, wanted in own.items():
-            if wanted and isinstance(saved.get(name), Tensor):
-                entry[name] = _laid_out(saved[name], param, torch.float32)
+            value = saved.get(name)
+            if wanted and isinstance(value, Tensor) and value.dtype == torch.float32:
+                entry[name] = _laid_out(value, param, torch.float32)
         return entry
 
     def saved(self, entry: Entry) -> Entry:
