@@ -1,7 +1,7 @@
-"""The optimizers of perfopt.optim as one table, with two references for each: torch's twin in float64, and the arithmetic bit by bit.
+"""The optimizers of perfopt.optim as one table, with two references for each: torch's twin in float64, and the arithmetic.
 
-``PlainSteps`` writes every operation out as float32 operations rounded one at a time, in torch's order, with storage in any dtype, so
-that an optimizer can be held to its bits.
+``PlainSteps`` writes every operation out as float32 operations rounded one at a time, in torch's order, with storage in any
+dtype, so that an optimizer can be held to its bits.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class Case(NamedTuple):
 
     def reference(self, params: Any, **others: Any) -> Any:
         options = {**self.options, **others}
-        return self.twin(params, **options) if self.twin is LionReference else self.twin(params, **options, foreach=False)
+        return (
+            self.twin(params, **options) if self.twin is LionReference else self.twin(params, **options, foreach=False)
+        )
 
 
 def _adam(name: str, ours: Any, twin: Any, **options: Any) -> Case:
@@ -129,7 +131,7 @@ def give_grads(*models: list[Any], seed: int, missing: tuple[int, ...] = (), sca
     for index, params in enumerate(zip(*models, strict=True)):
         grad = (torch.randn(params[0].shape, generator=generator) * scale).to(params[0].dtype)
         for param in params:
-            param.grad = None if index in missing else grad.to(param.dtype, copy=True)
+            param.grad = None if index in missing else torch.empty_like(param).copy_(grad)
 
 
 def tensors_of(optimizer: Any) -> list[Any]:
