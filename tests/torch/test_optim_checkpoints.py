@@ -131,8 +131,8 @@ def test_state_in_eight_bits_comes_from_the_twin_and_goes_to_it(case: Case) -> N
     for index, entry in reference.state_dict()["state"].items():
         assert form["state"][index].keys() == {key for key, value in entry.items() if value is not None}
         for key, value in form["state"][index].items():
-            block_top = float(entry[key].abs().max())
-            torch.testing.assert_close(value, entry[key], rtol=0.07, atol=2e-6 * block_top)
+            top = float(entry[key].abs().max())
+            torch.testing.assert_close(value, entry[key], rtol=0.07, atol=2e-3 * top)
     reference.load_state_dict(through_a_file(form))
     step_all([reference], [theirs], range(3, 4))
 
@@ -227,7 +227,7 @@ def test_codes_are_those_of_the_kernels(signed: bool) -> None:
     values[:256] = 0.0
     codes, scales = _eight_bit.encode(values, signed=signed)
     decoded = _eight_bit.decode(codes, scales, signed=signed)
-    torch.testing.assert_close(decoded, values, rtol=0.07, atol=2e-6 * float(values.abs().max()))
+    torch.testing.assert_close(decoded, values, rtol=0.07, atol=2e-3 * float(values.abs().max()))
     assert scales[0] == 0
     param = torch.nn.Parameter(torch.zeros(1000))
     if signed:  # 0.5 * moment + 0.5 * gradient
@@ -250,4 +250,4 @@ def test_a_block_with_nan_or_infinity_reads_as_nan() -> None:
     values[5], values[300] = float("nan"), float("inf")
     decoded = _eight_bit.decode(*_eight_bit.encode(values, signed=True), signed=True)
     assert decoded[:512].isnan().all()
-    assert torch.equal(decoded[512:], values[512:])
+    torch.testing.assert_close(decoded[512:], values[512:], rtol=2.0**-20, atol=0.0)
