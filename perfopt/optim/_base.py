@@ -155,8 +155,8 @@ class PlannedOptimizer(torch.optim.Optimizer):
         Raises:
             TypeError: a parameter, gradient or state of a dtype that is not accepted.
             ValueError: a tensor on another device, sparse, strided, or laid out unlike its parameter.
-            RuntimeError: another thread is in a step; CUDA parameters without a CUDA backend; inside ``ema_weights()``.
-                In all three cases nothing has changed.
+            RuntimeError: another thread is in a step; CUDA parameters without a CUDA backend; inside ``ema_weights()``; a
+                step that rounds at random while its CUDA stream is captured. Nothing has changed then.
         """
         loss = None
         if closure is not None:
@@ -210,6 +210,9 @@ class PlannedOptimizer(torch.optim.Optimizer):
         """Whether this step checks for inf and NaN: always when it unscales, for nobody else has looked then."""
         return self.skip_nonfinite or scaling.grad_scale is not None
 
+    def _rounds_at_random(self) -> bool:
+        return self.stochastic_rounding or any(group.get("state_bits") == 8 for group in self.param_groups)
+
     def _params(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
         for group in self.param_groups:
             for param in group["params"]:
@@ -241,6 +244,11 @@ class PlannedOptimizer(torch.optim.Optimizer):
     def _step_plan(self, plan: OptimizerPlan, scaling: LossScale) -> tuple[float, bool, float] | None:
         looks = self._looks(scaling)
         on_host = plan.device < 0
+        if not on_host and self._rounds_at_random() and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "a captured step would repeat its random bits at every replay; accepted in a graph: no stochastic_rounding, "
+                "no state_bits=8"
+            )
         stream = 0 if on_host else torch.cuda.current_stream(plan.device).cuda_stream
         grad_scale, found_inf = (scaling.number(), None) if on_host else scaling.on_device(self._device())
         result = plan.step(
@@ -395,7 +403,7 @@ class PlannedOptimizer(torch.optim.Optimizer):
         resumed run repeats every bit.
         """
         packed = self._pack(self._layout.saved)
-        if self.stochastic_rounding or any(group.get("state_bits") == 8 for group in self.param_groups):
+        if self._rounds_at_random():
             packed[_CHECKPOINT_KEY] = {"seed": self.seed, "rounding_step": self._rounding_step}
         return packed
 

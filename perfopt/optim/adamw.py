@@ -27,8 +27,7 @@ class AdamW(PlannedOptimizer, torch.optim.AdamW):
     One pass reads the gradients (global norm, inf and NaN), one does the rest: clip, decay, moments, update. The
     arithmetic and its order are those of ``torch.optim.AdamW`` with ``foreach=False, fused=False``, always in float32; the state
     dictionary is the same and loads both ways. Parameters are dense tensors of float32, bfloat16 or float16 in any memory
-    format, all on the CPU or all on one CUDA device (there float32 without the options that store something else);
-    gradients are read, and written only for ``zero_grads``.
+    format, all on the CPU or all on one CUDA device; gradients are read, and written only for ``zero_grads``.
 
     Under ``torch.amp.GradScaler`` and ``perfopt.amp.GradScaler`` the step unscales, looks for inf and NaN and clips in its own
     two passes; ``max_grad_norm`` is for the unscaled gradients. A step that the scaler skips counts in ``skipped_steps``.

@@ -315,3 +315,39 @@ for value, text in ((torch.ones(2).as_subclass(Cuda), "found_inf[0]"), (torch.on
         assert text in str(error), error
 """,
     )
+
+
+def test_every_optimizer_steps_on_the_device_as_on_the_cpu(tmp_path: Path):
+    run(
+        tmp_path,
+        """
+from perfopt import optim
+torch.cuda.is_current_stream_capturing = lambda: False
+cases = [
+    (optim.SGD, dict(momentum=0.9, dampening=0.5)), (optim.Lion, {}), (optim.Adam, dict(amsgrad=True)),
+    (optim.Adagrad, {}), (optim.RMSprop, dict(momentum=0.9, centered=True)), (AdamW, dict(state_bits=8)),
+    (AdamW, dict(ema=0.9, zero_grads=True)),
+]
+for cls, options in cases:
+    a, cpu = make(cls, "cpu", **options, max_grad_norm=5.0)
+    b, gpu = make(cls, "cuda", **options, max_grad_norm=5.0)
+    for step in range(4):
+        give_grads(a, step, nonfinite=step == 2), give_grads(b, step, nonfinite=step == 2)
+        cpu.step(), gpu.step()
+    assert gpu.skipped_steps == 1
+    for p, q in zip(a, b, strict=True):
+        assert torch.equal(p, q.as_subclass(torch.Tensor)), cls
+        assert cpu.state[p].keys() == gpu.state[q].keys()
+        for name, value in cpu.state[p].items():
+            assert torch.equal(value, gpu.state[q][name].as_subclass(torch.Tensor)), (cls, name)
+torch.cuda.is_current_stream_capturing = lambda: True
+b, gpu = make(optim.SGD, "cuda", momentum=0.9, state_bits=8)
+give_grads(b, 0)
+try:
+    gpu.step()
+    raise SystemExit("no error")
+except RuntimeError as error:
+    assert "repeat its random bits" in str(error)
+assert not gpu.state
+""",
+    )
