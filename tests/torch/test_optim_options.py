@@ -251,7 +251,7 @@ def test_closures_are_called_once_with_gradients() -> None:
             return loss
 
         before = params[0].detach().clone()
-        assert float(optimizer.step(closure)) == float((before**2).sum())
+        assert float(optimizer.step(closure).detach()) == float((before**2).sum())
         assert not torch.equal(params[0].detach(), before)
 
 
