@@ -14,7 +14,7 @@ STAMP := $(BUILD)/stamps
 C_SOURCES := $(wildcard csrc/*/*.c csrc/bindings/*/*.c)
 C_HEADERS := $(wildcard csrc/*/*.h csrc/bindings/*/*.h cuda/*.h)
 
-.PHONY: all setup demo test test-c test-neon asan tsan tsan-python valgrind lint format bench bench-gpu spec wheel cuda clean
+.PHONY: all setup demo test test-c test-neon asan tsan tsan-python mutants valgrind lint format bench bench-gpu spec wheel cuda clean
 
 all: setup
 
@@ -121,6 +121,10 @@ else
 test-neon:
 	@echo "skipped: AArch64 is not tested here, for want of the Debian packages $(NEON_MISSING)"
 endif
+
+## mutants: break the optimizer step on purpose, one way at a time; the tests must notice each
+mutants: $(STAMP)/built
+	@$(BIN)/python tools/mutation_gate.py
 
 ## valgrind: the cache's C tests under memcheck, which sees reads of memory that nobody wrote; minutes, so no part of .ci/run
 CACHE_TESTS := $(filter $(patsubst csrc/cache/%.c,test_%,$(wildcard csrc/cache/*.c)),$(C_TESTS))
