@@ -192,7 +192,7 @@ def test_gradients_are_divided_by_their_scale_first() -> None:
     scaled = [{**plain[0], "params": theirs}]
     give_grads(ours, theirs, seed=0)
     for param in theirs:
-        param.grad *= 4.0
+        param.grad = 4.0 * param.grad
     wanted = OptimizerPlan("sgd", plain, {}).step(plain, {}, 1.0, True)
     assert OptimizerPlan("sgd", scaled, {}).step(scaled, {}, 1.0, True, grad_scale=4.0) == wanted
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))  # a power of two: bit by bit
