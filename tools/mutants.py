@@ -236,29 +236,42 @@ CONVERSIONS = [
     in_c("small floats: sign lost", "convert_math.h", "const uint32_t sign = bits >> 31 ? format.sign : 0;", "const uint32_t sign = 0;", tests=CONVERT),
     in_c("small floats: read without sign", "convert_math.h", "(code & format.sign) != 0 ? PFO_FLOAT_SIGN : 0", "0", tests=CONVERT),
     in_c("block8: sign lost", "quantize_math.h", "(uint8_t)(sign | ", "(uint8_t)(", tests=CONVERT),
-    in_c("block8: offset off by an octave", "quantize_math.h", "(127u - 12u)", "(127u - 13u)", tests=CONVERT),
-    in_c("ublock8: offset off by an octave", "quantize_math.h", "(127u - 28u)", "(127u - 29u)", tests=CONVERT),
+    in_c("blocks: offset off by an octave", "quantize_math.h", "(127u + PFO_BLOCK_TOP_OCTAVE - octaves)", "(126u + PFO_BLOCK_TOP_OCTAVE - octaves)", tests=CONVERT),
+    in_c("blocks: width not kept", "quantize_math.h", " | (width - PFO_BLOCK_MIN_WIDTH));", ");", tests=CONVERT),
     in_c("ublock8: small becomes 0", "quantize_math.h", "magnitude == 0 ? 1 : magnitude", "magnitude", tests=CONVERT),
     in_c("blocks: NaN hidden", "quantize_math.h", "if (largest_bits >= PFO_FLOAT_INFINITY) {", "if (0) {", tests=CONVERT),
     in_c("blocks: codes wrap", "quantize_math.h", "return magnitude > code.max_code ? code.max_code : magnitude;", "return magnitude;", tests=CONVERT),
-    in_c("blocks: no floor of scales", "quantize_math.h", "scale < code.min_scale ? code.min_scale : scale", "scale", tests=CONVERT),
+    in_c("blocks: no floor of scales", "quantize_math.h", "if (largest <= 16.0f * floor) {", "if (0) {", tests=CONVERT),
     in_c("blocks: one scale for all", "convert_scalar.c", "scales[begin / PFO_SCALE_BLOCK] = scale;", "scales[0] = scale;", tests=CONVERT),
-    in_c("blocks: magnitude of the sign bit", "convert_scalar.c", "pfo_float_bits(from[i]) & ~PFO_FLOAT_SIGN", "pfo_float_bits(from[i])", tests=CONVERT),
+    in_c("blocks: magnitude of the sign bit", "convert_scalar.c", "return pfo_float_bits(value) & ~PFO_FLOAT_SIGN;", "return pfo_float_bits(value);", tests=CONVERT),
 ]  # fmt: skip
 
-C_MUTANTS = [*COMMON, *ADAMW, *OTHERS, *VECTORS, *STEPS, *ROUNDING, *CONVERSIONS]
+IN_PLACE = [
+    in_c("scale: tail not looked at", "scale_body.h", "= body_check_run(data + whole, count - whole);", "= 0;", tests="test_scale"),
+    in_c("scale: tail not scaled", "scale_body.h", "= body_scale_run(data + whole, count - whole, factor);", "= 0;", tests="test_scale"),
+    in_c("scale: nothing multiplied", "scale_body.h", "data[i] = data[i] * factor;", "", tests="test_scale"),
+    in_c("clamp: no upper bound", "scale_body.h", "raised > high ? high : raised", "raised", tests="test_scale"),
+]  # fmt: skip
+
+C_MUTANTS = [*COMMON, *ADAMW, *OTHERS, *VECTORS, *STEPS, *ROUNDING, *CONVERSIONS, *IN_PLACE]
 
 ADAMW_TESTS = "tests/torch/test_adamw.py"
 PLAN_TESTS = "tests/torch/test_optimizer_plan.py"
 
+SCALER_TESTS = "tests/torch/test_amp_scaler.py"
 STEP_C = "csrc/bindings/train/plan_step.c"
 
 PYTHON_MUTANTS = [
     in_python("bindings: gradient of the first step", STEP_C, "pfo_plan_set_grad(self->plan, slot->entry, 1, grad.data,", "pfo_plan_set_grad(self->plan, slot->entry, 1, self->plan->entries[slot->entry].data[PFO_ROLE_GRAD] != NULL ? self->plan->entries[slot->entry].data[PFO_ROLE_GRAD] : grad.data,", ADAMW_TESTS),
     in_python("bindings: found_inf is one", STEP_C, "request->found_inf = found != 0.0;", "request->found_inf = found == 1.0;", PLAN_TESTS),
     in_python("bindings: loss scale ignored", STEP_C, "request->unscale = 1.0 / scale;", "request->unscale = 1.0;", PLAN_TESTS),
-    in_python("python: clip not passed on", "perfopt/optim/adamw.py", "self.state, self.max_grad_norm, self.skip", "self.state, None, self.skip", ADAMW_TESTS),
-    in_python("python: skipped steps not counted", "perfopt/optim/adamw.py", "self._skipped_steps += 1", "pass", ADAMW_TESTS),
+    in_python("python: clip not passed on", "perfopt/optim/adamw.py", "self.state, self.max_grad_norm, looks, 0", "self.state, None, looks, 0", ADAMW_TESTS),
+    in_python("python: skipped steps not counted", "perfopt/optim/adamw.py", "scaling.add_overflow(1.0)\n            self._skipped_steps += 1", "scaling.add_overflow(1.0)", ADAMW_TESTS),
     in_python("python: state of a skipped step stays", "perfopt/optim/adamw.py", "self._forget_state(created)\n        else:", "pass\n        else:", ADAMW_TESTS),
     in_python("python: versions stand still", "perfopt/optim/adamw.py", "torch.autograd.graph.increment_version(self._plan.written())", "pass", ADAMW_TESTS),
+    in_python("amp: found_inf is one", "perfopt/optim/_loss_scale.py", "if float(found) != 0:", "if float(found) == 1:", SCALER_TESTS),
+    in_python("amp: an overflow is one", "perfopt/amp/scaler.py", "self._advance_on_host(scale, growth, any(float(tensor) != 0", "self._advance_on_host(scale, growth, any(float(tensor) == 1", SCALER_TESTS),
+    in_python("amp: the scale never grows", "perfopt/amp/scale_rule.py", "if grown != self.growth_interval:", "if grown:", SCALER_TESTS),
+    in_python("amp: the scale never backs off", "perfopt/amp/scale_rule.py", "return max(float32(scale * self.backoff_factor), min(scale, self.min_scale)),", "return scale,", SCALER_TESTS),
+    in_python("amp: no floor", "perfopt/amp/scale_rule.py", "max(float32(scale * self.backoff_factor), min(scale, self.min_scale))", "float32(scale * self.backoff_factor)", SCALER_TESTS),
 ]  # fmt: skip
