@@ -255,23 +255,23 @@ IN_PLACE = [
 
 C_MUTANTS = [*COMMON, *ADAMW, *OTHERS, *VECTORS, *STEPS, *ROUNDING, *CONVERSIONS, *IN_PLACE]
 
-ADAMW_TESTS = "tests/torch/test_adamw.py"
-PLAN_TESTS = "tests/torch/test_optimizer_plan.py"
+ADAMW_TESTS = "tests/torch/test_adamw.py::"
+PLAN_TESTS = "tests/torch/test_optimizer_plan.py::"
 
-SCALER_TESTS = "tests/torch/test_amp_scaler.py"
+SCALER_TESTS = "tests/torch/test_amp_scaler.py::"
 STEP_C = "csrc/bindings/train/plan_step.c"
 
 PYTHON_MUTANTS = [
-    in_python("bindings: gradient of the first step", STEP_C, "pfo_plan_set_grad(self->plan, slot->entry, 1, grad.data,", "pfo_plan_set_grad(self->plan, slot->entry, 1, self->plan->entries[slot->entry].data[PFO_ROLE_GRAD] != NULL ? self->plan->entries[slot->entry].data[PFO_ROLE_GRAD] : grad.data,", ADAMW_TESTS),
-    in_python("bindings: found_inf is one", STEP_C, "request->found_inf = found != 0.0;", "request->found_inf = found == 1.0;", PLAN_TESTS),
-    in_python("bindings: loss scale ignored", STEP_C, "request->unscale = 1.0 / scale;", "request->unscale = 1.0;", PLAN_TESTS),
-    in_python("python: clip not passed on", "perfopt/optim/adamw.py", "self.state, self.max_grad_norm, looks, 0", "self.state, None, looks, 0", ADAMW_TESTS),
-    in_python("python: skipped steps not counted", "perfopt/optim/adamw.py", "scaling.add_overflow(1.0)\n            self._skipped_steps += 1", "scaling.add_overflow(1.0)", ADAMW_TESTS),
-    in_python("python: state of a skipped step stays", "perfopt/optim/adamw.py", "self._forget_state(created)\n        else:", "pass\n        else:", ADAMW_TESTS),
-    in_python("python: versions stand still", "perfopt/optim/adamw.py", "torch.autograd.graph.increment_version(self._plan.written())", "pass", ADAMW_TESTS),
-    in_python("amp: found_inf is one", "perfopt/optim/_loss_scale.py", "if float(found) != 0:", "if float(found) == 1:", SCALER_TESTS),
-    in_python("amp: an overflow is one", "perfopt/amp/scaler.py", "self._advance_on_host(scale, growth, any(float(tensor) != 0", "self._advance_on_host(scale, growth, any(float(tensor) == 1", SCALER_TESTS),
-    in_python("amp: the scale never grows", "perfopt/amp/scale_rule.py", "if grown != self.growth_interval:", "if grown:", SCALER_TESTS),
-    in_python("amp: the scale never backs off", "perfopt/amp/scale_rule.py", "return max(float32(scale * self.backoff_factor), min(scale, self.min_scale)),", "return scale,", SCALER_TESTS),
-    in_python("amp: no floor", "perfopt/amp/scale_rule.py", "max(float32(scale * self.backoff_factor), min(scale, self.min_scale))", "float32(scale * self.backoff_factor)", SCALER_TESTS),
+    in_python("bindings: gradient of the first step", STEP_C, "pfo_plan_set_grad(self->plan, slot->entry, 1, grad.data,", "pfo_plan_set_grad(self->plan, slot->entry, 1, self->plan->entries[slot->entry].data[PFO_ROLE_GRAD] != NULL ? self->plan->entries[slot->entry].data[PFO_ROLE_GRAD] : grad.data,", ADAMW_TESTS + "test_several_steps_follow_torch"),
+    in_python("bindings: found_inf is one", STEP_C, "request->found_inf = found != 0.0;", "request->found_inf = found == 1.0;", PLAN_TESTS + "test_found_inf_of_any_size_skips_the_step"),
+    in_python("bindings: loss scale ignored", STEP_C, "request->unscale = 1.0 / scale;", "request->unscale = 1.0;", PLAN_TESTS + "test_gradients_are_divided_by_their_scale_first"),
+    in_python("python: clip not passed on", "perfopt/optim/adamw.py", "self.state, self.max_grad_norm, looks, 0", "self.state, None, looks, 0", ADAMW_TESTS + "test_several_steps_follow_torch"),
+    in_python("python: skipped steps not counted", "perfopt/optim/adamw.py", "scaling.add_overflow(1.0)\n            self._skipped_steps += 1", "scaling.add_overflow(1.0)", ADAMW_TESTS + "test_a_nonfinite_step_changes_nothing_and_is_counted"),
+    in_python("python: state of a skipped step stays", "perfopt/optim/adamw.py", "self._forget_state(created)\n        else:", "pass\n        else:", ADAMW_TESTS + "test_a_nonfinite_step_changes_nothing_and_is_counted"),
+    in_python("python: versions stand still", "perfopt/optim/adamw.py", "torch.autograd.graph.increment_version(self._plan.written())", "pass", ADAMW_TESTS + "test_version_counters_move_so_that_autograd_notices"),
+    in_python("amp: found_inf is one", "perfopt/optim/_loss_scale.py", "if float(found) != 0:", "if float(found) == 1:", SCALER_TESTS + "test_anything_but_zero_in_found_inf_skips"),
+    in_python("amp: an overflow is one", "perfopt/amp/scaler.py", "self._advance_on_host(scale, growth, any(float(tensor) != 0", "self._advance_on_host(scale, growth, any(float(tensor) == 1", SCALER_TESTS + "test_an_overflow_counted_more_than_once_is_one"),
+    in_python("amp: the scale never grows", "perfopt/amp/scale_rule.py", "if grown != self.growth_interval:", "if grown:", SCALER_TESTS + "test_states_follow_torch_step_by_step"),
+    in_python("amp: the scale never backs off", "perfopt/amp/scale_rule.py", "return max(float32(scale * self.backoff_factor), min(scale, self.min_scale)),", "return scale,", SCALER_TESTS + "test_states_follow_torch_step_by_step"),
+    in_python("amp: no floor", "perfopt/amp/scale_rule.py", "max(float32(scale * self.backoff_factor), min(scale, self.min_scale))", "float32(scale * self.backoff_factor)", SCALER_TESTS + "test_the_floor_holds_and_then_tells"),
 ]  # fmt: skip
