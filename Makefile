@@ -14,7 +14,7 @@ STAMP := $(BUILD)/stamps
 C_SOURCES := $(wildcard csrc/*/*.c csrc/bindings/*/*.c)
 C_HEADERS := $(wildcard csrc/*/*.h csrc/bindings/*/*.h cuda/*.h)
 
-.PHONY: all setup demo test test-c asan tsan tsan-python valgrind lint format bench bench-gpu spec wheel cuda clean
+.PHONY: all setup demo test test-c test-neon asan tsan tsan-python mutants valgrind lint format bench bench-gpu spec wheel cuda clean
 
 all: setup
 
@@ -53,34 +53,38 @@ PURE_SOURCES := $(wildcard csrc/base/*.c csrc/cache/*.c csrc/profiler/*.c csrc/m
 # Backends that the loader must take or refuse, made from one file.
 FAKES := $(foreach kind,good version size nosymbol nodriver nodevice,fake_$(kind).so)
 
-# $(1) lane, $(2) extra flags
+NEON := aarch64-linux-gnu
+
+# $(1) lane, $(2) extra flags, $(3) compiler, $(4) libraries, $(5) flags of single files that it does not know
 define c_lane
 $(BUILD)/c-$(1)/%.o: %.c $(C_HEADERS) tests/c/check.h csrc/flags.mk
 	@mkdir -p $$(dir $$@)
-	@$(CC) $(PFO_CSTD) -Icsrc -DPFO_TESTING $(PFO_WARN) -Werror -pthread $(2) $$(PFO_FILE_$$(basename $$(notdir $$<))) -c $$< -o $$@
+	@$(3) $(PFO_CSTD) -Icsrc -DPFO_TESTING $(PFO_WARN) -Werror -pthread $(2) $$(filter-out $(5),$$(PFO_FILE_$$(basename $$(notdir $$<)))) -c $$< -o $$@
 
 $(BUILD)/c-$(1)/libperfopt.a: $(patsubst %.c,$(BUILD)/c-$(1)/%.o,$(PURE_SOURCES))
 	@rm -f $$@ && ar rcs $$@ $$^
 
 $(BUILD)/c-$(1)/test_%: $(BUILD)/c-$(1)/tests/c/test_%.o $(BUILD)/c-$(1)/libperfopt.a
-	@$(CC) $(2) -pthread $$(filter %.o %.a,$$^) -o $$@ $$(PFO_LIBS) -ldl -lm
+	@$(3) $(2) -pthread $$(filter %.o %.a,$$^) -o $$@ $(4) -ldl -lm
 
 $(BUILD)/c-$(1)/fake_%.so: tests/c/fake_backend.c $(C_HEADERS) csrc/flags.mk
 	@mkdir -p $$(dir $$@)
-	@$(CC) $(PFO_CSTD) -Icsrc -DFAKE_$$* $(PFO_WARN) -Werror $(2) -ffp-contract=off -fPIC -shared $$< -o $$@ -lm
+	@$(3) $(PFO_CSTD) -Icsrc -DFAKE_$$* $(PFO_WARN) -Werror $(2) -ffp-contract=off -fPIC -shared $$< -o $$@ -lm
 
 $(BUILD)/c-$(1)/fake_nvml.so: tests/c/fake_nvml.c csrc/flags.mk
 	@mkdir -p $$(dir $$@)
-	@$(CC) $(PFO_CSTD) $(PFO_WARN) -Werror $(2) -fPIC -shared $$< -o $$@
+	@$(3) $(PFO_CSTD) $(PFO_WARN) -Werror $(2) -fPIC -shared $$< -o $$@
 $(BUILD)/c-$(1)/test_nvml: $(BUILD)/c-$(1)/fake_nvml.so
 
 $(BUILD)/c-$(1)/test_loader $(BUILD)/c-$(1)/test_device_table $(BUILD)/c-$(1)/test_execute_device $(BUILD)/c-$(1)/test_device_fingerprint $(BUILD)/c-$(1)/test_device_roles: $(FAKES:%=$(BUILD)/c-$(1)/%)
 endef
-$(eval $(call c_lane,plain,-O2 -g))
-$(eval $(call c_lane,asan,-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-recover=all -fno-omit-frame-pointer))
-$(eval $(call c_lane,tsan,-O1 -g -fsanitize=thread))
+$(eval $(call c_lane,plain,-O2 -g,$(CC),$(PFO_LIBS)))
+$(eval $(call c_lane,asan,-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-recover=all -fno-omit-frame-pointer,$(CC),$(PFO_LIBS)))
+$(eval $(call c_lane,tsan,-O1 -g -fsanitize=thread,$(CC),$(PFO_LIBS)))
+# Debian has no zstd for a foreign processor beside ours; the tests of this lane need none.
+$(eval $(call c_lane,neon,-O2 -g,$(NEON)-gcc,,-m%))
 # Only these: a bare .SECONDARY would make every missing file, the environment's stamp too, one that needs no remaking.
-.SECONDARY: $(foreach lane,plain asan tsan,$(patsubst %.c,$(BUILD)/c-$(lane)/%.o,$(wildcard tests/c/test_*.c)))
+.SECONDARY: $(foreach lane,plain asan tsan neon,$(patsubst %.c,$(BUILD)/c-$(lane)/%.o,$(wildcard tests/c/test_*.c)))
 
 # Over-large requests are part of the tests: the sanitizers' allocators shall refuse them as malloc does.
 run_c = @set -e; export ASAN_OPTIONS=allocator_may_return_null=1 TSAN_OPTIONS=allocator_may_return_null=1; \
@@ -103,6 +107,24 @@ tsan-python: $(STAMP)/built
 	@cd $(BUILD)/tsan-python/lib && LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" \
 		TSAN_OPTIONS="suppressions=$(CURDIR)/tools/tsan.supp report_thread_leaks=0 die_after_fork=0 exitcode=66" \
 		$(CURDIR)/$(BIN)/python -m pytest -q -p no:cacheprovider -k "not memory_of" $(TSAN_PYTHON)
+
+## test-neon: pure C compiled for AArch64, and the kernels' tests run there by an emulator (which cannot fork from threads: no test_pool)
+NEON_TESTS := $(filter $(patsubst csrc/kernels/%.c,test_%,$(wildcard csrc/kernels/*.c)) test_kernels test_alloc test_cpu,\
+	$(filter-out test_execute_device,$(C_TESTS)))
+NEON_MISSING := $(strip $(if $(shell command -v $(NEON)-gcc),,gcc-$(NEON)) \
+	$(if $(wildcard /usr/$(NEON)/include/stdio.h),,libc6-dev-arm64-cross) \
+	$(if $(shell command -v qemu-aarch64),,qemu-user))
+ifeq ($(NEON_MISSING),)
+test-neon: $(NEON_TESTS:%=$(BUILD)/c-neon/%)
+	@set -e; for t in $^; do echo "$$t"; qemu-aarch64 -L /usr/$(NEON) $$t; done
+else
+test-neon:
+	@echo "skipped: AArch64 is not tested here, for want of the Debian packages $(NEON_MISSING)"
+endif
+
+## mutants: break the optimizer step on purpose, one way at a time; the tests must notice each
+mutants: $(STAMP)/built
+	@$(BIN)/python tools/mutation_gate.py
 
 ## valgrind: the cache's C tests under memcheck, which sees reads of memory that nobody wrote; minutes, so no part of .ci/run
 CACHE_TESTS := $(filter $(patsubst csrc/cache/%.c,test_%,$(wildcard csrc/cache/*.c)),$(C_TESTS))

@@ -14,6 +14,7 @@ nvcc is found (and go on without it when that fails), insist on it, or leave it 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -93,12 +94,13 @@ class BuildExtensions(build_ext):
                 return str(target)
             target.parent.mkdir(parents=True, exist_ok=True)
             warn = flags["PFO_WARN_BINDINGS"] if "bindings" in Path(source).parts else flags["PFO_WARN"]
-            own = flags.get(f"PFO_FILE_{Path(source).stem}", [])
+            own = [flag for flag in flags.get(f"PFO_FILE_{Path(source).stem}", []) if on_x86 or not flag.startswith("-m")]
             command = [*compiler, *common, *warn, *system_includes, *own, "-fPIC", "-c", source, "-o", str(target)]
             self.spawn(command)
             return str(target)
 
         compiler = os.environ.get("CC", "gcc").split()
+        on_x86 = platform.machine().lower() in ("x86_64", "amd64")  # elsewhere its instruction sets are unknown flags
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             objects = list(pool.map(compile_one, ext.sources))
         target = Path(self.get_ext_fullpath(ext.name))

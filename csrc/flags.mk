@@ -17,6 +17,7 @@ PFO_FILE_operation = -ffp-contract=off
 PFO_FILE_kernels_avx2 = -mavx2 -mfma -mf16c -ffp-contract=off
 PFO_FILE_kernels_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -ffp-contract=off
 PFO_FILE_cast = -ffp-contract=off
+PFO_FILE_kernels_neon = -ffp-contract=off
 PFO_FILE_convert_scalar = -ffp-contract=off
 PFO_FILE_convert_avx2 = -mavx2 -mfma -mf16c -ffp-contract=off
 PFO_FILE_convert_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -ffp-contract=off

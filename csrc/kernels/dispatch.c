@@ -16,8 +16,8 @@ pfo_kernels_for(pfo_cpu_level level)
         return pfo_kernels_avx2();
     case PFO_CPU_AVX512:
         return pfo_kernels_avx512();
-    case PFO_CPU_NEON: /* no kernels of its own yet: the compiler vectorizes the scalar ones for the baseline it has */
-        return pfo_kernels_scalar();
+    case PFO_CPU_NEON:
+        return pfo_kernels_neon();
     case PFO_CPU_LEVEL_COUNT:
         break;
     }

@@ -62,5 +62,6 @@ pfo_status pfo_engine_select(pfo_engine *engine, pfo_error *err);
 const pfo_kernel_table *pfo_kernels_scalar(void);
 const pfo_kernel_table *pfo_kernels_avx2(void);
 const pfo_kernel_table *pfo_kernels_avx512(void);
+const pfo_kernel_table *pfo_kernels_neon(void);
 
 #endif

@@ -10,6 +10,8 @@
 #if defined(__SSE2__)
 #include <xmmintrin.h>
 enum { PFO_DEFAULT_MXCSR = 0x1f80 }; /* round to nearest, no flushing, exceptions masked */
+#elif defined(__aarch64__)
+#include <stdint.h> /* FPCR of all zeros says the same; its upper half is reserved */
 #endif
 
 /* Returns what pfo_leave_default_floats() takes. */
@@ -20,6 +22,11 @@ pfo_enter_default_floats(void)
     const unsigned before = _mm_getcsr();
     _mm_setcsr(PFO_DEFAULT_MXCSR);
     return before;
+#elif defined(__aarch64__)
+    uint64_t before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0) : "memory");
+    return (unsigned)before;
 #else
     return 0;
 #endif
@@ -30,6 +37,8 @@ pfo_leave_default_floats(unsigned before)
 {
 #if defined(__SSE2__)
     _mm_setcsr(before);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)before) : "memory");
 #else
     (void)before;
 #endif

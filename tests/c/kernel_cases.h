@@ -61,7 +61,8 @@ case_uses(const kernel_case *c, int role)
            (role < PFO_ROLE_COPY && pfo_operation_keeps(c->op, &c->options, role - PFO_ROLE_STATE_1));
 }
 
-/* Second moments and sums are never negative, and an average's square is not above the average of squares. */
+/* Second moments and sums are never negative, and an average's square is not above the average of squares. Lion's gradients are large
+ * enough to turn signs, so that all of its betas matter. */
 static inline float
 case_value(const kernel_case *c, int role, float random)
 {
@@ -69,6 +70,9 @@ case_value(const kernel_case *c, int role, float random)
                         ((c->op == PFO_OP_ADAGRAD || c->op == PFO_OP_RMSPROP) && role == PFO_ROLE_STATE_1);
     if (c->op == PFO_OP_RMSPROP && role == PFO_ROLE_STATE_1) {
         return 0.1f + random * random;
+    }
+    if (c->op == PFO_OP_LION && role == PFO_ROLE_GRAD) {
+        return 10.0f * random;
     }
     return squares ? random * random : role == PFO_ROLE_GRAD || role == PFO_ROLE_STATE_3 ? 0.1f * random : random;
 }

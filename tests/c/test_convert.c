@@ -396,14 +396,18 @@ stochastic_rounding_is_unbiased(void)
 static void
 streams_seeds_and_places_draw_apart(void)
 {
-    int equal[3] = { 0, 0, 0 };
+    int equal[5] = { 0 };
     for (uint64_t i = 0; i < 1000; i++) {
         const uint32_t random = pfo_random16(1, 2, i);
         equal[0] += random == pfo_random16(2, 2, i);
         equal[1] += random == pfo_random16(1, 3, i);
         equal[2] += random == pfo_random16(1, 2, i + 1000);
+        equal[3] += random == pfo_random16(1, 2, i + PFO_PHILOX_LANES); /* the other half of a word */
+        equal[4] += random == pfo_random16(1, 2, i + PFO_PHILOX_ELEMENTS);
     }
-    CHECK(equal[0] < 5 && equal[1] < 5 && equal[2] < 5);
+    for (int k = 0; k < 5; k++) {
+        CHECK(equal[k] < 5);
+    }
     CHECK(pfo_random16(1, 1ull << 32, 0) != pfo_random16(1, 0, 0));
     CHECK(pfo_random16(1ull << 32, 0, 0) != pfo_random16(0, 0, 0));
     CHECK(pfo_random16(1, 1, 1ull << 36) != pfo_random16(1, 1, 0));

@@ -9,6 +9,35 @@
 
 #if defined(__SSE2__)
 #include <xmmintrin.h>
+#define FLUSH_TO_ZERO 0x8040u /* and denormals read as zero */
+
+static uint64_t
+float_mode(void)
+{
+    return _mm_getcsr();
+}
+
+static void
+set_float_mode(uint64_t mode)
+{
+    _mm_setcsr((unsigned)mode);
+}
+#elif defined(__aarch64__)
+#define FLUSH_TO_ZERO (UINT64_C(1) << 24)
+
+static uint64_t
+float_mode(void)
+{
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+}
+
+static void
+set_float_mode(uint64_t mode)
+{
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode) : "memory");
+}
 #endif
 
 static const int64_t sizes[] = { 0, 1, 7, 33, 65535, 65536, 65537, 200000, 64, 300001 };
@@ -35,13 +64,21 @@ fill(model *m)
     }
 }
 
+/* Neighbours differ in the group, in the step count, in both or in none. */
+static int
+group_of(int t)
+{
+    return t / 2 % 2;
+}
+
 static pfo_plan *
 plan_of(model *m)
 {
     int64_t offset = 0;
     for (int t = 0; t < TENSORS; t++) {
         m->steps[t] = (float)(t / 3);
-        m->entries[t] = (pfo_plan_entry){ .has_grad = 1, .step = &m->steps[t], .count = sizes[t], .group = t % 2 };
+        m->entries[t] =
+            (pfo_plan_entry){ .has_grad = 1, .step = &m->steps[t], .count = sizes[t], .group = group_of(t) };
         for (int role = 0; role < ROLES; role++) {
             m->entries[t].data[role] = &m->memory[role][offset];
         }
@@ -99,17 +136,39 @@ step_counts_are_each_tensors_own(void)
     for (int t = 0; t < TENSORS; t++) {
         CHECK(one.steps[t] == (float)(t / 3) + 2.0f);
     }
-    /* tensor 1 (group 1) starts from step 0, tensor 3 (group 1) from step 1: one element of each by the reference */
+    /* one element each of tensors 1 to 3, of which the second is of another group and the third at another step */
     (void)run(&one, &scalar, clipped, 1);
     const pfo_step_result result = run(&other, &scalar, clipped, 1);
-    for (int t = 1; t <= 3; t += 2) {
-        const pfo_adamw_scalars s = pfo_adamw_prepare(&groups[1].adamw, (double)(t / 3) + 1.0, 1.0, result.clip_factor);
-        const int64_t at = t == 1 ? 0 : 8;
+    int64_t at = 0;
+    for (int t = 1; t <= 3; at += sizes[t++]) {
+        const pfo_adamw_scalars s =
+            pfo_adamw_prepare(&groups[group_of(t)].adamw, (double)(t / 3) + 1.0, 1.0, result.clip_factor);
         float p = start.memory[PFO_ROLE_WEIGHT][at], m = start.memory[PFO_ROLE_STATE_1][at];
         float v = start.memory[PFO_ROLE_STATE_2][at];
         pfo_adamw_element(&s, start.memory[PFO_ROLE_GRAD][at], &p, &m, &v, NULL);
         CHECK(one.memory[PFO_ROLE_WEIGHT][at] == p && one.memory[PFO_ROLE_STATE_2][at] == v);
     }
+}
+
+static void
+tensors_without_a_count_follow_that_of_the_run(void)
+{
+    float moved[2];
+    for (int own = 0; own < 2; own++) {
+        float weight = 1.0f, grad = 0.5f, exp_avg = 0.25f, exp_avg_sq = 0.25f, count = 6.0f;
+        const pfo_plan_entry entry = {
+            .data = { &weight, &grad, &exp_avg, &exp_avg_sq }, .count = 1, .step = own ? &count : NULL, .has_grad = 1
+        };
+        pfo_plan *plan;
+        REQUIRE(pfo_plan_create(PFO_OP_ADAMW, &entry, 1, 1, &plan, NULL) == PFO_OK);
+        pfo_step_request request = clipped;
+        request.step = 7.0;
+        pfo_step_result result;
+        pfo_execute_step(plan, &scalar, groups, &request, &result);
+        moved[own] = weight;
+        pfo_plan_destroy(plan);
+    }
+    CHECK(moved[0] == moved[1] && moved[0] != 1.0f);
 }
 
 static void
@@ -170,6 +229,16 @@ unscale_multiplies_norm_and_gradients(void)
     const pfo_step_result plain = run(&other, &scalar, clipped, 1);
     CHECK(scaled.norm == 0.25 * plain.norm);
     CHECK(fabs(scaled.clip_factor * 0.25 / plain.clip_factor - 1.0) < 1e-6);
+    double worst = 0.0; /* both clip to the same norm, so the moments are the same but for rounding */
+    for (int i = 0; i < ELEMENTS; i++) {
+        const double error = fabs((double)one.memory[PFO_ROLE_STATE_1][i] - (double)other.memory[PFO_ROLE_STATE_1][i]);
+        worst = error > worst ? error : worst;
+    }
+    CHECK(worst < 1e-6 && memcmp(one.memory[PFO_ROLE_STATE_1], start.memory[PFO_ROLE_STATE_1], 4096) != 0);
+    request.max_grad_norm = -1.0; /* without clipping they are not */
+    (void)run(&one, &scalar, request, 1);
+    const double grad = (double)start.memory[PFO_ROLE_GRAD][0], before = (double)start.memory[PFO_ROLE_STATE_1][0];
+    CHECK(fabs((double)one.memory[PFO_ROLE_STATE_1][0] - (0.9 * before + 0.1 * 0.25 * grad)) < 1e-6);
 }
 
 static void
@@ -188,18 +257,18 @@ without_clipping_and_check_pass_one_is_left_out(void)
 static void
 callers_float_mode_neither_matters_nor_changes(void)
 {
-#if defined(__SSE2__)
+#if defined(__SSE2__) || defined(__aarch64__)
     for (int i = 0; i < ELEMENTS; i++) {
         start.memory[PFO_ROLE_GRAD][i] *= 1e-38f; /* denormal moments and gradients */
         start.memory[PFO_ROLE_STATE_1][i] *= 1e-38f;
     }
     (void)run(&one, &scalar, clipped, 1);
-    const unsigned flushing = _mm_getcsr() | 0x8040u;
-    const unsigned usual = _mm_getcsr();
-    _mm_setcsr(flushing);
+    const uint64_t usual = float_mode(), flushing = usual | FLUSH_TO_ZERO;
+    set_float_mode(flushing);
+    CHECK(float_mode() == flushing);
     (void)run(&other, &scalar, clipped, 1);
-    CHECK(_mm_getcsr() == flushing);
-    _mm_setcsr(usual);
+    CHECK(float_mode() == flushing);
+    set_float_mode(usual);
     CHECK(memcmp(one.memory, other.memory, sizeof one.memory) == 0);
 #else
     CHECK(1);
@@ -224,6 +293,7 @@ main(void)
     fill(&start);
     RUN(any_number_of_threads_and_any_variant_give_the_same_bits);
     RUN(step_counts_are_each_tensors_own);
+    RUN(tensors_without_a_count_follow_that_of_the_run);
     RUN(a_skipped_step_changes_nothing);
     RUN(tensors_without_gradient_are_left_out);
     RUN(unscale_multiplies_norm_and_gradients);

@@ -13,7 +13,8 @@ enum { MAX_COUNT = PFO_CHUNK_ELEMENTS + 3, GUARD = 16, MAX_OFFSET = 3 };
 #define GUARD_VALUE 12345.678f
 
 typedef struct arrays {
-    float memory[ROLES][GUARD + MAX_OFFSET + MAX_COUNT + GUARD];
+    float memory[ROLES][GUARD + MAX_OFFSET + MAX_COUNT + GUARD]; /* the first `extent` of each are in use */
+    size_t extent;
     float *data[PFO_ROLE_COUNT];
 } arrays;
 
@@ -34,9 +35,10 @@ random_float(unsigned long long *state)
 static void
 fill(arrays *a, const kernel_case *c, int64_t count, int64_t offset, unsigned long long seed)
 {
+    a->extent = (size_t)count + GUARD + MAX_OFFSET + GUARD;
     for (int role = 0; role < ROLES; role++) {
         float *memory = a->memory[role];
-        for (size_t i = 0; i < sizeof a->memory[role] / sizeof *memory; i++) {
+        for (size_t i = 0; i < a->extent; i++) {
             memory[i] = GUARD_VALUE;
         }
         float *first = memory + GUARD + (role * offset) % (MAX_OFFSET + 1);
@@ -50,10 +52,25 @@ fill(arrays *a, const kernel_case *c, int64_t count, int64_t offset, unsigned lo
 static void
 copy(arrays *to, const arrays *from)
 {
-    memcpy(to->memory, from->memory, sizeof to->memory);
+    to->extent = from->extent;
     for (int role = 0; role < ROLES; role++) {
+        memcpy(to->memory[role], from->memory[role], from->extent * sizeof(float));
         to->data[role] = from->data[role] != NULL ? to->memory[role] + (from->data[role] - from->memory[role]) : NULL;
     }
+}
+
+/* 1 if both have the same bits in a role, or for role == ROLES in all of them, guards included. */
+static int
+same(const arrays *a, const arrays *b, int role)
+{
+    if (role < ROLES) {
+        return memcmp(a->memory[role], b->memory[role], a->extent * sizeof(float)) == 0;
+    }
+    int all = 1;
+    for (int r = 0; r < ROLES; r++) {
+        all &= same(a, b, r);
+    }
+    return all;
 }
 
 static void
@@ -66,14 +83,13 @@ check_case(const pfo_kernel_table *table, const kernel_case *c, int64_t count, i
     copy(&actual, &before);
     reference->update[c->op](&scalars, expected.data, count);
     table->update[c->op](&scalars, actual.data, count);
-    const int same = memcmp(expected.memory, actual.memory, sizeof actual.memory) == 0;
-    CHECK(same);
-    if (!same) {
+    const int alike = same(&expected, &actual, ROLES);
+    CHECK(alike);
+    if (!alike) {
         (void)fprintf(stderr, "  %s: %s, %lld elements\n", pfo_cpu_level_name(table->level), c->name, (long long)count);
     }
-    CHECK(count == 0 || memcmp(before.memory[PFO_ROLE_WEIGHT], actual.memory[PFO_ROLE_WEIGHT],
-                               sizeof actual.memory[PFO_ROLE_WEIGHT]) != 0);
-    CHECK(memcmp(before.memory[PFO_ROLE_GRAD], actual.memory[PFO_ROLE_GRAD], sizeof actual.memory[0]) == 0);
+    CHECK(count == 0 || !same(&before, &actual, PFO_ROLE_WEIGHT));
+    CHECK(same(&before, &actual, PFO_ROLE_GRAD));
 }
 
 static void
@@ -97,7 +113,7 @@ check_norm_and_average(const pfo_kernel_table *table, int64_t count, int64_t off
         copy(&actual, &before);
         reference->ema(lerp, before.data[PFO_ROLE_WEIGHT], expected.data[PFO_ROLE_STATE_1], count);
         table->ema(lerp, before.data[PFO_ROLE_WEIGHT], actual.data[PFO_ROLE_STATE_1], count);
-        CHECK(memcmp(expected.memory, actual.memory, sizeof actual.memory) == 0);
+        CHECK(same(&expected, &actual, ROLES));
         for (int64_t k = 0; k < count; k += 977) {
             const double start = (double)before.data[PFO_ROLE_STATE_1][k],
                          end = (double)before.data[PFO_ROLE_WEIGHT][k];
@@ -143,7 +159,7 @@ guards_survive_the_reference(void)
             for (int role = 0; role < ROLES; role++) {
                 const float *memory = actual.memory[role];
                 const float *first = memory + GUARD + role % (MAX_OFFSET + 1);
-                const float *end = memory + sizeof actual.memory[role] / sizeof *memory;
+                const float *end = memory + actual.extent;
                 for (const float *p = memory; p < end; p++) {
                     if (p < first || p >= first + sizes[s]) {
                         REQUIRE(*p == GUARD_VALUE);
@@ -213,6 +229,36 @@ special_values_are_the_same_everywhere(void)
     }
 }
 
+/* What torch.sign, torch.maximum and torch.lerp say where random numbers never come. */
+static void
+the_odd_places_of_the_arithmetic_are_torchs(void)
+{
+    const pfo_scalars still = { .lion = { .grad_multiplier = 1.0f, .decay = 1.0f, .neg_lr = -1.0f } };
+    const pfo_options amsgrad = { .adamw = { .lr = 1e-2, .beta1 = 0.9, .beta2 = 0.5, .amsgrad = 1 } };
+    const pfo_scalars larger = pfo_operation_prepare(PFO_OP_ADAMW, &amsgrad, 1.0, 0, 1.0, 1.0);
+    for (int level = 0; level < PFO_CPU_LEVEL_COUNT; level++) {
+        const pfo_kernel_table *table = pfo_kernels_for((pfo_cpu_level)level);
+        for (int i = 0; i < 40 && table != NULL; i++) { /* in whole vectors and in the tail */
+            float weight[40], grad[40], moment[40], square[40], largest[40];
+            for (int k = 0; k < 40; k++) {
+                weight[k] = moment[k] = square[k] = largest[k] = 1.0f;
+                grad[k] = 0.0f;
+            }
+            moment[i] = i % 2 ? 0.0f : NAN;
+            table->update[PFO_OP_LION](&still, (float *[PFO_ROLE_COUNT]){ weight, grad, moment }, 40);
+            CHECK(weight[i] == 1.0f); /* no direction, no step */
+            moment[i] = 1.0f;
+            largest[i] = NAN;
+            table->update[PFO_OP_ADAMW](&larger, (float *[PFO_ROLE_COUNT]){ weight, grad, moment, square, largest },
+                                        40);
+            CHECK(isnan(largest[i]) && isnan(weight[i]) && square[i] == 0.5f);
+            CHECK(largest[(i + 1) % 40] == 1.0f && !isnan(weight[(i + 1) % 40]));
+        }
+    }
+    CHECK(pfo_lerp_element(pfo_lerp_prepare(1.0), 1e8f, 1.0f) == 1.0f); /* from the nearer end: exact at both */
+    CHECK(pfo_lerp_element(pfo_lerp_prepare(0.0), 1e8f, 1.0f) == 1e8f);
+}
+
 static void
 nonfinite_is_seen_everywhere_and_only_where_it_is(void)
 {
@@ -274,9 +320,10 @@ clip_factor_is_the_one_of_torch(void)
 int
 main(void)
 {
-    RUN(variants_agree_with_the_reference_bit_for_bit);
-    RUN(guards_survive_the_reference);
     RUN(reference_agrees_with_the_papers_in_double);
+    RUN(the_odd_places_of_the_arithmetic_are_torchs);
+    RUN(guards_survive_the_reference);
+    RUN(variants_agree_with_the_reference_bit_for_bit);
     RUN(special_values_are_the_same_everywhere);
     RUN(nonfinite_is_seen_everywhere_and_only_where_it_is);
     RUN(large_finite_gradients_raise_no_alarm);

@@ -40,6 +40,7 @@ static const setup setups[] = {
     { "sgd", PFO_OP_SGD, { F16, BF16, F16, F32, F32, PFO_DTYPE_FLOAT8_E5M2, F16 }, { 1, 1, 1, 0, 0, 1, 1 }, 0 },
     { "lion", PFO_OP_LION, { BF16, F32, PFO_DTYPE_BLOCK8, F32, F32, F32, F32 }, { 1, 1, 1, 0, 0, 0, 0 }, 1 },
     { "adagrad", PFO_OP_ADAGRAD, { F32, BF16, PFO_DTYPE_UBLOCK8, F32, F32, F32, F32 }, { 1, 1, 1, 0, 0, 1, 0 }, 0 },
+    { "nothing but zeroing", PFO_OP_SGD, { F32, F32, F32, F32, F32, F32, F32 }, { 1, 1, 1, 0, 0, 0, 0 }, 1 },
 };
 enum { SETUPS = sizeof setups / sizeof setups[0] };
 
@@ -311,6 +312,19 @@ random_rounding_is_right_on_average(void)
         sum += weight[i] == 0x3f80 ? 1.0 : 1.0 - 1.0 / 256.0;
     }
     CHECK(fabs(sum / 65536.0 - ((double)before - 1e-3)) < 4.0 * 0.5 / 256.0 / 256.0);
+    int alike = 0; /* the next step's bits are others: from 1 as before, of 4 weights 1 goes down and 3 stay */
+    static uint16_t first[65536];
+    memcpy(first, weight, sizeof first);
+    for (int i = 0; i < 65536; i++) {
+        weight[i] = 0x3f80;
+    }
+    pfo_step_request next = request;
+    next.rounding_step = 1;
+    pfo_execute_step(plan, &scalar, &options, &next, &result);
+    for (int i = 0; i < 65536; i++) {
+        alike += first[i] == weight[i];
+    }
+    CHECK(alike > 32768 && alike < 49152);
     pfo_plan_destroy(plan);
 }
 
@@ -320,7 +334,7 @@ a_skipped_step_zeroes_gradients_if_asked_and_changes_nothing_else(void)
     const setup *s = &setups[1];
     fill(&start, s);
     pfo_step_request request = request_of(s);
-    request.found_inf = 1;
+    request.found_inf = 2; /* a sum over devices: anything but 0 */
     const pfo_step_result result = run(&one, s, &scalar, request, 1);
     CHECK(result.skipped && result.nonfinite && isnan(result.norm));
     static const float zeros[ELEMENTS];
@@ -352,6 +366,42 @@ gradients_that_share_memory_are_zeroed_after_the_last_has_used_them(void)
     for (int i = 0; i < 8; i++) {
         CHECK(weight[0][i] == -1.0f && weight[1][i] == -1.0f && grad[i] == 0.0f);
     }
+    pfo_plan_destroy(plan);
+}
+
+/* Each is a function of all three; two stores that draw the same bits would round alike. */
+static void
+steps_tensors_and_roles_draw_from_streams_of_their_own(void)
+{
+    uint64_t seen[3 * 3 * PFO_ROLE_COUNT];
+    int count = 0;
+    const uint64_t steps[] = { 0, 1, (1u << 30) - 1 };
+    const int32_t tensors[] = { 0, 1, INT32_MAX };
+    for (int i = 0; i < 9 * PFO_ROLE_COUNT; i++) {
+        seen[count] = pfo_rounding_stream(steps[i % 3], tensors[i / 3 % 3], i / 9);
+        for (int k = 0; k < count; k++) {
+            CHECK(seen[k] != seen[count]);
+        }
+        count++;
+    }
+}
+
+static void
+neighbours_take_their_own_first_steps(void)
+{
+    float weight[2] = { 0.0f }, grad[2] = { 2.0f, 2.0f }, buffer[2] = { 8.0f, 8.0f };
+    pfo_plan_entry entries[2];
+    for (int t = 0; t < 2; t++) {
+        entries[t] = (pfo_plan_entry){ .data = { &weight[t], &grad[t], &buffer[t] }, .count = 1, .has_grad = 1 };
+        entries[t].first = t;
+    }
+    pfo_plan *plan;
+    REQUIRE(pfo_plan_create(PFO_OP_SGD, entries, 2, 1, &plan, NULL) == PFO_OK);
+    const pfo_options options = { .sgd = { .lr = 1.0, .momentum = 0.5 } };
+    const pfo_step_request request = { .max_grad_norm = -1.0, .unscale = 1.0 };
+    pfo_step_result result;
+    pfo_execute_step(plan, &scalar, &options, &request, &result);
+    CHECK(buffer[0] == 6.0f && buffer[1] == 2.0f && grad[0] == 2.0f);
     pfo_plan_destroy(plan);
 }
 
@@ -388,6 +438,8 @@ main(void)
     RUN(random_rounding_is_right_on_average);
     RUN(a_skipped_step_zeroes_gradients_if_asked_and_changes_nothing_else);
     RUN(gradients_that_share_memory_are_zeroed_after_the_last_has_used_them);
+    RUN(steps_tensors_and_roles_draw_from_streams_of_their_own);
+    RUN(neighbours_take_their_own_first_steps);
     RUN(the_first_step_of_a_buffer_is_the_gradient_and_happens_once);
     return FINISH();
 }

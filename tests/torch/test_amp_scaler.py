@@ -138,6 +138,21 @@ def test_anything_but_zero_in_found_inf_skips(found_inf: float) -> None:
     assert not same(params, before)
 
 
+def test_an_overflow_counted_more_than_once_is_one() -> None:
+    """A step adds to found_inf, so an optimizer that was told of an overflow may report more than 1."""
+    params = make_params()
+    optimizer = AdamW(params, lr=1e-2)
+    scaler = GradScaler("cpu", init_scale=8.0)
+    scaler.scale(torch.tensor(1.0))
+    give_grads(params, 0, 8.0)
+    scaler.step(optimizer)
+    for state in scaler._per_optimizer_states.values():
+        state["found_inf_per_device"] = {torch.device("cpu"): torch.tensor(2.0)}
+    scaler.update()
+    assert scaler.get_scale() == 4.0
+    assert scaler.skipped_steps == 1
+
+
 def test_a_scale_without_reciprocal_skips_and_is_reported() -> None:
     for scale in (0.0, math.inf, math.nan, 2.0**-149):
         params, before = make_params(), make_params()

@@ -186,6 +186,18 @@ def test_found_inf_of_any_size_skips_the_step() -> None:
     assert not torch.equal(ours[4], before[4])
 
 
+def test_gradients_are_divided_by_their_scale_first() -> None:
+    ours, theirs = make_params(), make_params()
+    plain = [{"params": ours, "lr": 0.1, "momentum": 0, "dampening": 0, "weight_decay": 0.1}]
+    scaled = [{**plain[0], "params": theirs}]
+    give_grads(ours, theirs, seed=0)
+    for param in theirs:
+        param.grad = 4.0 * param.grad
+    wanted = OptimizerPlan("sgd", plain, {}).step(plain, {}, 1.0, True)
+    assert OptimizerPlan("sgd", scaled, {}).step(scaled, {}, 1.0, True, grad_scale=4.0) == wanted
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))  # a power of two: bit by bit
+
+
 def test_stochastic_rounding_is_a_function_of_seed_and_step() -> None:
     def trained(seed: int, first: int = 0) -> bytes:
         ours = make_params(torch.bfloat16, sizes=[3000])
