@@ -122,9 +122,9 @@ test-neon:
 	@echo "skipped: AArch64 is not tested here, for want of the Debian packages $(NEON_MISSING)"
 endif
 
-## mutants: break the optimizer step on purpose, one way at a time; the tests must notice each
+## mutants: break the optimizer step on purpose, one way at a time; the tests must notice each (MUTANTS="ignored beta": only those)
 mutants: $(STAMP)/built
-	@$(BIN)/python tools/mutation_gate.py
+	@$(BIN)/python tools/mutation_gate.py $(MUTANTS)
 
 ## valgrind: the cache's C tests under memcheck, which sees reads of memory that nobody wrote; minutes, so no part of .ci/run
 CACHE_TESTS := $(filter $(patsubst csrc/cache/%.c,test_%,$(wildcard csrc/cache/*.c)),$(C_TESTS))
