@@ -94,7 +94,9 @@ class BuildExtensions(build_ext):
                 return str(target)
             target.parent.mkdir(parents=True, exist_ok=True)
             warn = flags["PFO_WARN_BINDINGS"] if "bindings" in Path(source).parts else flags["PFO_WARN"]
-            own = [flag for flag in flags.get(f"PFO_FILE_{Path(source).stem}", []) if on_x86 or not flag.startswith("-m")]
+            own = [
+                flag for flag in flags.get(f"PFO_FILE_{Path(source).stem}", []) if on_x86 or not flag.startswith("-m")
+            ]
             command = [*compiler, *common, *warn, *system_includes, *own, "-fPIC", "-c", source, "-o", str(target)]
             self.spawn(command)
             return str(target)
