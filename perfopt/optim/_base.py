@@ -20,6 +20,7 @@ from torch import Tensor
 from perfopt._train import OptimizerPlan
 from perfopt.optim._layout import GROUP_OPTIONS, Entry, StateLayout
 from perfopt.optim._loss_scale import LossScale
+from perfopt.optim._small_state import StateBuffers
 
 __all__ = ["PlannedOptimizer", "StepOptions"]
 
@@ -303,13 +304,16 @@ class PlannedOptimizer(torch.optim.Optimizer):
 
     def _create_state(self, created: dict[Tensor, Entry]) -> None:
         """Completes the state of all parameters with a gradient, and of those that no missing state would make wait for one."""
+        buffers = StateBuffers(
+            [param for param, _ in self._params() if param.grad is not None and not self.state.get(param)]
+        )
         for param, group in self._params():
             if param.grad is None and (self._layout.needs_state(group) or torch.nn.parameter.is_lazy(param)):
                 continue
             entry = self.state.get(param, {})
             if not isinstance(entry, dict):
                 continue  # the plan has the words for it
-            made = self._layout.missing(param, group, entry, ema=self._ema is not None)
+            made = self._layout.missing(param, group, entry, buffers, ema=self._ema is not None)
             if made:
                 created[param] = made
                 entry.update(made)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from perfopt.optim import _eight_bit
+from perfopt.optim._small_state import StateBuffers
 
 __all__ = ["GROUP_OPTIONS", "Entry", "StateKey", "StateLayout"]
 
@@ -53,8 +54,8 @@ class StateLayout:
         """Whether a step needs anything kept, so that a parameter without it waits for its first gradient."""
         return self.counts_steps or any(_is_kept(key, group) for key in self.keys)
 
-    def missing(self, param: Tensor, group: dict[str, Any], entry: Entry, *, ema: bool) -> Entry:
-        """What ``entry`` lacks for a step.
+    def missing(self, param: Tensor, group: dict[str, Any], entry: Entry, buffers: StateBuffers, *, ema: bool) -> Entry:
+        """What ``entry`` lacks for a step, made by ``buffers``.
 
         Tensors that only an option asks for may come late; to an entry that has others, those that are always kept do
         not: it is another operation's.
@@ -64,15 +65,15 @@ class StateLayout:
         made: Entry = {}
         if self.counts_steps and is_new:
             device = param.device if param.device.type == "cuda" else torch.device("cpu")
-            made["step"] = torch.zeros((), dtype=torch.float32, device=device)
+            made["step"] = buffers.count(device)
         for key in self.keys:
             if key.name not in held and _is_kept(key, group) and (is_new or key.option is not None):
-                made.update(_first_value(key, param, group))
+                made.update(_first_value(key, param, group, buffers))
         if _has_master(param, group) and "master_weight" not in held:
-            made["master_weight"] = _like(param, torch.float32).copy_(param.detach())
+            made["master_weight"] = buffers.zeros_like(param, torch.float32).copy_(param.detach())
         if ema and "ema" not in held:
             weight = made.get("master_weight", entry.get("master_weight"))
-            made["ema"] = _like(param, torch.float32).copy_((param if weight is None else weight).detach())
+            made["ema"] = buffers.zeros_like(param, torch.float32).copy_((param if weight is None else weight).detach())
         return made
 
     def loaded(self, param: Tensor, group: dict[str, Any], saved: Entry, *, ema: bool) -> Entry:
@@ -126,10 +127,11 @@ def _state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
     return torch.float32 if _has_master(param, group) else param.dtype
 
 
-def _first_value(key: StateKey, param: Tensor, group: dict[str, Any]) -> Entry:
+def _first_value(key: StateKey, param: Tensor, group: dict[str, Any], buffers: StateBuffers) -> Entry:
     start = 0.0 if key.start is None else float(group.get(key.start, 0.0))
     if group.get("state_bits") != 8:
-        return {key.name: _like(param, _state_dtype(param, group)).fill_(start)}
+        zeros = buffers.zeros_like(param, _state_dtype(param, group))
+        return {key.name: zeros.fill_(start) if start != 0.0 else zeros}
     if start != 0.0:
         codes, scales = _eight_bit.encode(_like(param, torch.float32).fill_(start), signed=key.signed)
     else:

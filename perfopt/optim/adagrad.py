@@ -10,6 +10,7 @@ from torch.optim.optimizer import ParamsT
 
 from perfopt.optim._base import PlannedOptimizer, StepOptions
 from perfopt.optim._layout import StateKey, StateLayout
+from perfopt.optim._small_state import StateBuffers
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -57,5 +58,6 @@ class Adagrad(PlannedOptimizer, torch.optim.Adagrad):
         torch.optim.Adagrad.__init__(
             self, params, lr, lr_decay, weight_decay, initial_accumulator_value, eps, maximize=maximize
         )
+        buffers = StateBuffers([param for param, _ in self._params()])
         for param, group in self._params():  # torch has made it in its own form, and by the default's first value
-            self.state[param] = self._layout.missing(param, group, {}, ema=self._ema is not None)
+            self.state[param] = self._layout.missing(param, group, {}, buffers, ema=self._ema is not None)

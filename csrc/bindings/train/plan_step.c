@@ -479,12 +479,47 @@ pfo_plan_object_step(PyObject *op, PyObject *const *args, Py_ssize_t count, PyOb
 const char pfo_plan_object_written_doc[] =
     "written($self, /)\n--\n\n"
     "Tuple of the large tensors the last step wrote (each parameter that had a gradient, its state, master weight and\n"
-    "average), for whoever keeps version counters.";
+    "average), for whoever keeps version counters: of views of one tensor, which have its counter, that tensor once.";
 
 static int
 is_large_output(plan_part part)
 {
     return part == PART_PARAM || (part >= PART_STATE_1 && part < PART_COUNT);
+}
+
+/* Appends the tensor, or the one it is a view of unless that one is in `bases` already. 0, or -1 with an exception. */
+static int
+add_counted(const plan_object *self, PyObject *tensor, PyObject *list, PyObject *bases)
+{
+    PyObject *base = PyObject_GetAttr(tensor, self->module_state->string.base);
+    if (base == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();
+        base = Py_NewRef(Py_None);
+    }
+    if (base == NULL || base == Py_None) {
+        Py_XDECREF(base);
+        return base == NULL ? -1 : PyList_Append(list, tensor);
+    }
+    PyObject *identity = PyLong_FromVoidPtr(base); /* the list keeps the base alive, so nothing else gets its address */
+    int status = identity != NULL ? PySet_Contains(bases, identity) : -1;
+    if (status == 0) {
+        status = PySet_Add(bases, identity) < 0 ? -1 : PyList_Append(list, base);
+    }
+    Py_XDECREF(identity);
+    Py_DECREF(base);
+    return status < 0 ? -1 : 0;
+}
+
+static int
+add_slot(const plan_object *self, const plan_slot *slot, PyObject *list, PyObject *bases)
+{
+    for (int k = 0; k < slot->item_count; k++) {
+        const plan_item *item = &self->items[slot->first_item + k];
+        if (is_large_output(item->part) && add_counted(self, item->value, list, bases) < 0) {
+            return -1;
+        }
+    }
+    return 0;
 }
 
 PyObject *
@@ -496,17 +531,17 @@ pfo_plan_object_written(PyObject *op, PyObject *unused)
         return Py_NewRef(self->written);
     }
     PyObject *list = PyList_New(0);
-    for (Py_ssize_t i = 0; list != NULL && i < self->slot_count; i++) {
+    PyObject *bases = PySet_New(NULL);
+    int status = list != NULL && bases != NULL ? 0 : -1;
+    for (Py_ssize_t i = 0; status == 0 && i < self->slot_count; i++) {
         const plan_slot *slot = &self->slots[i];
-        for (int k = 0; k < slot->item_count && slot->entry >= 0 && slot->had_grad && list != NULL; k++) {
-            const plan_item *item = &self->items[slot->first_item + k];
-            if (is_large_output(item->part) && PyList_Append(list, item->value) < 0) {
-                Py_CLEAR(list);
-            }
+        if (slot->entry >= 0 && slot->had_grad) {
+            status = add_slot(self, slot, list, bases);
         }
     }
-    PyObject *tuple = list != NULL ? PyList_AsTuple(list) : NULL;
+    PyObject *tuple = status == 0 ? PyList_AsTuple(list) : NULL;
     Py_XDECREF(list);
+    Py_XDECREF(bases);
     if (tuple != NULL && !self->running) {
         Py_XSETREF(self->written, Py_NewRef(tuple));
     }

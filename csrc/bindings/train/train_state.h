@@ -21,6 +21,7 @@
 #define PFO_TRAIN_STRINGS(X)                                                                                           \
     X(alpha, "alpha")                                                                                                  \
     X(amsgrad, "amsgrad")                                                                                              \
+    X(base, "_base")                                                                                                   \
     X(betas, "betas")                                                                                                  \
     X(capturable, "capturable")                                                                                        \
     X(centered, "centered")                                                                                            \

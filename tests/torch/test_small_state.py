@@ -1,0 +1,163 @@
+"""State of many small parameters: views of few buffers that behave as tensors of their own."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from perfopt.optim import AdamW  # noqa: E402
+from perfopt.optim._small_state import StateBuffers  # noqa: E402
+
+MANY = 300
+
+
+def parameters(count: int, *shape: int) -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(3)
+    params = [torch.nn.Parameter(torch.randn(*shape, generator=generator)) for _ in range(count)]
+    for param in params:
+        param.grad = torch.randn(*shape, generator=generator)
+    return params
+
+
+def stepped(params: list[torch.nn.Parameter], steps: int = 1) -> AdamW:
+    optimizer = AdamW(params, lr=1e-2, max_grad_norm=1.0)
+    for _ in range(steps):
+        optimizer.step()
+    return optimizer
+
+
+def storages(optimizer: AdamW, key: str) -> set[int]:
+    return {entry[key].untyped_storage().data_ptr() for entry in optimizer.state.values()}
+
+
+def test_state_of_many_small_parameters_lies_in_few_buffers() -> None:
+    optimizer = stepped(parameters(MANY, 8, 8))
+    assert len(storages(optimizer, "step")) == 1
+    buffers = storages(optimizer, "exp_avg") | storages(optimizer, "exp_avg_sq")
+    assert 1 < len(buffers) < 10
+    for entry in optimizer.state.values():
+        assert entry["exp_avg"].data_ptr() % 64 == entry["exp_avg_sq"].data_ptr() % 64
+        assert entry["exp_avg"].untyped_storage().nbytes() <= 1 << 20
+
+
+@pytest.mark.parametrize(("count", "size"), [(255, 8), (MANY, 4097), (MANY, 0)], ids=["few", "large", "empty"])
+def test_others_have_memory_of_their_own(count: int, size: int) -> None:
+    with torch.no_grad():
+        params = parameters(count, size)
+        buffers = StateBuffers(params)
+        zeros = [buffers.zeros_like(param, torch.float32) for param in params]
+    assert all(zero._base is None and zero.untyped_storage().nbytes() == 4 * size for zero in zeros)
+
+
+def test_zeros_are_laid_out_as_their_parameter() -> None:
+    plain = torch.randn(3, 5)
+    odd_stride = torch.as_strided(
+        torch.randn(40), (1, 5), (7, 1)
+    )  # contiguous: nothing is ever stepped over in dimension 0
+    transposed = plain.t()
+    half = plain.half()
+    subclass = torch.nn.Buffer(plain) if hasattr(torch.nn, "Buffer") else plain
+    every = [plain, odd_stride, transposed, half, subclass]
+    with torch.no_grad():
+        buffers = StateBuffers(every + [plain] * MANY)
+        for like in every:
+            zeros = buffers.zeros_like(like, like.dtype)
+            assert (zeros.shape, zeros.dtype) == (like.shape, like.dtype)
+            assert zeros.is_contiguous() == like.is_contiguous()
+            assert not zeros.requires_grad
+            assert not zeros.any()
+        assert buffers.zeros_like(odd_stride, torch.float32).stride() == odd_stride.stride()
+        assert buffers.zeros_like(transposed, torch.float32).stride() == transposed.stride()
+
+
+def test_no_two_share_an_element() -> None:
+    with torch.no_grad():
+        params = [torch.empty(1 + index % 37) for index in range(4 * MANY)]
+        buffers = StateBuffers(params)
+        zeros = [buffers.zeros_like(param, torch.float32) for param in params]
+        counts = [buffers.count(torch.device("cpu")) for _ in params]
+        for number, (zero, count) in enumerate(zip(zeros, counts, strict=True)):
+            zero.fill_(number)
+            count.fill_(number)
+    for number, (zero, count) in enumerate(zip(zeros, counts, strict=True)):
+        assert count == number
+        assert (zero == number).all()
+
+
+def test_steps_are_those_of_state_kept_apart() -> None:
+    together, apart = parameters(MANY, 9), parameters(MANY, 9)
+    one = stepped(together, steps=3)
+    others = [AdamW([param], lr=1e-2) for param in apart]
+    for _ in range(3):
+        norm = torch.nn.utils.get_total_norm([param.grad for param in apart])
+        kept = [param.grad.clone() for param in apart]
+        torch.nn.utils.clip_grads_with_norm_(apart, 1.0, norm)
+        for other in others:
+            other.step()
+        for param, grad in zip(apart, kept, strict=True):
+            param.grad.copy_(grad)
+    for a, b, other in zip(together, apart, others, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one.state[a]["exp_avg_sq"], other.state[b]["exp_avg_sq"], rtol=1e-5, atol=1e-9)
+        assert one.state[a]["step"] == other.state[b]["step"] == 3
+
+
+def test_versions_of_all_that_is_written_move() -> None:
+    optimizer = stepped(parameters(MANY, 16))
+    before = [(p._version, e["exp_avg"]._version, e["exp_avg_sq"]._version) for p, e in optimizer.state.items()]
+    optimizer.step()
+    for (param, entry), (p, m, v) in zip(optimizer.state.items(), before, strict=True):
+        assert param._version > p
+        assert entry["exp_avg"]._version > m
+        assert entry["exp_avg_sq"]._version > v
+    assert optimizer._plan is not None
+    assert MANY <= len(optimizer._plan.written()) < MANY + 10  # a buffer is counted once
+
+
+def test_a_version_moves_also_for_a_parameter_that_is_a_view() -> None:
+    base = torch.zeros(4, 64)
+    params = [row.requires_grad_() for row in base.detach().unbind()]
+    for param in params:
+        param.grad = torch.ones(64)
+    optimizer = stepped(params)
+    before = [param._version for param in params]
+    optimizer.step()
+    assert all(param._version > version for param, version in zip(params, before, strict=True))
+
+
+def test_new_memory_under_a_view_is_noticed() -> None:
+    params, twins = parameters(MANY, 16), parameters(MANY, 16)
+    optimizer, twin = stepped(params), stepped(twins)
+    moved = optimizer.state[params[7]]["exp_avg"]
+    buffer = moved.untyped_storage()
+    moved.data = moved.data.clone()
+    assert moved.untyped_storage().data_ptr() != buffer.data_ptr()
+    for which in (optimizer, twin):
+        which.step()
+    for a, b in zip(params, twins, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(optimizer.state[a]["exp_avg"], twin.state[b]["exp_avg"])
+
+
+@pytest.mark.parametrize("way", ["copy", "save"])
+def test_state_is_copied_and_saved_as_any_other(way: str) -> None:
+    params, twins = parameters(MANY, 16), parameters(MANY, 16)
+    optimizer = stepped(params)
+    loaded = copy.deepcopy(optimizer.state_dict())
+    if way == "save":
+        file = io.BytesIO()
+        torch.save(optimizer.state_dict(), file)
+        assert file.tell() < 4 * 64 * MANY * 2 + 400 * 3 * MANY  # a buffer is saved once, not with each of its views
+        loaded = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    with torch.no_grad():
+        for twin, param in zip(twins, params, strict=True):
+            twin.copy_(param)
+    other = AdamW(twins, lr=1e-2, max_grad_norm=1.0)
+    other.load_state_dict(loaded)
+    for which in (optimizer, other):
+        which.step()
+    assert all(torch.equal(a, b) for a, b in zip(params, twins, strict=True))
