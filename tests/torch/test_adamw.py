@@ -788,6 +788,27 @@ def test_a_negated_gradient_that_cannot_be_zeroed_is_refused() -> None:
     assert torch.equal(param.grad, -torch.ones(3))
 
 
+def test_betas_that_drop_themselves_while_they_are_read_are_read() -> None:
+    _, groups, state, plan = plan_of_one()
+    gone = []
+
+    class Betas:
+        def __iter__(self) -> Any:
+            groups[0]["betas"] = (0.9, 0.999)
+            return iter((0.9, 0.999))
+
+        def __length_hint__(self) -> int:
+            assert not gone, "let go while in use"
+            return 2
+
+        def __del__(self) -> None:
+            gone.append(True)
+
+    groups[0]["betas"] = Betas()
+    assert plan.step(groups, state, None, True) is not None
+    assert gone
+
+
 def test_a_negated_parameter_is_refused() -> None:
     param = torch.nn.Parameter(torch._neg_view(torch.ones(3)))
     param.grad = torch.ones(3)
