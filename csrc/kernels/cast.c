@@ -3,6 +3,7 @@
 
 #include "base/pool.h"
 #include "kernels/convert_base.h"
+#include "kernels/float_environment.h"
 
 #include <stdatomic.h>
 #include <unistd.h>
@@ -66,9 +67,11 @@ cast_chunks(void *context, int64_t begin, int64_t end)
     const int direct = r->from_dtype == PFO_DTYPE_FLOAT32 || (r->to_dtype == PFO_DTYPE_FLOAT32 && !run->past_cache);
     const int64_t step = direct ? PFO_CHUNK_ELEMENTS : TILE;
     const int64_t last = end * PFO_CHUNK_ELEMENTS < r->count ? end * PFO_CHUNK_ELEMENTS : r->count;
+    const unsigned environment = pfo_enter_default_floats();
     for (int64_t i = begin * PFO_CHUNK_ELEMENTS; i < last; i += step) {
         cast_range(run, i, last - i < step ? last - i : step);
     }
+    pfo_leave_default_floats(environment);
 }
 
 void
@@ -121,9 +124,11 @@ scale_chunks(void *context, int64_t begin, int64_t end)
     scale_run *run = context;
     const int64_t last = end * PFO_CHUNK_ELEMENTS < run->count ? end * PFO_CHUNK_ELEMENTS : run->count;
     uint32_t nonfinite = 0;
+    const unsigned environment = pfo_enter_default_floats();
     for (int64_t i = begin * PFO_CHUNK_ELEMENTS; i < last; i += TILE) {
         nonfinite |= scale_range(run, i, last - i < TILE ? last - i : TILE);
     }
+    pfo_leave_default_floats(environment);
     if (nonfinite) {
         atomic_store_explicit(&run->nonfinite, 1, memory_order_relaxed);
     }

@@ -2,6 +2,7 @@
 #include "kernels/execute.h"
 
 #include "base/pool.h"
+#include "kernels/float_environment.h"
 #include "kernels/walk.h"
 
 #include <math.h>
@@ -98,8 +99,10 @@ pfo_execute_step(pfo_plan *plan, const pfo_engine *engine, const pfo_options *gr
     look_at_gradients(plan, engine, request, result);
     if (!result->skipped) {
         result->clip_factor = pfo_clip_factor(result->norm, request->max_grad_norm);
+        const unsigned environment = pfo_enter_default_floats(); /* an eps or learning rate may be a denormal float32 */
         prepare_scalars(plan, groups, request, result->clip_factor);
         walk.ema = pfo_lerp_prepare(1.0 - request->ema_decay);
+        pfo_leave_default_floats(environment);
         walk.zero_grads = request->zero_grads && pfo_plan_grads_are_apart(plan);
         run_over_chunks(request->threads, pfo_walk_update, &walk);
         count_step(plan);

@@ -770,6 +770,45 @@ def test_gradients_flagged_as_negated_count_as_what_they_mean() -> None:
     assert ours[0].item() != pytest.approx(1.0, abs=0.1)
 
 
+def plan_of_one() -> tuple[Any, list[dict[str, Any]], dict[Any, Any], OptimizerPlan]:
+    """A parameter of ones with a gradient of ones, its group, state and plan."""
+    param = torch.nn.Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    groups = [{"params": [param], "lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}]
+    state = {param: {"step": torch.zeros(()), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}}
+    return param, groups, state, OptimizerPlan("adamw", groups, state)
+
+
+def test_a_negated_gradient_that_cannot_be_zeroed_is_refused() -> None:
+    param, groups, state, plan = plan_of_one()
+    param.grad = torch._neg_view(torch.ones(3))
+    with pytest.raises(ValueError, match=r"grads\[0\].*zero_grads"):
+        plan.step(groups, state, None, True, zero_grads=True)
+    assert torch.equal(param, torch.ones(3))
+    assert torch.equal(param.grad, -torch.ones(3))
+
+
+def test_betas_that_drop_themselves_while_they_are_read_are_read() -> None:
+    _, groups, state, plan = plan_of_one()
+    gone = []
+
+    class Betas:
+        def __iter__(self) -> Any:
+            groups[0]["betas"] = (0.9, 0.999)
+            return iter((0.9, 0.999))
+
+        def __length_hint__(self) -> int:
+            assert not gone, "let go while in use"
+            return 2
+
+        def __del__(self) -> None:
+            gone.append(True)
+
+    groups[0]["betas"] = Betas()
+    assert plan.step(groups, state, None, True) is not None
+    assert gone
+
+
 def test_a_negated_parameter_is_refused() -> None:
     param = torch.nn.Parameter(torch._neg_view(torch.ones(3)))
     param.grad = torch.ones(3)

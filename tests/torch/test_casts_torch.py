@@ -78,3 +78,38 @@ def test_refused_tensors_are_named() -> None:
         kernels.cast(torch.zeros(3), "float16", source="bfloat16")
     with pytest.raises(ValueError, match="out has dtype bfloat16"):
         kernels.cast(torch.zeros(3), "float16", out=torch.zeros(3, dtype=torch.bfloat16))
+
+
+def test_negated_views_are_refused() -> None:
+    # DLPack would hand over their memory without the flag: every sign would be wrong.
+    negated = torch._neg_view(torch.ones(3))
+    with pytest.raises(ValueError, match="x is a negated view"):
+        kernels.cast(negated, "float16")
+    with pytest.raises(ValueError, match="out is a negated view"):
+        kernels.cast(torch.ones(3), "float32", out=negated)
+    with pytest.raises(ValueError, match=r"grads\[0\] is a negated view"):
+        kernels.unscale([negated], 0.5)
+    assert torch.equal(negated, -torch.ones(3))
+
+
+def test_flushing_denormals_changes_no_bit() -> None:
+    bits = np.random.default_rng(0).integers(1, 1 << 24, 5000, dtype=np.uint32)  # denormals and the numbers above
+    small = bits.view(np.float32)
+
+    def results() -> list[bytes]:
+        scaled = [small.copy(), (bits % 1024).astype(np.uint16).view(np.float16)]
+        kernels.unscale(scaled, 0.37)
+        blocks = [kernels.quantize(small, stochastic=True, signed=signed) for signed in (True, False)]
+        values = [
+            kernels.dequantize(*block, signed=signed) for block, signed in zip(blocks, (True, False), strict=True)
+        ]
+        return [array.tobytes() for array in (*scaled, *(part for block in blocks for part in block), *values)]
+
+    usual = results()
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush denormals")
+    try:
+        flushing = results()
+    finally:
+        torch.set_flush_denormal(False)
+    assert flushing == usual

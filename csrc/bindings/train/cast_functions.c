@@ -8,6 +8,7 @@
 #define NO_IMPORT_ARRAY
 #define PY_ARRAY_UNIQUE_SYMBOL pfo_train_array_api
 #define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
+#include "bindings/train/tensor_args.h"
 #include "bindings/train/train_state.h"
 
 #include "kernels/cast.h"
@@ -248,11 +249,16 @@ PyDoc_STRVAR(
 static PyObject *
 from_dlpack(PyObject *module, PyObject *args)
 {
-    (void)module;
     PyObject *object;
     const char *name;
     if (!PyArg_ParseTuple(args, "Os:from_dlpack", &object, &name)) {
         return NULL;
+    }
+    const int negated = pfo_tensor_arg_is_negated(pfo_train_state_of(module), object); /* DLPack knows no such flag */
+    if (negated != 0) {
+        return negated < 0 ? NULL
+                           : PyErr_Format(PyExc_ValueError,
+                                          "%s is a negated view; accepted: what its resolve_neg() gives", name);
     }
     PyObject *capsule = PyObject_CallMethod(object, "__dlpack__", NULL);
     if (capsule == NULL) {

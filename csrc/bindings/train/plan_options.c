@@ -41,8 +41,9 @@ read_flag(PyObject *group, PyObject *name)
 static int
 read_betas(const pfo_train_state *state, PyObject *group, double *beta1, double *beta2)
 {
-    PyObject *betas = PyDict_GetItemWithError(group, state->string.betas);
+    PyObject *betas = Py_XNewRef(PyDict_GetItemWithError(group, state->string.betas)); /* its __iter__ may drop it */
     PyObject *pair = betas != NULL ? PySequence_Tuple(betas) : NULL;
+    Py_XDECREF(betas);
     if (pair == NULL || PyTuple_GET_SIZE(pair) != 2) {
         if (!PyErr_Occurred()) {
             PyErr_SetString(PyExc_ValueError, "a parameter group's 'betas' are not two numbers");

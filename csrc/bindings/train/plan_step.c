@@ -126,14 +126,19 @@ check_param(plan_object *self, const plan_slot *slot, Py_ssize_t index, pfo_tens
            param->count == self->plan->entries[slot->entry].count;
 }
 
-/* Makes slot->grad one whose memory holds its value: a tensor only flagged as negated is replaced by a negated copy.
- * 0, or -1 with an exception. */
+/* Makes slot->grad one whose memory holds its value: a tensor only flagged as negated is replaced by a negated copy, which a step that
+ * zeroes gradients would zero in its stead. 0, or -1 with an exception. */
 static int
-resolve_gradient(const plan_object *self, plan_slot *slot)
+resolve_gradient(const plan_object *self, plan_slot *slot, Py_ssize_t index, int zero_grads)
 {
     const int negated = pfo_tensor_arg_is_negated(self->module_state, slot->grad);
     if (negated <= 0) {
         return negated;
+    }
+    if (zero_grads) {
+        return pfo_tensor_arg_fail(PyExc_ValueError, slot->grad, "grads", index,
+                                   "it is a negated view, which zero_grads cannot zero; accepted: what its "
+                                   "resolve_neg() gives");
     }
     PyObject *resolved = PyObject_CallMethodNoArgs(slot->grad, self->module_state->string.resolve_neg);
     if (resolved == NULL) {
@@ -145,12 +150,12 @@ resolve_gradient(const plan_object *self, plan_slot *slot)
 
 /* Hands the plan the slot's gradient. 0, or -1 with an exception. */
 static int
-take_gradient(plan_object *self, plan_slot *slot, Py_ssize_t index, const pfo_tensor_arg *param)
+take_gradient(plan_object *self, plan_slot *slot, Py_ssize_t index, const pfo_tensor_arg *param, int zero_grads)
 {
     pfo_error err = PFO_ERROR_INIT;
     pfo_tensor_arg grad;
     pfo_tensor_peek now;
-    if (resolve_gradient(self, slot) < 0) {
+    if (resolve_gradient(self, slot, index, zero_grads) < 0) {
         return -1;
     }
     if (pfo_tensor_peek_at(self->module_state, slot->grad, &now) && now.device == self->device &&
@@ -178,7 +183,7 @@ take_gradient(plan_object *self, plan_slot *slot, Py_ssize_t index, const pfo_te
 
 /* Compares a slot's tensors with the plan and hands the plan its gradient. 1 fine, 0 out of date, -1 exception. */
 static int
-refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index)
+refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index, int zero_grads)
 {
     const plan_item *items = &self->items[slot->first_item];
     slot->grad = PyObject_GetAttr(items[0].value, self->module_state->string.grad);
@@ -205,20 +210,20 @@ refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index)
     if (answer <= 0) {
         return answer;
     }
-    return take_gradient(self, slot, index, &param) < 0 ? -1 : 1;
+    return take_gradient(self, slot, index, &param, zero_grads) < 0 ? -1 : 1;
 }
 
 /* 1 all slots are ready, 0 out of date, -1 exception. Options come first: reading them may run user code, the comparison after
  * it then sees what that code did. */
 static int
-prepare(plan_object *self, PyObject *param_groups, PyObject *state)
+prepare(plan_object *self, PyObject *param_groups, PyObject *state, int zero_grads)
 {
     int answer = containers_match(self, param_groups, state);
     if (answer > 0) {
         answer = pfo_plan_object_read_options(self, param_groups);
     }
     for (Py_ssize_t i = 0; i < self->slot_count && answer > 0; i++) {
-        answer = refresh_slot(self, &self->slots[i], i);
+        answer = refresh_slot(self, &self->slots[i], i, zero_grads);
     }
     return answer > 0 ? containers_match(self, param_groups, state) : answer;
 }
@@ -426,7 +431,7 @@ const char pfo_plan_object_step_doc[] =
 static PyObject *
 run_step(plan_object *self, PyObject *param_groups, PyObject *state, const step_arguments *arguments, int *stepped)
 {
-    const int ready = prepare(self, param_groups, state);
+    const int ready = prepare(self, param_groups, state, arguments->request.zero_grads);
     if (ready < 0) {
         return NULL;
     }
