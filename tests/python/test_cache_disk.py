@@ -634,6 +634,71 @@ def test_of_two_that_store_one_key_the_later_one_wins(tmp_path: pathlib.Path) ->
         assert cache.get("k") == 4
 
 
+@pytest.mark.parametrize("persist", [False, True])
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_what_is_set_after_a_clear_began_stays(tmp_path: pathlib.Path, persist: bool, size: int) -> None:
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        cache.set("k", "old", persist=True)
+        with Writing(tmp_path):
+            threads = [begin(cache.clear), begin(lambda: cache.set("k", bytes(size), persist=persist))]
+        for thread in threads:
+            thread.join(60)
+        # On disk the operating system says who comes first. Where that is the clear, the set is the last word.
+        assert cache.get("k") in ((bytes(size), None) if persist else (bytes(size),))
+        assert ("k" in cache) == (cache.get("k") is not None)
+
+
+def test_what_is_computed_while_a_clear_runs_is_not_kept(tmp_path: pathlib.Path) -> None:
+    """It may come of values that the clear removes."""
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        cache.set("source", "old", persist=True)
+        with Writing(tmp_path):
+            threads = [begin(cache.clear), begin(lambda: cache.get_or_compute("k", lambda: cache.get("source")))]
+        for thread in threads:
+            thread.join(60)
+        assert cache.get("k") is None
+
+
+def test_a_value_without_room_on_disk_stays_in_memory_when_it_was_touched(tmp_path: pathlib.Path) -> None:
+    with PerformanceCache(cache_dir=tmp_path, max_disk_bytes=1 << 20, compression="none") as cache:
+        cache.set("k", "old", persist=True)
+        large = bytes(2 << 20)
+        with Writing(tmp_path):
+            threads = [begin(lambda: cache.set("k", large, persist=True)), begin(lambda: cache.touch("k", 60))]
+        for thread in threads:
+            thread.join(60)
+        assert cache.get("k") == large
+
+
+class Slow:
+    """Writing it to disk waits for `go`."""
+
+    began, go = threading.Event(), threading.Event()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        self.began.set()
+        assert self.go.wait(60)
+        return Slow, ()
+
+
+def test_a_child_keeps_what_its_parent_was_storing_when_it_forked(tmp_path: pathlib.Path) -> None:
+    with PerformanceCache(cache_dir=tmp_path, allow_pickle=b"k" * 32) as cache:
+        thread = threading.Thread(target=lambda: cache.set("k", Slow(), persist=True))
+        thread.start()
+        assert Slow.began.wait(60)
+        pid = os.fork()
+        if pid == 0:  # pragma: no cover
+            calls: list[int] = []
+            for _ in range(3):
+                cache.get_or_compute("k", lambda: calls.append(1))
+            os._exit(len(calls))
+        status = os.waitpid(pid, 0)[1]
+        Slow.go.set()
+        thread.join(60)
+        assert os.waitstatus_to_exitcode(status) == 1
+        assert isinstance(cache.get("k"), Slow)
+
+
 def test_entries_are_labelled_alike_by_both_faces(tmp_path: pathlib.Path) -> None:
     async def main(cache: PerformanceCache) -> None:
         for key in ("name", 5, (1, "a")):
