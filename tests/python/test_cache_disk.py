@@ -470,6 +470,24 @@ def test_each_caller_has_an_array_of_its_own_over_one_map(tmp_path: pathlib.Path
     np.testing.assert_array_equal(third, np.arange(float(COUNT)))
 
 
+@pytest.mark.parametrize("shape", [(COUNT,), (2, -1)])
+def test_what_is_behind_an_array_can_be_changed_without_harm(tmp_path: pathlib.Path, shape: tuple[int, ...]) -> None:
+    expected = np.arange(float(COUNT)).reshape(shape)
+    with PerformanceCache(0, tmp_path, compression="none") as cache:
+        cache.set("k", expected, persist=True)
+        for _ in range(3):
+            behind = cache.get("k").base
+            while isinstance(behind, np.ndarray):
+                with pytest.raises(ValueError, match="WRITEABLE"):
+                    behind.flags.writeable = True
+                behind.shape = (5, -1)
+                behind.dtype = np.int64
+                behind = behind.base
+        found = cache.get("k")
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_private_copies_of_an_array_on_disk(tmp_path: pathlib.Path) -> None:
     with PerformanceCache(0, tmp_path, compression="none") as cache:
         function: Any = cache_result("zeros", cache=cache, persist=True, copy=True)(lambda n: np.zeros(COUNT) + n)

@@ -265,8 +265,9 @@ remember_array(pfo_disk_tier *tier, const void *map, PyObject *array)
     Py_XDECREF(before);
 }
 
-/* An array over a payload file: always a view, whose shape and dtype are its owner's, of one that is made when the file is first met. Takes
- * found over. As decode(). */
+/* An array over a payload file: always a view, whose shape and dtype are its owner's, of one that is made when the file is first met. That
+ * one is a view, too: NumPy gives as `base` what is behind all views, so that nobody outside can reach and reshape it. Takes found over. As
+ * decode(). */
 static PyObject *
 view_array(pfo_disk_tier *tier, const pfo_digest *key, pfo_disk_value *found)
 {
@@ -275,7 +276,12 @@ view_array(pfo_disk_tier *tier, const pfo_digest *key, pfo_disk_value *found)
     if (array != NULL) {
         pfo_disk_release(found);
     } else {
-        array = decode_by_codec(tier, key, found, 0);
+        PyObject *decoded = decode_by_codec(tier, key, found, 0);
+        if (decoded == NULL) {
+            return NULL;
+        }
+        array = PyObject_GetItem(decoded, Py_Ellipsis);
+        Py_DECREF(decoded);
         if (array == NULL) {
             return NULL;
         }
