@@ -488,6 +488,14 @@ def test_what_is_behind_an_array_can_be_changed_without_harm(tmp_path: pathlib.P
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("count", [10, COUNT])
+def test_names_of_fields_are_each_callers_own(tmp_path: pathlib.Path, count: int) -> None:
+    with PerformanceCache(0, tmp_path, compression="none") as cache:
+        cache.set("k", np.zeros(count, [("a", "f8"), ("b", "i4")]), persist=True)
+        cache.get("k").dtype.names = ("x", "y")
+        assert cache.get("k").dtype.names == ("a", "b")
+
+
 def test_private_copies_of_an_array_on_disk(tmp_path: pathlib.Path) -> None:
     with PerformanceCache(0, tmp_path, compression="none") as cache:
         function: Any = cache_result("zeros", cache=cache, persist=True, copy=True)(lambda n: np.zeros(COUNT) + n)
