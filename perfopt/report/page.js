@@ -27,12 +27,15 @@
   // plotly reads <b>, <a href> and the like in text: names are shown as they are
   const text = (name) => name.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
+  const isAlone = (_, i, values) => [values[i], values[i - 1] ?? null, values[i + 1] ?? null].every((value, j) => (value === null) === (j > 0));
+
   const draw = () => {
     if (document.getElementById("icicle")) {
       const { ids, parents, labels, values, totals, counts } = data.icicle;
       Plotly.react("icicle", [{
         type: "icicle", ids, parents, labels: labels.map((name) => text(name)), values,
         branchvalues: "remainder", root: { color: getComputedStyle(root).getPropertyValue("--line").trim() }, tiling: { orientation: "v" }, sort: true,
+        leaf: { opacity: 1 }, // plotly chooses the text's color for the full one
         customdata: ids.map((_, i) => [seconds(totals[i]), seconds(values[i]), counts[i].toLocaleString()]),
         hovertemplate: "%{label}<br>total %{customdata[0]}<br>self %{customdata[1]}<br>%{customdata[2]} calls<extra></extra>",
         texttemplate: "%{label} %{customdata[0]}",
@@ -40,7 +43,7 @@
     }
     if (document.getElementById("lines")) {
       Plotly.react("lines", data.memory.map((line) => ({
-        type: "scatter", mode: "lines", name: line.name, x: line.x, y: line.y,
+        type: "scatter", mode: line.y.some(isAlone) ? "lines+markers" : "lines", marker: { size: 4 }, name: line.name, x: line.x, y: line.y,
         line: line.limit ? { dash: "dot", width: 1.5 } : { width: 1.5 },
         visible: line.limit ? "legendonly" : true, connectgaps: false,
       })), layout({ xaxis: { title: { text: "seconds" } }, yaxis: { title: { text: "bytes" }, tickformat: ".3s", rangemode: "tozero" } }), plain);

@@ -470,6 +470,32 @@ def test_each_caller_has_an_array_of_its_own_over_one_map(tmp_path: pathlib.Path
     np.testing.assert_array_equal(third, np.arange(float(COUNT)))
 
 
+@pytest.mark.parametrize("shape", [(COUNT,), (2, -1)])
+def test_what_is_behind_an_array_can_be_changed_without_harm(tmp_path: pathlib.Path, shape: tuple[int, ...]) -> None:
+    expected = np.arange(float(COUNT)).reshape(shape)
+    with PerformanceCache(0, tmp_path, compression="none") as cache:
+        cache.set("k", expected, persist=True)
+        for _ in range(3):
+            behind = cache.get("k").base
+            while isinstance(behind, np.ndarray):
+                with pytest.raises(ValueError, match="WRITEABLE"):
+                    behind.flags.writeable = True
+                behind.shape = (5, -1)
+                behind.dtype = np.int64
+                behind = behind.base
+        found = cache.get("k")
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("count", [10, COUNT])
+def test_names_of_fields_are_each_callers_own(tmp_path: pathlib.Path, count: int) -> None:
+    with PerformanceCache(0, tmp_path, compression="none") as cache:
+        cache.set("k", np.zeros(count, [("a", "f8"), ("b", "i4")]), persist=True)
+        cache.get("k").dtype.names = ("x", "y")
+        assert cache.get("k").dtype.names == ("a", "b")
+
+
 def test_private_copies_of_an_array_on_disk(tmp_path: pathlib.Path) -> None:
     with PerformanceCache(0, tmp_path, compression="none") as cache:
         function: Any = cache_result("zeros", cache=cache, persist=True, copy=True)(lambda n: np.zeros(COUNT) + n)
@@ -632,6 +658,71 @@ def test_of_two_that_store_one_key_the_later_one_wins(tmp_path: pathlib.Path) ->
         assert cache.get("k") == 4
     with PerformanceCache(cache_dir=tmp_path) as cache:
         assert cache.get("k") == 4
+
+
+@pytest.mark.parametrize("persist", [False, True])
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_what_is_set_after_a_clear_began_stays(tmp_path: pathlib.Path, persist: bool, size: int) -> None:
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        cache.set("k", "old", persist=True)
+        with Writing(tmp_path):
+            threads = [begin(cache.clear), begin(lambda: cache.set("k", bytes(size), persist=persist))]
+        for thread in threads:
+            thread.join(60)
+        # On disk the operating system says who comes first. Where that is the clear, the set is the last word.
+        assert cache.get("k") in ((bytes(size), None) if persist else (bytes(size),))
+        assert ("k" in cache) == (cache.get("k") is not None)
+
+
+def test_what_is_computed_while_a_clear_runs_is_not_kept(tmp_path: pathlib.Path) -> None:
+    """It may come of values that the clear removes."""
+    with PerformanceCache(cache_dir=tmp_path) as cache:
+        cache.set("source", "old", persist=True)
+        with Writing(tmp_path):
+            threads = [begin(cache.clear), begin(lambda: cache.get_or_compute("k", lambda: cache.get("source")))]
+        for thread in threads:
+            thread.join(60)
+        assert cache.get("k") is None
+
+
+def test_a_value_without_room_on_disk_stays_in_memory_when_it_was_touched(tmp_path: pathlib.Path) -> None:
+    with PerformanceCache(cache_dir=tmp_path, max_disk_bytes=1 << 20, compression="none") as cache:
+        cache.set("k", "old", persist=True)
+        large = bytes(2 << 20)
+        with Writing(tmp_path):
+            threads = [begin(lambda: cache.set("k", large, persist=True)), begin(lambda: cache.touch("k", 60))]
+        for thread in threads:
+            thread.join(60)
+        assert cache.get("k") == large
+
+
+class Slow:
+    """Writing it to disk waits for `go`."""
+
+    began, go = threading.Event(), threading.Event()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        self.began.set()
+        assert self.go.wait(60)
+        return Slow, ()
+
+
+def test_a_child_keeps_what_its_parent_was_storing_when_it_forked(tmp_path: pathlib.Path) -> None:
+    with PerformanceCache(cache_dir=tmp_path, allow_pickle=b"k" * 32) as cache:
+        thread = threading.Thread(target=lambda: cache.set("k", Slow(), persist=True))
+        thread.start()
+        assert Slow.began.wait(60)
+        pid = os.fork()
+        if pid == 0:  # pragma: no cover
+            calls: list[int] = []
+            for _ in range(3):
+                cache.get_or_compute("k", lambda: calls.append(1))
+            os._exit(len(calls))
+        status = os.waitpid(pid, 0)[1]
+        Slow.go.set()
+        thread.join(60)
+        assert os.waitstatus_to_exitcode(status) == 1
+        assert isinstance(cache.get("k"), Slow)
 
 
 def test_entries_are_labelled_alike_by_both_faces(tmp_path: pathlib.Path) -> None:

@@ -1,6 +1,8 @@
 /* cache_changes.c: see cache_changes.h. As a rule there is one change or none, so the list is only walked. */
 #include "bindings/core/cache_changes.h"
 
+#include "bindings/core/flight.h"
+
 pfo_change *
 pfo_change_begin(pfo_changes *changes, uint64_t hash, const PyObject *owner)
 {
@@ -17,7 +19,9 @@ pfo_change_begin(pfo_changes *changes, uint64_t hash, const PyObject *owner)
     change->owner = owner;
     atomic_init(&change->is_stale, 0);
     change->is_storing = 0;
+    change->gives_way = 0;
     change->is_touched = 0;
+    change->generation = 0;
     if (changes->first != NULL) {
         changes->first->previous = change;
     }
@@ -55,12 +59,15 @@ make_stale(pfo_change *change)
 void
 pfo_change_store(pfo_change *change, int gives_way)
 {
+    change->generation = pfo_flight_generation();
     for (pfo_change *other = change->changes->first; other != NULL; other = other->next) {
-        if (other != change && other->hash == change->hash && other->is_storing && !pfo_change_is_stale(other)) {
+        if (other != change && other->hash == change->hash && other->is_storing &&
+            other->generation == change->generation && !pfo_change_is_stale(other)) {
             make_stale(gives_way ? change : other);
         }
     }
     change->is_storing = 1;
+    change->gives_way = gives_way;
 }
 
 void
@@ -88,6 +95,18 @@ pfo_changes_clear(const pfo_changes *changes, const PyObject *owner)
 {
     for (pfo_change *change = changes->first; change != NULL; change = change->next) {
         if (owner == NULL || change->owner == owner) {
+            make_stale(change);
+        }
+    }
+}
+
+void
+pfo_changes_cleared(const pfo_changes *changes)
+{
+    for (pfo_change *change = changes->first; change != NULL; change = change->next) {
+        if (change->is_storing && !change->gives_way) {
+            change->is_touched = 1;
+        } else {
             make_stale(change);
         }
     }

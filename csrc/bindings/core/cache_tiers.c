@@ -187,7 +187,7 @@ pfo_tiers_clear(pfo_tiers *tiers)
     move_all_stripes(tiers);
     const int failed = tiers->disk == NULL ? 0 : pfo_disk_tier_clear(tiers->disk);
     move_all_stripes(tiers);
-    pfo_changes_clear(&tiers->under_way, NULL); /* what began meanwhile may have lost its entry on disk */
+    pfo_changes_cleared(&tiers->under_way);
     pfo_tiers_reset_counters(tiers);
     pfo_store_clear(&tiers->store);
     pfo_tiers_release(tiers);

@@ -385,11 +385,13 @@ raise_not_storable(PyTypeObject *culprit)
     return -1;
 }
 
-/* What keep() has to do on disk, unless another change has made this one stale. 0, or -1 with an exception. */
+/* What keep() has to do on disk, unless another change has made this one stale. *stored: whether it was written there. 0, or -1 with an
+ * exception. */
 static int
 keep_on_disk(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const pfo_keep *how, uint64_t ttl_ns,
-             const pfo_change *change)
+             const pfo_change *change, int *stored)
 {
+    *stored = 0;
     pfo_digest key;
     const int answer = disk_key(tiers, builder, how->disk_prefix, &key);
     if (answer != 0) {
@@ -409,24 +411,25 @@ keep_on_disk(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *value, const 
         int existed;
         return pfo_disk_tier_delete(tiers->disk, &key, &change->is_stale, &existed);
     }
-    int stored, existed;
+    int existed;
     PyTypeObject *culprit;
     const int put = pfo_disk_tier_put(tiers->disk, &key, how->label, value, wall_clock_end(ttl_ns), &change->is_stale,
-                                      &stored, &culprit);
+                                      stored, &culprit);
     if (put == 1 && how->culprit != NULL) {
         *how->culprit = culprit;
         return 0;
     }
-    if (put == 0 && !stored && !how->first_wins && tiers->disk != NULL) { /* the old value must not come back */
+    if (put == 0 && !*stored && !how->first_wins && tiers->disk != NULL) { /* the old value must not come back */
         return pfo_disk_tier_delete(tiers->disk, &key, &change->is_stale, &existed);
     }
     return put == 1 ? raise_not_storable(culprit) : put;
 }
 
-/* Puts prepared and guard (which it takes over) into memory: 1, 0, -1. *first: a new reference to the value that stays instead, or NULL. */
+/* Puts prepared and guard (which it takes over) into memory: 1, 0, -1. on_disk: it was written there. *first: a new reference to the value
+ * that stays instead, or NULL. */
 static int
 keep_in_memory(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, PyObject *guard, const pfo_keep *how,
-               uint64_t ttl_ns, const pfo_change *change, PyObject **first)
+               uint64_t ttl_ns, const pfo_change *change, int on_disk, PyObject **first)
 {
     size_t bytes = 0;
     void *key =
@@ -435,7 +438,7 @@ keep_in_memory(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *prepared, P
     const int failed = key == NULL || find_first(tiers, builder, how, &slot, first) < 0;
     const int is_overtaken = how->only_if_changes && *stripe_of(tiers, builder) != how->changes; /* [stripes] */
     const int is_stale = change != NULL && pfo_change_is_stale(change); /* asked last: all of this ran code */
-    const int is_on_disk_only = change != NULL && change->is_touched && how->disk == PFO_KEEP_DISK_WRITE;
+    const int is_on_disk_only = change != NULL && change->is_touched && on_disk;
     if (failed || tiers->closed || *first != NULL || is_overtaken || is_stale || is_on_disk_only) {
         if (!failed && !is_stale && is_on_disk_only && slot != PFO_SLOT_NONE) {
             remove_slot(tiers, slot, PFO_LEAVE_REPLACED);
@@ -480,6 +483,7 @@ pfo_tiers_keep_prepared(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *pr
     uint64_t *changes = stripe_of(tiers, builder);
     PyObject *first = NULL;
     pfo_change *change;
+    int on_disk = 0;
     int answer = begin_to_store(tiers, builder, how, &change);
     *changes += !how->only_if_changes;
     if (answer == 0 && how->first_wins && how->disk == PFO_KEEP_DISK_WRITE) { /* it stays on disk, too */
@@ -487,10 +491,10 @@ pfo_tiers_keep_prepared(pfo_tiers *tiers, pfo_key_builder *builder, PyObject *pr
         answer = find_first(tiers, builder, how, &slot, &first);
     }
     if (answer == 0 && first == NULL && how->disk != PFO_KEEP_DISK_AS_IT_IS) {
-        answer = keep_on_disk(tiers, builder, prepared, how, ttl_ns, change);
+        answer = keep_on_disk(tiers, builder, prepared, how, ttl_ns, change, &on_disk);
     }
     if (answer == 0 && first == NULL) {
-        answer = keep_in_memory(tiers, builder, prepared, guard, how, ttl_ns, change, &first);
+        answer = keep_in_memory(tiers, builder, prepared, guard, how, ttl_ns, change, on_disk, &first);
     } else {
         Py_XDECREF(guard);
         answer = answer < 0 ? -1 : 1;

@@ -265,8 +265,22 @@ remember_array(pfo_disk_tier *tier, const void *map, PyObject *array)
     Py_XDECREF(before);
 }
 
-/* An array over a payload file: always a view, whose shape and dtype are its owner's, of one that is made when the file is first met. Takes
- * found over. As decode(). */
+/* Whether views of the array share nothing that can be changed: names of fields can be set in the dtype, which views have in common. 1, 0, or
+ * -1 with an exception. */
+static int
+may_be_shared(PyObject *array)
+{
+    PyObject *dtype = PyObject_GetAttrString(array, "dtype");
+    PyObject *names = dtype == NULL ? NULL : PyObject_GetAttrString(dtype, "names");
+    const int answer = names == NULL ? -1 : names == Py_None;
+    Py_XDECREF(names);
+    Py_XDECREF(dtype);
+    return answer;
+}
+
+/* An array over a payload file: always a view, whose shape and dtype are its owner's, of one that is made when the file is first met. That
+ * one is a view, too: NumPy gives as `base` what is behind all views, so that nobody outside can reach and reshape it. Takes found over. As
+ * decode(). */
 static PyObject *
 view_array(pfo_disk_tier *tier, const pfo_digest *key, pfo_disk_value *found)
 {
@@ -275,11 +289,18 @@ view_array(pfo_disk_tier *tier, const pfo_digest *key, pfo_disk_value *found)
     if (array != NULL) {
         pfo_disk_release(found);
     } else {
-        array = decode_by_codec(tier, key, found, 0);
-        if (array == NULL) {
+        PyObject *decoded = decode_by_codec(tier, key, found, 0);
+        if (decoded == NULL) {
             return NULL;
         }
-        if (known_array(tier, map) == NULL) { /* by another thread meanwhile */
+        array = PyObject_GetItem(decoded, Py_Ellipsis);
+        Py_DECREF(decoded);
+        const int is_shared = array == NULL ? -1 : may_be_shared(array);
+        if (is_shared < 0) {
+            Py_XDECREF(array);
+            return NULL;
+        }
+        if (is_shared && known_array(tier, map) == NULL) { /* by another thread meanwhile */
             remember_array(tier, map, Py_NewRef(array));
         }
     }

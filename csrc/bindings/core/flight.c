@@ -70,6 +70,12 @@ watch_forks(void)
                          begin_generation); /* fails only without memory; then forks in mid-flight go unseen */
 }
 
+unsigned
+pfo_flight_generation(void)
+{
+    return current_generation;
+}
+
 void
 pfo_flights_init(pfo_flights *flights)
 {

@@ -55,6 +55,9 @@ typedef struct pfo_boarded {
 
 void pfo_flights_init(pfo_flights *flights);
 
+/* Another number in the child of every fork. [generations] */
+unsigned pfo_flight_generation(void);
+
 /* pre: nothing in it is in flight (its owner is being deallocated). */
 void pfo_flights_free(pfo_flights *flights);
 
