@@ -11,7 +11,7 @@ read once less and never written. ``perfopt.optim`` has both, so torch's scaler 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -184,22 +184,23 @@ class GradScaler(torch.amp.GradScaler):
             AssertionError: neither ``step()`` nor ``unscale_()`` since the last update (as torch).
             FloatingPointError: 10 overflows in a row found the scale at its floor. The update is complete then; a caller who
                 knows better may go on.
-            ValueError: ``new_scale`` is a number that is not finite or not above 0.
+            ValueError: ``new_scale`` is not finite or not above 0; a tensor on another device than the CPU is not looked at,
+                as that would wait for it.
         """
         if not self._enabled:
             return
         scale, growth = self._check_scale_growth_tracker("update")
         if new_scale is not None:
-            chosen = new_scale if isinstance(new_scale, Tensor) else _checked_scale("new_scale", new_scale)
-            self._count_skipped(scale)
-            super().update(chosen)
+            states = self._per_optimizer_states
+            super().update(_checked_new_scale(new_scale))
+            self._count_skipped(scale, states)
             return
         found = [
             tensor for state in self._per_optimizer_states.values() for tensor in state["found_inf_per_device"].values()
         ]
         if not found:
             raise AssertionError("No inf checks were recorded prior to update.")
-        self._count_skipped(scale)
+        self._count_skipped(scale, self._per_optimizer_states)
         if scale.device.type == "cpu":
             self._advance_on_host(scale, growth, any(float(tensor) != 0 for tensor in found))
         else:
@@ -207,8 +208,8 @@ class GradScaler(torch.amp.GradScaler):
         self._per_optimizer_states.clear()
         self._refuse_collapse(scale)
 
-    def _count_skipped(self, scale: Tensor) -> None:
-        for state in self._per_optimizer_states.values():
+    def _count_skipped(self, scale: Tensor, states: Mapping[int, dict[str, Any]]) -> None:
+        for state in states.values():
             found = state["found_inf_per_device"].values()
             if state["stage"] is not OptState.STEPPED:
                 continue
@@ -313,6 +314,15 @@ def _checked_scale(name: str, value: float) -> float:
     if not (math.isfinite(number) and number >= SMALLEST_SCALE):
         raise ValueError(f"{name}={value!r}; accepted: a finite number from 2**-126")
     return number
+
+
+def _checked_new_scale(new_scale: float | Tensor) -> float | Tensor:
+    """The same with its value checked; torch refuses tensors of another form."""
+    if not isinstance(new_scale, Tensor):
+        return _checked_scale("new_scale", new_scale)
+    if new_scale.device.type == "cpu" and new_scale.numel() == 1:
+        _checked_scale("new_scale", new_scale.item())
+    return new_scale
 
 
 def _has_gradient(param: Any) -> bool:

@@ -522,9 +522,22 @@ def test_setting_the_scale_still_counts_the_skipped_step() -> None:
 @pytest.mark.parametrize("value", [0.0, -2.0, math.inf, math.nan, 2.0**-130])
 def test_no_scale_that_cannot_be_divided_by(value: float) -> None:
     scaler = ready(GradScaler("cpu"))
-    with pytest.raises(ValueError, match="new_scale="):
-        scaler.update(value)
-    assert scaler.get_scale() == 65536.0
+    for given in (value, torch.tensor(value), torch.tensor([value], dtype=torch.float64)):
+        with pytest.raises(ValueError, match="new_scale="):
+            scaler.update(given)
+        assert scaler.get_scale() == 65536.0
+
+
+def test_a_refused_update_counts_nothing() -> None:
+    params = make_params()
+    optimizer, scaler = AdamW(params, lr=0.0), ready(GradScaler("cpu"))
+    give_grads(params, 0, 1.0, math.nan)
+    scaler.step(optimizer)
+    with pytest.raises(AssertionError, match="1-element"):
+        scaler.update(torch.ones(2))
+    assert scaler.skipped_steps == 0
+    scaler.update()
+    assert scaler.skipped_steps == 1
 
 
 @pytest.mark.parametrize(
