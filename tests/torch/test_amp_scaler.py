@@ -522,9 +522,9 @@ def test_setting_the_scale_still_counts_the_skipped_step() -> None:
 @pytest.mark.parametrize("value", [0.0, -2.0, math.inf, math.nan, 2.0**-130])
 def test_no_scale_that_cannot_be_divided_by(value: float) -> None:
     scaler = ready(GradScaler("cpu"))
-    for given in (value, torch.tensor(value), torch.tensor([value], dtype=torch.float64)):
+    for form in (value, torch.tensor(value), torch.tensor([value], dtype=torch.float64)):
         with pytest.raises(ValueError, match="new_scale="):
-            scaler.update(given)
+            scaler.update(form)
         assert scaler.get_scale() == 65536.0
 
 
