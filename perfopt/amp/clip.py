@@ -22,7 +22,12 @@ _EMPTY_GENERATOR = "`parameters` is an empty generator, no gradient clipping wil
 
 
 def for_kernels(grads: list[Tensor]) -> bool:
-    """Whether perfopt's kernels may take the list; what they then refuse (strides, shared memory) raises before a change."""
+    """Whether perfopt's kernels may take the list; what they then refuse (strides, shared memory) raises before a change.
+
+    While torch records operations (``torch.compile``, ``make_fx``, any dispatch mode), the work must be operations of torch.
+    """
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return False
     return len(grads) > 0 and all(
         type(grad) is Tensor
         and grad.dtype is torch.float32

@@ -298,6 +298,33 @@ def test_subclasses_and_inference_tensors_are_not_for_the_kernels() -> None:
         assert not for_kernels([torch.ones(3)])
 
 
+def test_a_compiled_function_holds_the_clipping_in_one_graph() -> None:
+    def run(params: list[Any]) -> Any:
+        norm = amp.clip_grad_norm_(params, 0.5)
+        amp.clip_grad_value_(params, 0.05)
+        return norm
+
+    ours, peers = pair(sizes=[40, 7])
+    norm = torch.compile(run, backend="eager", fullgraph=True)(ours)
+    torch.testing.assert_close(norm, run(peers))
+    for a, b in zip(grads_of(ours), grads_of(peers), strict=True):
+        torch.testing.assert_close(a, b)
+        assert float(a.abs().max()) <= 0.0501
+
+
+def test_what_records_operations_sees_the_clipping() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def run(grad: Any) -> Any:
+        param = torch.nn.Parameter(torch.zeros(3))
+        param.grad = grad
+        amp.clip_grad_norm_(param, 0.5)
+        return grad
+
+    graph = make_fx(run)(torch.ones(3))
+    torch.testing.assert_close(graph(torch.full((3,), 8.0)), torch.full((3,), 0.5 / math.sqrt(3)))
+
+
 def test_the_kernels_refuse_what_is_no_list_of_tensors() -> None:
     with pytest.raises(TypeError, match="grads is a tuple; accepted: a list"):
         _train.scale_grads((torch.ones(3),), 2.0)  # type: ignore[arg-type]
