@@ -25,6 +25,7 @@ __all__ = ["GradScaler"]
 
 COLLAPSE_AFTER = 10
 _UPDATES_BETWEEN_LOOKS = 16
+_UNSCALED = (torch.float32, torch.bfloat16)  # float16 gradients torch refuses
 _NO_CHECKS = "No inf checks were recorded for this optimizer."
 
 
@@ -36,7 +37,7 @@ class GradScaler(torch.amp.GradScaler):
     * ``step(optimizer)`` with an optimizer of ``perfopt.optim`` leaves unscaling and the search for inf and NaN to the
       optimizer's own passes; clipping is the optimizer's ``max_grad_norm``, applied to the unscaled gradients.
       On a CUDA device nothing waits for the device.
-    * For other optimizers, gradients that are dense float32 on the CPU are unscaled and checked in one pass.
+    * For other optimizers, gradients that are dense float32 or bfloat16 on the CPU are unscaled and checked in one pass.
     * The scale has a floor. Where torch's goes on to 0 (and gradients to NaN), ``update()`` raises once 10 overflows in a row
       found the scale at its floor: then no scale helps.
 
@@ -164,9 +165,9 @@ class GradScaler(torch.amp.GradScaler):
     def _unscale_grads_(
         self, optimizer: torch.optim.Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
     ) -> dict[torch.device, Tensor]:
-        """torch's pass over the gradients, in perfopt's kernel where all are dense float32 on the CPU."""
+        """torch's pass over the gradients, in perfopt's kernel where all are dense float32 or bfloat16 on the CPU."""
         grads = [param.grad for group in optimizer.param_groups for param in group["params"] if _has_gradient(param)]
-        nonfinite = scale_in_place(grads, float(inv_scale)) if inv_scale.device.type == "cpu" else None
+        nonfinite = scale_in_place(grads, float(inv_scale), _UNSCALED) if inv_scale.device.type == "cpu" else None
         if nonfinite is None:
             found: dict[torch.device, Tensor] = super()._unscale_grads_(optimizer, inv_scale, found_inf, allow_fp16)
             return found
