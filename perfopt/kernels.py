@@ -1,6 +1,7 @@
 """Training kernels on NumPy arrays: gradient norm and AdamW with clipping, for code without torch.
 
-Arrays are float32 and dense; several of them are worked on as one piece, in parallel and with the GIL released.
+Arrays are float32 (for the norm also float16, or bfloat16 of ml_dtypes) and dense; several of them are worked on as one piece, in
+parallel and with the GIL released.
 Results have the same bits on any number of threads (``PERFOPT_NUM_THREADS``) and with every variant (``PERFOPT_CPU``).
 """
 

@@ -3,12 +3,14 @@
 
 #include "base/alloc.h"
 #include "base/pool.h"
+#include "kernels/convert.h"
 #include "kernels/float_environment.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 
-enum { ELEMENTS_WORTH_A_THREAD = 65536 };
+/* Elements of a tile: its image stays in the first cache. */
+enum { ELEMENTS_WORTH_A_THREAD = 65536, TILE_ELEMENTS = PFO_CLAMP_TILE };
 
 const pfo_scale_kernels *
 pfo_scale_kernels_for(pfo_cpu_level level)
@@ -57,7 +59,9 @@ pfo_gradients_check_apart(const pfo_plan *plan, pfo_error *err)
         const pfo_plan_entry *entry = &plan->entries[t];
         if (entry->has_grad && entry->count > 0) {
             const uintptr_t begin = (uintptr_t)entry->data[PFO_ROLE_GRAD];
-            spans[used++] = (gradient_span){ begin, begin + (uintptr_t)entry->count * sizeof(float), t };
+            spans[used++] =
+                (gradient_span){ begin, begin + (uintptr_t)entry->count * pfo_dtype_bytes(entry->dtype[PFO_ROLE_GRAD]),
+                                 t };
         }
     }
     qsort(spans, used, sizeof *spans, by_address);
@@ -79,21 +83,71 @@ pfo_gradients_check_apart(const pfo_plan *plan, pfo_error *err)
 typedef struct pass {
     const pfo_plan *plan;
     const pfo_scale_kernels *kernels;
+    const pfo_convert_table *converters;
     float factor;    /* of a multiplication */
     float low, high; /* of a clamp */
     atomic_int found;
 } pass;
 
-/* The elements of one chunk; NULL when its tensor takes no part. */
-static float *
-chunk_of(const pfo_plan *plan, int64_t chunk, int64_t *count)
+/* What a pass does to float32 elements and whether it has found something. */
+typedef int (*work)(const pass *run, float *data, int64_t count);
+
+/* When elements of another dtype go back to memory. */
+typedef enum write_back { NEVER, WHERE_FOUND, ALWAYS } write_back;
+
+static int
+check_elements(const pass *run, float *data, int64_t count)
 {
-    const int32_t tensor = plan->chunk_tensor[chunk];
-    const pfo_plan_entry *entry = &plan->entries[tensor];
-    const int64_t begin = (chunk - plan->first_chunk[tensor]) * PFO_CHUNK_ELEMENTS;
+    return run->kernels->check(data, count);
+}
+
+static int
+scale_elements(const pass *run, float *data, int64_t count)
+{
+    return run->kernels->scale(data, count, run->factor);
+}
+
+static int
+clamp_elements(const pass *run, float *data, int64_t count)
+{
+    return run->kernels->clamp(data, count, run->low, run->high);
+}
+
+/* The same on elements that are stored otherwise, tile by tile. */
+static int
+work_on_images(const pass *run, pfo_dtype dtype, char *data, int64_t count, work does, write_back writes)
+{
+    static const pfo_rounding nearest = { .stochastic = 0 };
+    _Alignas(64) float image[TILE_ELEMENTS];
+    int found = 0;
+    for (int64_t offset = 0; offset < count; offset += TILE_ELEMENTS) {
+        const int64_t elements = count - offset < TILE_ELEMENTS ? count - offset : TILE_ELEMENTS;
+        char *tile = data + (size_t)offset * pfo_dtype_bytes(dtype);
+        run->converters->load[dtype](tile, NULL, image, elements);
+        const int found_here = does(run, image, elements);
+        if (writes == ALWAYS || (writes == WHERE_FOUND && found_here)) {
+            run->converters->store[dtype](image, tile, NULL, elements, &nearest, 0);
+        }
+        found |= found_here;
+    }
+    return found;
+}
+
+static int
+work_on_chunk(const pass *run, int64_t chunk, work does, write_back writes)
+{
+    const int32_t tensor = run->plan->chunk_tensor[chunk];
+    const pfo_plan_entry *entry = &run->plan->entries[tensor];
+    const pfo_dtype dtype = entry->dtype[PFO_ROLE_GRAD];
+    const int64_t begin = (chunk - run->plan->first_chunk[tensor]) * PFO_CHUNK_ELEMENTS;
     const int64_t left = entry->count - begin;
-    *count = left < PFO_CHUNK_ELEMENTS ? left : PFO_CHUNK_ELEMENTS;
-    return entry->has_grad ? (float *)entry->data[PFO_ROLE_GRAD] + begin : NULL;
+    const int64_t count = left < PFO_CHUNK_ELEMENTS ? left : PFO_CHUNK_ELEMENTS;
+    if (!entry->has_grad) {
+        return 0;
+    }
+    char *data = (char *)entry->data[PFO_ROLE_GRAD] + (size_t)begin * pfo_dtype_bytes(dtype);
+    return dtype == PFO_DTYPE_FLOAT32 ? does(run, (float *)(void *)data, count)
+                                      : work_on_images(run, dtype, data, count, does, writes);
 }
 
 static int
@@ -115,9 +169,7 @@ check_chunks(void *context, int64_t begin, int64_t end)
 {
     pass *run = context;
     for (int64_t chunk = begin; chunk < end && !found_so_far(run); chunk++) {
-        int64_t count;
-        const float *data = chunk_of(run->plan, chunk, &count);
-        note(run, data != NULL && run->kernels->check(data, count));
+        note(run, work_on_chunk(run, chunk, check_elements, NEVER));
     }
 }
 
@@ -127,9 +179,7 @@ scale_chunks(void *context, int64_t begin, int64_t end)
     pass *run = context;
     const unsigned environment = pfo_enter_default_floats();
     for (int64_t chunk = begin; chunk < end; chunk++) {
-        int64_t count;
-        float *data = chunk_of(run->plan, chunk, &count);
-        note(run, data != NULL && run->kernels->scale(data, count, run->factor));
+        note(run, work_on_chunk(run, chunk, scale_elements, ALWAYS));
     }
     pfo_leave_default_floats(environment);
 }
@@ -140,9 +190,7 @@ clamp_chunks(void *context, int64_t begin, int64_t end)
     pass *run = context;
     const unsigned environment = pfo_enter_default_floats();
     for (int64_t chunk = begin; chunk < end; chunk++) {
-        int64_t count;
-        float *data = chunk_of(run->plan, chunk, &count);
-        note(run, data != NULL && run->kernels->clamp(data, count, run->low, run->high));
+        note(run, work_on_chunk(run, chunk, clamp_elements, WHERE_FOUND));
     }
     pfo_leave_default_floats(environment);
 }
@@ -150,6 +198,7 @@ clamp_chunks(void *context, int64_t begin, int64_t end)
 static int
 run_pass(pass *run, int threads, pfo_pool_body body)
 {
+    run->converters = pfo_converters_for(run->kernels->level);
     if (run->plan->chunk_count > 0) {
         const int64_t elements_per_chunk = run->plan->element_count / run->plan->chunk_count; /* >= 1 */
         pfo_pool_run(threads, run->plan->chunk_count, 1 + (ELEMENTS_WORTH_A_THREAD - 1) / elements_per_chunk, body,

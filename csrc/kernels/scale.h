@@ -3,7 +3,8 @@
  * Each operation is one pass over memory, and writes only what it has to: multiplying by 1 is a check that writes nothing, and a
  * clamp writes the tiles of PFO_CLAMP_TILE elements that hold a value out of range. Non-finite means the bits of inf or NaN
  * in a gradient as it was before the operation; no sum is taken, so large finite values raise no alarm.
- * Results have the same bits for any number of threads and any variant. float32 on the CPU only.
+ * Results have the same bits for any number of threads and any variant. On the CPU only; gradients of bfloat16 and float16 are
+ * worked on as float32 and rounded to nearest where they are written.
  * Threads: runs on base/pool.h; neither the plan nor the gradients may be used by another thread meanwhile.
  * Memory: pfo_gradients_check_apart() allocates while it runs; nothing else does.
  */

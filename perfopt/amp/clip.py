@@ -1,12 +1,13 @@
 """Gradient clipping and the search for inf and NaN: torch's functions, in as few passes over memory as they need.
 
-Gradients that are dense float32 tensors on the CPU, each in memory of its own, go to perfopt's kernels; a list with any
-other gradient in it goes to torch as a whole, so what comes out is the same. Norms are summed in double, in an order that
-depends on sizes alone.
+Gradients that are dense tensors of float32, bfloat16 or float16 on the CPU, each in memory of its own, go to perfopt's kernels; a
+list with any other gradient in it goes to torch as a whole. Norms are summed in double, in an order that depends on sizes alone;
+16-bit gradients are worked on as float32 and rounded once.
 """
 
 from __future__ import annotations
 
+import math
 import types
 import warnings
 from collections.abc import Iterable
@@ -18,14 +19,20 @@ from perfopt import _train
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "found_nonfinite"]
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _EMPTY_GENERATOR = "`parameters` is an empty generator, no gradient clipping will occur."
 
 
-def for_kernels(grads: list[Tensor]) -> bool:
-    """Whether perfopt's kernels may take the list; what they then refuse (strides, shared memory) raises before a change."""
+def for_kernels(grads: list[Tensor], dtypes: tuple[torch.dtype, ...] = _DTYPES) -> bool:
+    """Whether perfopt's kernels may take the list; what they then refuse (strides, shared memory) raises before a change.
+
+    While torch records operations (``torch.compile``, ``make_fx``, any dispatch mode), the work must be operations of torch.
+    """
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return False
     return len(grads) > 0 and all(
         type(grad) is Tensor
-        and grad.dtype is torch.float32
+        and grad.dtype in dtypes
         and grad.device.type == "cpu"
         and grad.layout is torch.strided
         and not grad.is_inference()
@@ -33,9 +40,9 @@ def for_kernels(grads: list[Tensor]) -> bool:
     )
 
 
-def scale_in_place(grads: list[Tensor], factor: float) -> bool | None:
+def scale_in_place(grads: list[Tensor], factor: float, dtypes: tuple[torch.dtype, ...] = _DTYPES) -> bool | None:
     """Multiplies the gradients and says whether any had an inf or NaN before; None: not a list for the kernels, unchanged."""
-    if not for_kernels(grads):
+    if not for_kernels(grads, dtypes):
         return None
     try:
         nonfinite = _train.scale_grads(grads, factor)
@@ -57,7 +64,7 @@ def clip_grad_norm_(
 
     Gradients are multiplied by ``min(1, max_norm / (norm + 1e-6))``. Where that is 1, one pass reads them and nothing is written;
     torch multiplies by 1. The norm is summed in double: finite gradients of any size have a finite norm, where torch's
-    overflows from about 1e19 on and clips them to zero.
+    overflows from about 1e19 on (of float16 gradients, which it sums up as float16, from 65504) and clips them to zero.
 
     Args:
         parameters: tensors whose gradients are clipped in place, or one.
@@ -102,7 +109,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
     limit = float(clip_value)
     if not grads:
         return
-    if for_kernels(grads):
+    if for_kernels(grads) and _can_hold(grads, limit):
         try:
             written = _train.clamp_grads(grads, -limit, limit)
         except (TypeError, ValueError):
@@ -112,6 +119,11 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
                 torch.autograd.graph.increment_version(grads)
             return
     torch.nn.utils.clip_grad_value_(listed, clip_value, foreach)
+
+
+def _can_hold(grads: list[Tensor], limit: float) -> bool:
+    """Whether the limit is a number of every gradient's dtype; torch has the words for one that is not."""
+    return math.isinf(limit) or all(abs(limit) <= torch.finfo(dtype).max for dtype in {grad.dtype for grad in grads})
 
 
 def found_nonfinite(parameters: Tensor | Iterable[Tensor]) -> bool:

@@ -11,7 +11,7 @@ read once less and never written. ``perfopt.optim`` has both, so torch's scaler 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ __all__ = ["GradScaler"]
 
 COLLAPSE_AFTER = 10
 _UPDATES_BETWEEN_LOOKS = 16
+_UNSCALED = (torch.float32, torch.bfloat16)  # float16 gradients torch refuses
 _NO_CHECKS = "No inf checks were recorded for this optimizer."
 
 
@@ -36,7 +37,7 @@ class GradScaler(torch.amp.GradScaler):
     * ``step(optimizer)`` with an optimizer of ``perfopt.optim`` leaves unscaling and the search for inf and NaN to the
       optimizer's own passes; clipping is the optimizer's ``max_grad_norm``, applied to the unscaled gradients.
       On a CUDA device nothing waits for the device.
-    * For other optimizers, gradients that are dense float32 on the CPU are unscaled and checked in one pass.
+    * For other optimizers, gradients that are dense float32 or bfloat16 on the CPU are unscaled and checked in one pass.
     * The scale has a floor. Where torch's goes on to 0 (and gradients to NaN), ``update()`` raises once 10 overflows in a row
       found the scale at its floor: then no scale helps.
 
@@ -164,9 +165,9 @@ class GradScaler(torch.amp.GradScaler):
     def _unscale_grads_(
         self, optimizer: torch.optim.Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
     ) -> dict[torch.device, Tensor]:
-        """torch's pass over the gradients, in perfopt's kernel where all are dense float32 on the CPU."""
+        """torch's pass over the gradients, in perfopt's kernel where all are dense float32 or bfloat16 on the CPU."""
         grads = [param.grad for group in optimizer.param_groups for param in group["params"] if _has_gradient(param)]
-        nonfinite = scale_in_place(grads, float(inv_scale)) if inv_scale.device.type == "cpu" else None
+        nonfinite = scale_in_place(grads, float(inv_scale), _UNSCALED) if inv_scale.device.type == "cpu" else None
         if nonfinite is None:
             found: dict[torch.device, Tensor] = super()._unscale_grads_(optimizer, inv_scale, found_inf, allow_fp16)
             return found
@@ -184,22 +185,23 @@ class GradScaler(torch.amp.GradScaler):
             AssertionError: neither ``step()`` nor ``unscale_()`` since the last update (as torch).
             FloatingPointError: 10 overflows in a row found the scale at its floor. The update is complete then; a caller who
                 knows better may go on.
-            ValueError: ``new_scale`` is a number that is not finite or not above 0.
+            ValueError: ``new_scale`` is not finite or not above 0; a tensor on another device than the CPU is not looked at,
+                as that would wait for it.
         """
         if not self._enabled:
             return
         scale, growth = self._check_scale_growth_tracker("update")
         if new_scale is not None:
-            chosen = new_scale if isinstance(new_scale, Tensor) else _checked_scale("new_scale", new_scale)
-            self._count_skipped(scale)
-            super().update(chosen)
+            states = self._per_optimizer_states
+            super().update(_checked_new_scale(new_scale))
+            self._count_skipped(scale, states)
             return
         found = [
             tensor for state in self._per_optimizer_states.values() for tensor in state["found_inf_per_device"].values()
         ]
         if not found:
             raise AssertionError("No inf checks were recorded prior to update.")
-        self._count_skipped(scale)
+        self._count_skipped(scale, self._per_optimizer_states)
         if scale.device.type == "cpu":
             self._advance_on_host(scale, growth, any(float(tensor) != 0 for tensor in found))
         else:
@@ -207,8 +209,8 @@ class GradScaler(torch.amp.GradScaler):
         self._per_optimizer_states.clear()
         self._refuse_collapse(scale)
 
-    def _count_skipped(self, scale: Tensor) -> None:
-        for state in self._per_optimizer_states.values():
+    def _count_skipped(self, scale: Tensor, states: Mapping[int, dict[str, Any]]) -> None:
+        for state in states.values():
             found = state["found_inf_per_device"].values()
             if state["stage"] is not OptState.STEPPED:
                 continue
@@ -313,6 +315,15 @@ def _checked_scale(name: str, value: float) -> float:
     if not (math.isfinite(number) and number >= SMALLEST_SCALE):
         raise ValueError(f"{name}={value!r}; accepted: a finite number from 2**-126")
     return number
+
+
+def _checked_new_scale(new_scale: float | Tensor) -> float | Tensor:
+    """The same with its value checked; torch refuses tensors of another form."""
+    if not isinstance(new_scale, Tensor):
+        return _checked_scale("new_scale", new_scale)
+    if new_scale.device.type == "cpu" and new_scale.numel() == 1:
+        _checked_scale("new_scale", new_scale.item())
+    return new_scale
 
 
 def _has_gradient(param: Any) -> bool:

@@ -28,9 +28,14 @@ def _check_input(x: Tensor, features: int) -> None:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """A layer whose call is its product and nothing else: no hooks, no parametrization, no class of somebody else."""
+    """A layer whose call is its product and nothing else: no hooks, no parametrization, no class or forward of somebody else."""
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return type(layer) is nn.Linear and not any(hooks)
+    return (
+        type(layer) is nn.Linear
+        and "forward" not in vars(layer)
+        and not any(hooks)
+        and not torch.nn.modules.module._has_any_global_hook()
+    )
 
 
 def _cast(*tensors: Any) -> tuple[Any, ...]:
@@ -43,10 +48,12 @@ def _cast(*tensors: Any) -> tuple[Any, ...]:
 
 def _can_fuse(first: Tensor, *others: Tensor | None) -> bool:
     """Whether the operators take these: one dtype and device, plain tensors outside of torch.func's transforms."""
-    if not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(first):
+    tensors = [first, *(t for t in others if t is not None)]
+    if not torch.compiler.is_compiling() and any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors)):
         return False
-    same = all(t is None or (t.dtype is first.dtype and t.device == first.device) for t in others)
-    return same and type(first) in (Tensor, nn.Parameter) and _device.takes(first)
+    plain = all(type(t) in (Tensor, nn.Parameter) for t in tensors)
+    same = all(t.dtype is first.dtype and t.device == first.device for t in tensors)
+    return plain and same and _device.takes(first)
 
 
 class FusedLinear(nn.Linear):

@@ -1,10 +1,12 @@
 /* test_scale.c: check, multiply and clamp of gradients: every variant against a loop written out here, for every size around the
- * vector widths, with inf and NaN at the first, middle and last place and beside the array; then whole plans on 1 to 8 threads. */
+ * vector widths, with inf and NaN at the first, middle and last place and beside the array; then whole plans on 1 to 8 threads, also
+ * of 16-bit gradients. */
 #include "kernels/scale.h"
 
 #include "check.h"
 
 #include "base/alloc.h"
+#include "kernels/convert.h"
 
 #include <float.h>
 #include <math.h>
@@ -216,6 +218,65 @@ plans_are_the_same_on_any_number_of_threads(void)
     }
 }
 
+static uint16_t halves[TENSORS][200000];
+
+/* The same plan stored in 16 bits; what it holds is left in tensors[], as float32. */
+static pfo_plan *
+make_plan_of_halves(pfo_dtype dtype)
+{
+    static const pfo_rounding nearest = { .stochastic = 0 };
+    const pfo_convert_table *converters = pfo_converters_scalar();
+    pfo_plan *plan = make_plan();
+    for (int t = 0; t < TENSORS; t++) {
+        converters->store[dtype](tensors[t], halves[t], NULL, counts[t], &nearest, 0);
+        converters->load[dtype](halves[t], NULL, tensors[t], counts[t]);
+        plan->entries[t].data[PFO_ROLE_GRAD] = halves[t];
+        plan->entries[t].dtype[PFO_ROLE_GRAD] = dtype;
+    }
+    return plan;
+}
+
+static void
+halves_are_rounded_once(void)
+{
+    static uint16_t wanted[200000];
+    static const pfo_rounding nearest = { .stochastic = 0 };
+    const pfo_convert_table *converters = pfo_converters_scalar();
+    const pfo_dtype dtypes[] = { PFO_DTYPE_BFLOAT16, PFO_DTYPE_FLOAT16 };
+    FOR_EACH_VARIANT(kernels)
+    {
+        for (int k = 0; k < 6; k++) {
+            const pfo_dtype dtype = dtypes[k % 2];
+            pfo_plan *plan = make_plan_of_halves(dtype);
+            const int threads = 1 + k;
+            CHECK(pfo_gradients_nonfinite(plan, kernels, threads) == 0);
+            CHECK(pfo_gradients_clamp(plan, kernels, -5.0f, 5.0f, threads) == 0);
+            CHECK(pfo_gradients_scale(plan, kernels, 0.3f, threads) == 0);
+            for (int t = 0; t < TENSORS; t++) {
+                for (int64_t i = 0; i < counts[t]; i++) {
+                    tensors[t][i] = tensors[t][i] * 0.3f;
+                }
+                converters->store[dtype](tensors[t], wanted, NULL, counts[t], &nearest, 0);
+                CHECK(memcmp(halves[t], wanted, (size_t)counts[t] * sizeof *wanted) == 0);
+                converters->load[dtype](wanted, NULL, tensors[t], counts[t]);
+            }
+            CHECK(pfo_gradients_clamp(plan, kernels, -0.5f, 0.25f, threads) == 1);
+            for (int t = 0; t < TENSORS; t++) {
+                for (int64_t i = 0; i < counts[t]; i++) {
+                    const float raised = tensors[t][i] < -0.5f ? -0.5f : tensors[t][i];
+                    tensors[t][i] = raised > 0.25f ? 0.25f : raised;
+                }
+                converters->store[dtype](tensors[t], wanted, NULL, counts[t], &nearest, 0);
+                CHECK(memcmp(halves[t], wanted, (size_t)counts[t] * sizeof *wanted) == 0);
+            }
+            halves[3][199999] = dtype == PFO_DTYPE_BFLOAT16 ? 0x7f80u : 0x7c00u; /* inf */
+            CHECK(pfo_gradients_nonfinite(plan, kernels, threads) == 1);
+            CHECK(pfo_gradients_scale(plan, kernels, 2.0f, threads) == 1);
+            pfo_plan_destroy(plan);
+        }
+    }
+}
+
 static void
 one_bad_element_anywhere_in_a_plan_is_seen(void)
 {
@@ -285,6 +346,7 @@ main(void)
     RUN(clamps_as_torch_does);
     RUN(a_clamp_leaves_nan_and_brings_inf_back);
     RUN(plans_are_the_same_on_any_number_of_threads);
+    RUN(halves_are_rounded_once);
     RUN(one_bad_element_anywhere_in_a_plan_is_seen);
     RUN(shared_memory_is_refused_by_name);
     return FINISH();

@@ -89,6 +89,31 @@ def test_steps_follow_the_float64_reference(options: dict[str, Any]) -> None:
     assert same_bits((lists[1],), (before[1],))
 
 
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_grad_norm_of_16_bits_is_that_of_the_values(name: str) -> None:
+    dtype = np.float16 if name == "float16" else pytest.importorskip("ml_dtypes").bfloat16
+    rng = np.random.default_rng(3)
+    for size in (0, 1, 31, 33, 1023, 1025, 65537):
+        grads = [rng.standard_normal(size).astype(dtype), np.full((3, 5), 60000.0, dtype).T, np.ones(3, np.float32)]
+        expected = sum(float(np.square(grad.astype(np.float64)).sum()) for grad in grads) ** 0.5
+        norm, nonfinite = kernels.grad_norm(grads)
+        assert norm == pytest.approx(expected, rel=1e-14)
+        assert norm == kernels.grad_norm([grad.astype(np.float32) for grad in grads])[0]
+        assert nonfinite is False
+        for place in {0, size // 2, size - 1} if size else ():
+            bad = grads[0].copy()
+            bad[place] = np.inf
+            assert kernels.grad_norm([grads[1], bad])[1] is True
+    with pytest.raises(TypeError, match=r"grads\[0\].*accepted: float32, bfloat16 or float16 in native byte order"):
+        kernels.grad_norm([np.zeros(3, ">f2")])
+    with pytest.raises(TypeError, match="accepted: float32, bfloat16 or float16"):
+        kernels.grad_norm([np.zeros(3, np.uint16)])
+    with pytest.raises(ValueError, match="densely"):
+        kernels.grad_norm([np.zeros(6, dtype)[::2]])
+    with pytest.raises(TypeError, match=r"grads\[0\].*accepted: float32 in native byte order"):
+        kernels.adamw_step(*[[np.zeros(3, dtype if role == 1 else np.float32)] for role in range(4)], 1, 1e-2)
+
+
 def test_grad_norm_is_exact_to_double_rounding() -> None:
     grads = make_lists()[1]
     norm, nonfinite = kernels.grad_norm(grads)

@@ -226,6 +226,98 @@ def test_found_nonfinite_in_other_kinds() -> None:
     assert amp.found_nonfinite([double]) is False
 
 
+# ---- 16 bits ---------------------------------------------------------------------------------------
+
+HALVES = [torch.bfloat16, torch.float16]
+
+
+def make_halves(dtypes: list[Any], scale: float = 1.0) -> list[Any]:
+    """A list of gradients, dtype after dtype."""
+    params = []
+    for index, param in enumerate(make_params(scale=scale)):
+        dtype = dtypes[index % len(dtypes)]
+        half = torch.nn.Parameter(torch.zeros(param.shape, dtype=dtype))
+        half.grad = param.grad.to(dtype)
+        params.append(half)
+    return params
+
+
+@pytest.mark.parametrize("dtypes", [[dtype] for dtype in HALVES] + [[*HALVES, torch.float32]])
+@pytest.mark.parametrize("max_norm", [0.5, 1e9])
+def test_gradients_of_16_bits_are_clipped_in_float32_and_rounded_once(
+    dtypes: list[Any], max_norm: float, no_torch: None
+) -> None:
+    params = make_halves(dtypes)
+    before = [grad.clone() for grad in grads_of(params)]
+    expected = math.sqrt(sum(float(grad.double().square().sum()) for grad in before))
+    norm = amp.clip_grad_norm_(params, max_norm)
+    assert norm.dtype is torch.float32
+    assert float(norm) == pytest.approx(expected, rel=1e-6)
+    factor = torch.tensor(min(1.0, max_norm / (expected + 1e-6)), dtype=torch.float32)
+    for grad, old in zip(grads_of(params), before, strict=True):
+        wanted = old.float() * factor
+        assert grad.dtype is old.dtype
+        if grad.dtype is torch.float32:
+            torch.testing.assert_close(grad, wanted, rtol=2e-7, atol=0)
+        else:  # the factor's last bit may tip a rounding
+            spacing = torch.finfo(grad.dtype)
+            torch.testing.assert_close(grad.float(), wanted, rtol=spacing.eps / 1.99, atol=spacing.smallest_normal)
+            assert float((grad != wanted.to(grad.dtype)).float().mean() if grad.numel() else 0.0) < 0.01
+
+
+def test_the_norm_of_float16_gradients_does_not_overflow(no_torch: None) -> None:
+    param = make_halves([torch.float16])[-1]
+    param.grad.fill_(40000.0)
+    expected = math.sqrt(param.numel()) * 40000.0
+    assert expected > 65504.0
+    assert float(amp.clip_grad_norm_(param, 1.0, error_if_nonfinite=True)) == pytest.approx(expected, rel=1e-6)
+    assert float(param.grad.double().norm()) == pytest.approx(1.0, rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("limit", [0.0, 0.1, 0.3, 60000.0, -0.5, math.inf])
+def test_values_of_16_bits_are_clamped_as_torch_does(dtype: Any, limit: float, no_torch: None) -> None:
+    params = make_halves([dtype])
+    for place, bad in ((0, math.nan), (1, -math.inf), (-1, math.inf)):
+        params[-1].grad[place] = bad
+    expected = [grad.clone().clamp_(-limit, limit) for grad in grads_of(params)]
+    amp.clip_grad_value_(params, limit)
+    for a, b in zip(grads_of(params), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float16, 1e6), (torch.float32, 1e300)])
+def test_a_limit_that_the_dtype_cannot_hold_is_refused_in_torchs_words(dtype: Any, limit: float) -> None:
+    texts = []
+    for clip in (amp.clip_grad_value_, theirs.clip_grad_value_):
+        with pytest.raises(RuntimeError, match="without overflow") as caught:
+            clip(make_halves([dtype]), limit)
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_found_nonfinite_sees_every_place_in_16_bits(dtype: Any, bad: float, no_torch: None) -> None:
+    for size in SIZES[1:]:
+        for place in {0, size // 2, size - 1}:
+            param = torch.nn.Parameter(torch.zeros(size, dtype=dtype))
+            param.grad = torch.full((size,), torch.finfo(dtype).max, dtype=dtype)
+            version = param.grad._version
+            assert amp.found_nonfinite(param) is False
+            param.grad[place] = bad
+            assert amp.found_nonfinite(param) is True
+            assert param.grad._version == version + 1  # the line above
+
+
+def test_gradients_of_16_bits_that_share_memory_are_seen_by_their_own_size() -> None:
+    whole = torch.ones(8, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="share memory"):
+        _train.scale_grads([whole[:5], whole[4:]], 2.0)
+    assert _train.scale_grads([whole[:4], whole[4:]], 2.0) is False
+    assert torch.equal(whole, torch.full((8,), 2.0, dtype=torch.bfloat16))
+
+
 # ---- What goes to torch ----------------------------------------------------------------------------
 
 
@@ -271,7 +363,8 @@ def test_every_kind_of_gradient_is_clipped_as_torch_does(kind: str) -> None:
             assert pairs[0] == pairs[1]
             continue
         for a, b in zip(*pairs, strict=True):
-            torch.testing.assert_close(a, b, rtol=2e-6, atol=0)
+            # torch rounds norm and factor to 16 bits, too; against doubles: test_gradients_of_16_bits_*
+            torch.testing.assert_close(a, b, rtol=2e-2 if a.itemsize == 2 else 2e-6, atol=0)
     if kind == "negated":
         assert KINDS[kind](values).is_neg()  # the case is what it says
 
@@ -296,6 +389,33 @@ def test_subclasses_and_inference_tensors_are_not_for_the_kernels() -> None:
     assert not for_kernels([])
     with torch.inference_mode():
         assert not for_kernels([torch.ones(3)])
+
+
+def test_a_compiled_function_holds_the_clipping_in_one_graph() -> None:
+    def run(params: list[Any]) -> Any:
+        norm = amp.clip_grad_norm_(params, 0.5)
+        amp.clip_grad_value_(params, 0.05)
+        return norm
+
+    ours, peers = pair(sizes=[40, 7])
+    norm = torch.compile(run, backend="eager", fullgraph=True)(ours)
+    torch.testing.assert_close(norm, run(peers))
+    for a, b in zip(grads_of(ours), grads_of(peers), strict=True):
+        torch.testing.assert_close(a, b)
+        assert float(a.abs().max()) <= 0.0501
+
+
+def test_what_records_operations_sees_the_clipping() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def run(grad: Any) -> Any:
+        param = torch.nn.Parameter(torch.zeros(3))
+        param.grad = grad
+        amp.clip_grad_norm_(param, 0.5)
+        return grad
+
+    graph = make_fx(run)(torch.ones(3))
+    torch.testing.assert_close(graph(torch.full((3,), 8.0)), torch.full((3,), 0.5 / math.sqrt(3)))
 
 
 def test_the_kernels_refuse_what_is_no_list_of_tensors() -> None:

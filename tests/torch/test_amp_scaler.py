@@ -331,6 +331,26 @@ def test_gradients_that_are_no_dense_float32_are_unscaled_as_torch_does(kind: st
         assert same(outcomes[0], outcomes[1])
 
 
+@pytest.mark.parametrize("bad", [None, math.inf, math.nan])
+def test_bfloat16_gradients_are_unscaled_to_torchs_bits(bad: float | None) -> None:
+    outcomes = []
+    for make in (GradScaler, torch.amp.GradScaler):
+        params = make_params()
+        scaler = ready(make("cpu", init_scale=3.0))  # its reciprocal rounds
+        give_grads(params, 0, 3.0, bad)
+        for param in params:
+            grad, param.grad = param.grad.bfloat16(), None
+            param.data = param.data.bfloat16()
+            param.grad = grad
+        optimizer = torch.optim.SGD(params, lr=0.1)
+        scaler.unscale_(optimizer)
+        outcomes.append([param.grad.nan_to_num(7.0) for param in params])
+        assert scaler.step(optimizer) is None
+        scaler.update()
+        outcomes[-1].append(torch.tensor(scaler.get_scale()))
+    assert same(*outcomes)
+
+
 def test_unscaling_moves_the_version_of_what_it_wrote() -> None:
     params = make_params()
     optimizer, scaler = torch.optim.SGD(params, lr=0.1), ready(GradScaler("cpu", init_scale=4.0))
@@ -522,9 +542,22 @@ def test_setting_the_scale_still_counts_the_skipped_step() -> None:
 @pytest.mark.parametrize("value", [0.0, -2.0, math.inf, math.nan, 2.0**-130])
 def test_no_scale_that_cannot_be_divided_by(value: float) -> None:
     scaler = ready(GradScaler("cpu"))
-    with pytest.raises(ValueError, match="new_scale="):
-        scaler.update(value)
-    assert scaler.get_scale() == 65536.0
+    for form in (value, torch.tensor(value), torch.tensor([value], dtype=torch.float64)):
+        with pytest.raises(ValueError, match="new_scale="):
+            scaler.update(form)
+        assert scaler.get_scale() == 65536.0
+
+
+def test_a_refused_update_counts_nothing() -> None:
+    params = make_params()
+    optimizer, scaler = AdamW(params, lr=0.0), ready(GradScaler("cpu"))
+    give_grads(params, 0, 1.0, math.nan)
+    scaler.step(optimizer)
+    with pytest.raises(AssertionError, match="1-element"):
+        scaler.update(torch.ones(2))
+    assert scaler.skipped_steps == 0
+    scaler.update()
+    assert scaler.skipped_steps == 1
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ pytest.importorskip("torch.optim")  # not "torch", which without PyTorch is this
 import torch
 from torch import nn
 
-from perfopt.nn import FusedLinear, FusedMLP, _ops
+from perfopt.nn import FusedLinear, FusedMLP, _device, _ops, linear
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHAPES = [(5, 16), (2, 3, 16), (16,), (0, 16), (2, 0, 16)]
@@ -166,6 +166,46 @@ def test_hooks_and_replaced_layers_are_called():
     nn.utils.parametrizations.weight_norm(block.second)
     block(torch.zeros(1, 16)).sum().backward()
     assert block.second.parametrizations.weight.original1.grad is not None
+
+
+def test_only_a_layer_that_does_nothing_else_is_fused():
+    def layer():
+        return nn.Linear(16, 8)
+
+    assert linear._is_plain(layer())
+    hooked, parametrized, patched = layer(), layer(), layer()
+    hooked.register_full_backward_hook(lambda *_: None)
+    nn.utils.parametrizations.weight_norm(parametrized)
+    patched.forward = lambda x: x  # what offloading libraries do
+    assert not any(map(linear._is_plain, (hooked, parametrized, patched, FusedLinear(16, 8))))
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert not linear._is_plain(layer())
+    finally:
+        handle.remove()
+
+
+def test_only_plain_tensors_are_fused(monkeypatch):
+    class Mine(torch.Tensor):
+        pass
+
+    monkeypatch.setattr(_device, "takes", lambda tensor: True)
+    x, weight, bias = torch.ones(2, 4), nn.Parameter(torch.ones(3, 4)), None
+    assert linear._can_fuse(x, weight, bias)
+    assert not linear._can_fuse(x, weight.double(), bias)
+    for first, second in ((x.as_subclass(Mine), weight), (x, weight.detach().as_subclass(Mine))):
+        assert not linear._can_fuse(first, second, bias)
+
+    taken = []
+
+    def call(x, weight):
+        taken.append(linear._can_fuse(x, weight))
+        return torch.nn.functional.linear(x, weight)
+
+    stacked = torch.ones(5, 3, 4)
+    torch.vmap(call, in_dims=(0, None))(torch.ones(5, 2, 4), weight.detach())
+    torch.vmap(call, in_dims=(None, 0))(x, stacked)  # an ensemble: one input, many weights
+    assert taken == [False, False]
 
 
 def test_copies_pickles_and_meta():

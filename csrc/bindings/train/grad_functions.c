@@ -1,4 +1,5 @@
-/* grad_functions.c: passes over a list of gradients (torch tensors of float32 on the CPU): clip, scale, clamp, look for inf and NaN.
+/* grad_functions.c: passes over a list of gradients (torch tensors of float32, bfloat16 or float16 on the CPU): clip, scale, clamp,
+ * look for inf and NaN.
  *
  * Every tensor is read and checked before the first element changes, so a list that is refused is as it was, and the
  * caller may hand it to torch instead. The tensors are held by a tuple of their own while the GIL is released. Version counters
@@ -23,7 +24,7 @@ static int
 read_gradient(pfo_train_state *state, PyObject *tensor, Py_ssize_t index, int written, pfo_plan_entry *entry)
 {
     pfo_tensor_arg arg;
-    if (pfo_tensor_arg_from_tensor(state, tensor, "grads", index, PFO_ACCEPT_FLOAT32, &arg) < 0) {
+    if (pfo_tensor_arg_from_tensor(state, tensor, "grads", index, PFO_ACCEPT_FLOATS, &arg) < 0) {
         return -1;
     }
     if (arg.device != PFO_DEVICE_CPU) {
@@ -35,7 +36,12 @@ read_gradient(pfo_train_state *state, PyObject *tensor, Py_ssize_t index, int wr
                            : pfo_tensor_arg_fail(PyExc_ValueError, tensor, "grads", index,
                                                  "it is a negated view; accepted: what its resolve_neg() gives");
     }
-    *entry = (pfo_plan_entry){ .data[PFO_ROLE_GRAD] = arg.data, .has_grad = 1, .count = arg.count };
+    *entry = (pfo_plan_entry){
+        .data[PFO_ROLE_GRAD] = arg.data,
+        .dtype[PFO_ROLE_GRAD] = arg.dtype,
+        .has_grad = 1,
+        .count = arg.count,
+    };
     return 0;
 }
 

@@ -40,10 +40,11 @@ hold_items(PyObject *sequence, const char *name)
 PyDoc_STRVAR(
     grad_norm_doc,
     "grad_norm($module, /, grads)\n--\n\n"
-    "Euclidean norm over all elements of a list of float32 arrays, and whether any of them is inf or NaN.\n\n"
+    "Euclidean norm over all elements of a list of arrays, and whether any of them is inf or NaN.\n\n"
     "Returns ``(norm, nonfinite)``: a float (summed in double in an order that depends on sizes alone, so that the\n"
     "result has the same bits on any number of threads) and a bool. Raises TypeError for anything but a list\n"
-    "of float32 ``numpy.ndarray`` and ValueError for arrays whose elements do not lie densely in memory.");
+    "of ``numpy.ndarray`` of float32, float16 or (from ml_dtypes) bfloat16, and ValueError for arrays whose elements\n"
+    "do not lie densely in memory.");
 
 static PyObject *
 grad_norm(PyObject *module, PyObject *args, PyObject *kwargs)
@@ -69,10 +70,11 @@ grad_norm(PyObject *module, PyObject *args, PyObject *kwargs)
     }
     for (Py_ssize_t i = 0; i < count; i++) {
         pfo_tensor_arg arg;
-        if (pfo_tensor_arg_from_array(PyTuple_GET_ITEM(items, i), "grads", i, 0, &arg) < 0) {
+        if (pfo_tensor_arg_from_array(PyTuple_GET_ITEM(items, i), "grads", i, PFO_ACCEPT_FLOATS, 0, &arg) < 0) {
             goto done;
         }
         entries[i].data[PFO_ROLE_GRAD] = arg.data;
+        entries[i].dtype[PFO_ROLE_GRAD] = arg.dtype;
         entries[i].has_grad = 1;
         entries[i].count = arg.count;
     }
@@ -105,7 +107,7 @@ read_entries(PyObject *const items[LIST_COUNT], pfo_plan_entry *entries)
             pfo_tensor_arg *arg = role == PFO_ROLE_WEIGHT ? &param : &other;
             PyObject *item = PyTuple_GET_ITEM(items[role], i);
             const char *name = pfo_role_name(PFO_OP_ADAMW, (pfo_role)role);
-            if (pfo_tensor_arg_from_array(item, name, i, role != PFO_ROLE_GRAD, arg) < 0) {
+            if (pfo_tensor_arg_from_array(item, name, i, PFO_ACCEPT_FLOAT32, role != PFO_ROLE_GRAD, arg) < 0) {
                 return -1;
             }
             if (role != PFO_ROLE_WEIGHT && !pfo_tensor_arg_same_layout(&param, &other)) {

@@ -151,33 +151,60 @@ check_dense(PyObject *object, const char *list, Py_ssize_t index, pfo_tensor_arg
     return 0;
 }
 
-int
-pfo_tensor_arg_from_array(PyObject *object, const char *list, Py_ssize_t index, int writable, pfo_tensor_arg *arg)
+/* PFO_DTYPE_COUNT for one that no step takes. bfloat16 is no dtype of NumPy itself: it has the name ml_dtypes gives it. */
+static pfo_dtype
+dtype_of_array(const PyArrayObject *array)
 {
+    if (!PyArray_ISNOTSWAPPED(array)) {
+        return PFO_DTYPE_COUNT;
+    }
+    switch (PyArray_TYPE(array)) {
+    case NPY_FLOAT32:
+        return PFO_DTYPE_FLOAT32;
+    case NPY_HALF:
+        return PFO_DTYPE_FLOAT16;
+    default:
+        break;
+    }
+    const char *name = PyArray_DESCR(array)->typeobj->tp_name;
+    const char *dot = strrchr(name, '.');
+    const int is_bfloat16 = PyTypeNum_ISUSERDEF(PyArray_TYPE(array)) && PyArray_ITEMSIZE(array) == 2 &&
+                            strcmp(dot != NULL ? dot + 1 : name, "bfloat16") == 0;
+    return is_bfloat16 ? PFO_DTYPE_BFLOAT16 : PFO_DTYPE_COUNT;
+}
+
+int
+pfo_tensor_arg_from_array(PyObject *object, const char *list, Py_ssize_t index, unsigned accepted, int writable,
+                          pfo_tensor_arg *arg)
+{
+    const int only_float32 = accepted == PFO_ACCEPT_FLOAT32;
     if (!PyArray_Check(object)) {
-        PyErr_Format(PyExc_TypeError, "%s[%zd] is a %.80s; accepted: numpy.ndarray of float32", list, index,
-                     Py_TYPE(object)->tp_name);
+        PyErr_Format(PyExc_TypeError, "%s[%zd] is a %.80s; accepted: numpy.ndarray of float32%s", list, index,
+                     Py_TYPE(object)->tp_name, only_float32 ? "" : ", bfloat16 or float16");
         return -1;
     }
     PyArrayObject *array = (PyArrayObject *)object;
-    if (PyArray_TYPE(array) != NPY_FLOAT32 || !PyArray_ISNOTSWAPPED(array)) {
-        return pfo_tensor_arg_fail(PyExc_TypeError, object, list, index, "accepted: float32 in native byte order");
+    arg->dtype = dtype_of_array(array);
+    if ((accepted >> arg->dtype & 1) == 0) {
+        return pfo_tensor_arg_fail(PyExc_TypeError, object, list, index,
+                                   only_float32 ? "accepted: float32 in native byte order"
+                                                : "accepted: float32, bfloat16 or float16 in native byte order");
     }
     if (!PyArray_ISALIGNED(array)) {
-        return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index, "its memory is not aligned to 4 bytes");
+        return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index, "its memory is not aligned to its elements");
     }
     if (writable && !PyArray_ISWRITEABLE(array)) {
         return pfo_tensor_arg_fail(PyExc_ValueError, object, list, index, "it is read-only and a step writes it");
     }
     arg->data = PyArray_DATA(array);
-    arg->dtype = PFO_DTYPE_FLOAT32;
     arg->device = PFO_DEVICE_CPU;
     arg->device_index = 0;
     arg->ndim = PyArray_NDIM(array);
     for (int i = 0; i < arg->ndim; i++) {
         arg->shape[i] = PyArray_DIM(array, i);
         const npy_intp stride = PyArray_STRIDE(array, i);
-        arg->strides[i] = stride % (npy_intp)sizeof(float) == 0 ? stride / (npy_intp)sizeof(float) : -1;
+        const npy_intp bytes = (npy_intp)pfo_dtype_bytes(arg->dtype);
+        arg->strides[i] = stride % bytes == 0 ? stride / bytes : -1;
     }
     return check_dense(object, list, index, arg);
 }

@@ -1,6 +1,6 @@
 /* tensor_args.h: Python objects as memory the kernels can work on: NumPy arrays and torch tensors, checked.
  *
- * Accepted: float32 (of tensors also bfloat16, float16 and uint8 where the caller says so), native byte order, on the CPU or
+ * Accepted: float32 (also bfloat16, float16 and, of tensors, uint8 where the caller says so), native byte order, on the CPU or
  * (tensors) a CUDA device, dense (each element of the storage used exactly once, in whatever order of
  * dimensions). Everything else raises TypeError (no array, wrong dtype) or ValueError (device, layout, read-only) that names
  * the argument, its index, shape and dtype. Tensors of one parameter must be laid out alike (pfo_tensor_arg_same_layout),
@@ -25,15 +25,17 @@ typedef struct pfo_tensor_arg {
     int64_t strides[PFO_TENSOR_MAX_DIMS]; /* in elements */
 } pfo_tensor_arg;
 
-/* A NumPy array. list and index name it in messages ("grads", 3). 0, or -1 with an exception. */
-int pfo_tensor_arg_from_array(PyObject *object, const char *list, Py_ssize_t index, int writable, pfo_tensor_arg *arg);
-
 /* Sets of dtypes. */
 enum {
     PFO_ACCEPT_FLOAT32 = 1 << PFO_DTYPE_FLOAT32,
     PFO_ACCEPT_FLOATS = PFO_ACCEPT_FLOAT32 | 1 << PFO_DTYPE_BFLOAT16 | 1 << PFO_DTYPE_FLOAT16,
     PFO_ACCEPT_STATE = PFO_ACCEPT_FLOATS | 1 << PFO_DTYPE_BLOCK8
 };
+
+/* A NumPy array of one of the dtypes of a set (bfloat16 is that of ml_dtypes). list and index name it in messages ("grads", 3). 0, or -1
+ * with an exception. */
+int pfo_tensor_arg_from_array(PyObject *object, const char *list, Py_ssize_t index, unsigned accepted, int writable,
+                              pfo_tensor_arg *arg);
 
 /* A torch tensor: read through the DLPack exchange API of its type where there is one (no Python call, no reference taken), else
  * through data_ptr(), dtype, shape, stride() and device, which any object may have. accepted: a set of dtypes as above. 0, or -1
