@@ -31,6 +31,7 @@ _BEGIN = re.compile(
     r"|(?<![^\W\d_])[A-Za-z]:[\\/]"  # a drive
     r"|\\\\"  # a share
     r"|(?<![\w/\\])(?:/|(?:~[\w.-]*|\.{1,2})[\\/])"  # the root, a home, a dot folder
+    r"|(?<![\w/\\-])--?[A-Za-z][\w-]*(?:[/~]|\.{1,2}[\\/])"  # any of these glued to an option (-I/usr)
 )
 _APART = re.compile(
     r"""(?:\A|[\s'"`(\[{<=:,])\Z"""

@@ -30,6 +30,10 @@ numpy = pytest.importorskip("numpy")
         (r"\\server\My Name", "<path 1>"),
         (r"data\My Name", "<path 1>"),
         ("my src/me/model.py:12", "<path 1>"),
+        ("gcc -I/home/me x.c", "gcc <path 1>"),
+        ("-L../My Name", "<path 1>"),
+        ("--out~me/x", "<path 1>"),
+        ("half-open/step", None),
         ("data/my file.bin and/or", "<path 1>"),
         ("GET https://me:word@host:8080/a/b?c=d failed", "GET <path 1> failed"),
         ("file:///home/my name/x", "<path 1>"),
@@ -40,6 +44,7 @@ numpy = pytest.importorskip("numpy")
         ("a-" * 500_000, None),  # in linear time
         ("a/" * 500_000, None),
         ("~a" * 500_000, None),
+        (" --a-" * 200_000, None),
         ("/ " * 500_000, "<path 1>"),
         ("a/" + "b.1 " * 250_000, None),
         ("a/" + "b.c " * 250_000 + "/", "<path 1>"),
