@@ -8,6 +8,7 @@ Threads: one step at a time; a second thread is told.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -156,8 +157,9 @@ class PlannedOptimizer(torch.optim.Optimizer):
         Raises:
             TypeError: a parameter, gradient or state of a dtype that is not accepted.
             ValueError: a tensor on another device, sparse, strided, or laid out unlike its parameter.
-            RuntimeError: another thread is in a step; CUDA parameters without a CUDA backend; inside ``ema_weights()``; a
-                step that rounds at random while its CUDA stream is captured. Nothing has changed then.
+            RuntimeError: another thread is in a step, or was when this process was forked; CUDA parameters without a CUDA
+                backend; inside ``ema_weights()``; a step that rounds at random while its CUDA stream is captured. Nothing
+                has changed then.
         """
         loss = None
         if closure is not None:
@@ -165,8 +167,14 @@ class PlannedOptimizer(torch.optim.Optimizer):
                 loss = closure()
         self._before_step()
         # A dict operation, so that of two threads one is told, and an interrupted step does not lock its own thread out.
-        me = threading.get_ident()
-        if self.__dict__.setdefault("_stepping_thread", me) != me:
+        me = (os.getpid(), threading.get_ident())
+        holder = self.__dict__.setdefault("_stepping_thread", me)
+        if holder[0] != me[0]:  # its thread is not here, and a part of its writes may be
+            raise RuntimeError(
+                "this process was forked while another thread was in a step of this optimizer: parameters and state may be half "
+                "of each step; load a checkpoint into a new optimizer"
+            )
+        if holder != me:
             raise RuntimeError("this optimizer is already in a step on another thread")
         try:
             self._step_once()
@@ -273,6 +281,7 @@ class PlannedOptimizer(torch.optim.Optimizer):
 
     def _make_plan(self, fresh: set[Tensor] | None = None) -> OptimizerPlan:
         plan = OptimizerPlan(self._operation, self.param_groups, self.state, fresh)
+        self._refuse_cut_storage()
         workspace: Tensor | None = None
         if plan.device >= 0:
             workspace = torch.empty(-(-plan.workspace_bytes // 4), dtype=torch.float32, device=f"cuda:{plan.device}")
@@ -280,6 +289,24 @@ class PlannedOptimizer(torch.optim.Optimizer):
         self._drop_plan()
         self._plan, self._workspace = plan, workspace
         return plan
+
+    def _refuse_cut_storage(self) -> None:
+        """A storage that was resized below its tensors leaves their addresses and sizes as they were."""
+        for index, (param, _) in enumerate(self._params()):
+            for name, tensor in (("params", param), *self.state.get(param, {}).items()):
+                if (
+                    type(tensor) not in (Tensor, torch.nn.Parameter)
+                    or tensor.layout != torch.strided
+                    or not tensor.numel()
+                ):
+                    continue
+                last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+                needed = (tensor.storage_offset() + last + 1) * tensor.element_size()
+                if tensor.untyped_storage().nbytes() < needed:
+                    raise ValueError(
+                        f"{name}[{index}] (shape {tuple(tensor.shape)}, dtype {str(tensor.dtype).removeprefix('torch.')}) has "
+                        f"{tensor.untyped_storage().nbytes()} bytes of storage; it needs {needed}"
+                    )
 
     def _read_device(self) -> tuple[float, float, bool, int, int] | None:
         """What the plan's steps did on its device, after waiting for it; None without a plan or on the CPU."""

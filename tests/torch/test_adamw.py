@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import os
 import pickle
 import sys
 import threading
@@ -815,6 +816,49 @@ def test_a_negated_parameter_is_refused() -> None:
     with pytest.raises(ValueError, match=r"params\[0\].*negated"):
         AdamW([param]).step()
     assert torch.equal(param, -torch.ones(3))
+
+
+@pytest.mark.parametrize("which", ["param", "exp_avg"])
+def test_storage_that_was_cut_is_refused(which: str) -> None:
+    param = torch.nn.Parameter(torch.ones(1000))
+    param.grad = torch.ones(1000)
+    optimizer = AdamW([param])
+    optimizer.step()
+    victim = param if which == "param" else optimizer.state[param][which]
+    victim.untyped_storage().resize_(400)
+    with pytest.raises(
+        ValueError, match=r"\[0\] \(shape \(1000,\), dtype float32\) has 400 bytes of storage; it needs 4000"
+    ):
+        optimizer.step()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_forked_within_a_step_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    param = torch.nn.Parameter(torch.ones(8))
+    optimizer = AdamW([param])
+    entered, leave = threading.Event(), threading.Event()
+
+    def held() -> None:
+        entered.set()
+        leave.wait(60)
+
+    monkeypatch.setattr(optimizer, "_step_once", held)
+    thread = threading.Thread(target=optimizer.step)
+    thread.start()
+    try:
+        assert entered.wait(60)
+        child = os.fork()
+        if child == 0:
+            try:
+                optimizer.step()
+            except RuntimeError as error:
+                os._exit(0 if "forked while another thread was in a step" in str(error) else 2)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        leave.set()
+        thread.join()
 
 
 def test_a_first_step_without_memory_leaves_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
