@@ -13,10 +13,13 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 enum {
     TORN_TRIES = 64,
-    QUIET_TRIES = 4096,
+    QUIET_TRIES = 4096,  /* that give the processor to the writer, */
+    PATIENT_TRIES = 200, /* and then that sleep: a writer may have been put off in the middle of a change */
+    PATIENCE_NS = 250000,
     SLOTS_PER_ROW = 4,
     WORD_KEY = 1,
     WORD_LAST = PFO_SLOT_WORDS - 1,
@@ -88,13 +91,18 @@ counters_check(const pfo_index *index)
 void
 pfo_index_counts(const pfo_index *index, uint64_t counters[PFO_COUNTERS])
 {
-    for (int tries = 0; tries < QUIET_TRIES; tries++) {
+    for (int tries = 0; tries < QUIET_TRIES + PATIENT_TRIES; tries++) {
         const uint64_t check = atomic_load(&index->header->counters_check);
         read_counters(index, counters);
         if (check_of(index, counters) == check) {
             return; /* between two changes: within one the check is still that of the counters before it */
         }
-        (void)sched_yield();
+        if (tries < QUIET_TRIES) {
+            (void)sched_yield();
+        } else {
+            const struct timespec pause = { 0, PATIENCE_NS };
+            (void)nanosleep(&pause, NULL);
+        }
     }
 }
 

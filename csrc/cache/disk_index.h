@@ -78,7 +78,7 @@ void pfo_index_set_row(pfo_index *index, uint32_t number, const pfo_segment_row 
 
 uint64_t pfo_index_count(const pfo_index *index, pfo_counter which);
 /* All of them as they stood between two changes, also beside writers; a mixture only where writers leave no such moment for thousands
- * of looks, or one died within a change. */
+ * of looks and 50 ms more, or one died within a change. */
 void pfo_index_counts(const pfo_index *index, uint64_t counters[PFO_COUNTERS]);
 void pfo_index_set_count(pfo_index *index, pfo_counter which, uint64_t value);
 void pfo_index_add(pfo_index *index, pfo_counter which, uint64_t amount); /* modulo 2^64: subtracts, too */
