@@ -8,6 +8,7 @@
 #define NO_IMPORT_ARRAY
 #define PY_ARRAY_UNIQUE_SYMBOL pfo_train_array_api
 #define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
+#include "bindings/train/dlpack.h"
 #include "bindings/train/tensor_args.h"
 #include "bindings/train/train_state.h"
 
@@ -185,37 +186,20 @@ scale(PyObject *module, PyObject *args)
     return PyBool_FromLong(nonfinite);
 }
 
-/* dlpack.h, version 0 as `__dlpack__()` without arguments gives it: a capsule "dltensor" that owns what it points
- * at. */
-typedef struct dl_managed_tensor {
-    void *data;
-    struct {
-        int32_t type, id;
-    } device;
-    int32_t ndim;
-    struct {
-        uint8_t code, bits;
-        uint16_t lanes;
-    } dtype;
-    int64_t *shape;
-    int64_t *strides; /* elements; NULL: C order */
-    uint64_t byte_offset;
-} dl_managed_tensor;
-
 static const struct {
     uint8_t code, bits;
     int type; /* of the NumPy array that shows it */
     const char *name;
-} dl_types[] = { { 2, 32, NPY_FLOAT32, "float32" },
-                 { 2, 16, NPY_FLOAT16, "float16" },
-                 { 4, 16, NPY_UINT16, "bfloat16" },
+} dl_types[] = { { DL_FLOAT, 32, NPY_FLOAT32, "float32" },
+                 { DL_FLOAT, 16, NPY_FLOAT16, "float16" },
+                 { DL_BFLOAT, 16, NPY_UINT16, "bfloat16" },
                  { 10, 8, NPY_UINT8, "float8_e4m3fn" },
                  { 12, 8, NPY_UINT8, "float8_e5m2" } };
 enum { DL_TYPES = sizeof dl_types / sizeof dl_types[0] };
 
 /* An array over the tensor's memory that keeps the capsule. Takes over the reference to capsule. */
 static PyObject *
-array_over(PyObject *capsule, const dl_managed_tensor *tensor, int type)
+array_over(PyObject *capsule, const dl_tensor *tensor, int type)
 {
     npy_intp shape[NPY_MAXDIMS], strides[NPY_MAXDIMS];
     const npy_intp item = tensor->dtype.bits / 8;
@@ -264,7 +248,7 @@ from_dlpack(PyObject *module, PyObject *args)
     if (capsule == NULL) {
         return NULL;
     }
-    const dl_managed_tensor *tensor = PyCapsule_CheckExact(capsule) ? PyCapsule_GetPointer(capsule, "dltensor") : NULL;
+    const dl_tensor *tensor = PyCapsule_CheckExact(capsule) ? PyCapsule_GetPointer(capsule, "dltensor") : NULL;
     if (tensor == NULL) {
         PyErr_Format(PyExc_TypeError, "%s: its __dlpack__() gives no capsule \"dltensor\"", name);
         Py_DECREF(capsule);

@@ -8,25 +8,12 @@
 #define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
 #include "bindings/train/tensor_args.h"
 
+#include "bindings/train/dlpack.h"
+
 #include <numpy/arrayobject.h>
 
 #include <stdlib.h>
 #include <string.h>
-
-typedef struct dl_tensor {
-    void *data;
-    struct {
-        int32_t type, id;
-    } device;
-    int32_t ndim;
-    struct {
-        uint8_t code, bits;
-        uint16_t lanes;
-    } dtype;
-    int64_t *shape;
-    int64_t *strides; /* elements; NULL means C order before version 1.2 */
-    uint64_t byte_offset;
-} dl_tensor;
 
 typedef struct dl_exchange_api {
     struct {
@@ -40,7 +27,7 @@ typedef struct dl_exchange_api {
     void *current_work_stream;
 } dl_exchange_api;
 
-enum { DL_VERSION = 1, DL_CPU = 1, DL_CUDA = 2, DL_UINT = 1, DL_FLOAT = 2, DL_BFLOAT = 4 };
+enum { DL_VERSION = 1 };
 
 int
 pfo_tensor_arg_fail(PyObject *exception, PyObject *object, const char *list, Py_ssize_t index, const char *problem)
