@@ -372,10 +372,16 @@ pfo_index_find(const pfo_index *index, const pfo_digest *key, pfo_slot *slot, ui
             }
         }
     }
-    for (int choice = 0; choice < 2; choice++) { /* its slot may be one that no longer shows its key */
+    for (int choice = 0; choice < 2; choice++) { /* its slot may be one that did not show its key, or was being changed */
         for (uint32_t step = 0; step < PFO_DISK_BUCKET; step++) {
-            if (pfo_index_at(index, bucket[choice] + step, slot) == PFO_DAMAGED) {
+            const uint32_t at = bucket[choice] + step;
+            const pfo_found found = pfo_index_at(index, at, slot);
+            if (found == PFO_DAMAGED) {
                 return PFO_DAMAGED;
+            }
+            if (found == PFO_FOUND && memcmp(&slot->key, key, sizeof *key) == 0) {
+                *position = at;
+                return PFO_FOUND;
             }
         }
     }

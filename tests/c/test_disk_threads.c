@@ -2,6 +2,8 @@
  * a value that is found is right. Runs under ThreadSanitizer. */
 #include "disk_fixture.h"
 
+#include "cache/disk_index.h"
+
 #include <pthread.h>
 
 enum { THREADS = 4, KEYS = 400, ROUNDS = 1500 };
@@ -260,9 +262,52 @@ a_directory_deleted_under_threads_harms_nothing(void)
     fixture_delete(&tree);
 }
 
+/* A slot is torn for a while and whole for a while; what a reader must not say is that its key is not there. */
+static atomic_int stop_tearing;
+static atomic_uint spins_done;
+
+static void *
+tear(void *argument)
+{
+    _Atomic uint64_t *check = argument;
+    for (unsigned i = 0; !atomic_load(&stop_tearing); i++) {
+        (void)atomic_fetch_xor(check, 1);
+        for (unsigned spin = 0; spin < i % 2 * 200 + i / 2 % 4096; spin++) { /* as long as a few to a thousand looks */
+            (void)atomic_fetch_add(&spins_done, 1);
+        }
+    }
+    return NULL;
+}
+
+static void
+a_slot_that_is_being_changed_is_never_absent(void)
+{
+    static const unsigned char boot[16] = { 1 };
+    pfo_index *index;
+    pfo_slot slot = { .key = key_of(1), .sequence = 1 };
+    uint32_t position;
+    pthread_t thread;
+    long absent = 0;
+    long whole = 0;
+    REQUIRE(pfo_index_create(&index, -1, NULL, PFO_DISK_FIRST_SLOTS, 99, boot, NULL) == PFO_OK);
+    REQUIRE(pfo_index_place(index, &slot.key, &position));
+    pfo_index_set(index, position, &slot);
+    REQUIRE(pthread_create(&thread, NULL, tear, &index->slots[(size_t)position * PFO_SLOT_WORDS]) == 0);
+    for (long i = 0; i < 3000000 && absent == 0; i++) {
+        const pfo_found seen = pfo_index_find(index, &slot.key, &slot, &position);
+        absent += seen == PFO_ABSENT;
+        whole += seen == PFO_FOUND;
+    }
+    atomic_store(&stop_tearing, 1);
+    REQUIRE(pthread_join(thread, NULL) == 0);
+    CHECK(absent == 0 && whole > 0);
+    pfo_index_close(index);
+}
+
 int
 main(void)
 {
+    RUN(a_slot_that_is_being_changed_is_never_absent);
     RUN(one_handle);
     RUN(two_handles);
     RUN(clears_beside_readers_harm_nothing);
