@@ -8,7 +8,10 @@
  * readers are in there still, it joins the current place and the one it replaces is closed with it later. So a handle keeps few indexes.
  * Threads: `lock` guards everything that is neither atomic nor constant. Order of locks: handles list, handle, payloads.
  * Fork: a child closes the lock file that it shares with its parent (an open file description lock would be shared, too) and opens its
- * own; no handle's locks are held while a process forks.
+ * own; no handle's locks are held while a process forks: fork() waits for the threads that hold one. So nothing that a thread runs with the
+ * lock held may fork, or it would wait for itself. No Python code runs there (base/sync.h; signal handlers of Python wait for the
+ * interpreter), only system calls and the hooks of tests. There is no way out that would be right: the child would go on with half a
+ * change, beside its parent, without the lock that it shares with nobody.
  */
 #ifndef PFO_CACHE_DISK_HANDLE_H
 #define PFO_CACHE_DISK_HANDLE_H

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from perfopt import _wrapping
+from perfopt._fork_locks import lock_of
 from perfopt.profiler import PerformanceProfiler
 from perfopt.profiling import bottlenecks, history
 from perfopt.profiling.call_stacks import CallStacks
@@ -99,7 +100,7 @@ class CodeProfiler:
         )
         self.io_profiler = IOTraffic(enabled=on and self.config.enable_io_profiler)
         self.call_stacks = CallStacks(enabled=on and self.config.enable_cprofile)
-        self._lock = threading.RLock()
+        self._lock = lock_of(self, "_lock", threading.RLock)
         self._kinds: dict[str, str] = {}
         self._decorated: weakref.WeakSet[FunctionType] = weakref.WeakSet()
         self._started_ns: int | None = None

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from perfopt import _core, _wrapping
+from perfopt._fork_locks import lock_of
 from perfopt.report.build import operations_of
 from perfopt.report.document import Operation
 
@@ -45,7 +46,7 @@ class GPUProfiler:
         self._recording = False
         self._since = 0.0
         self._recorded_seconds = 0.0
-        self._lock = threading.Lock()
+        self._lock = lock_of(self, "_lock", threading.Lock)
         self._pending: list[_Timed] = []
         self._device_times = _core.Profiler()  # device seconds, put in when events are read
         self._memory: dict[str, dict[str, float]] = {}

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from perfopt._fork_locks import lock_of
+
 __all__ = ["MemoryPool", "gpu_batch_processing", "gpu_memory_efficient"]
 
 
@@ -32,7 +34,7 @@ class MemoryPool:
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"count must be an int from 1, not {count!r}")
         self._make: Callable[[], Any] = lambda: torch.zeros(size, dtype=dtype, device=device)
-        self._lock = threading.Lock()
+        self._lock = lock_of(self, "_lock", threading.Lock)
         self._count = count
         self.pool = [self._make() for _ in range(count)]
         self.available = list(self.pool)

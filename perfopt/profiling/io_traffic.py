@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import threading
 
+from perfopt._fork_locks import lock_of
+
 __all__ = ["IOTraffic"]
 
 _FILES = {"rchar": "read", "wchar": "written", "read_bytes": "read_from_storage", "write_bytes": "written_to_storage"}
@@ -47,7 +49,7 @@ class IOTraffic:
 
     def __init__(self, *, enabled: bool = True) -> None:
         self._enabled = enabled
-        self._lock = threading.Lock()
+        self._lock = lock_of(self, "_lock", threading.Lock)
         self._since: dict[str, int] | None = None
         self._sums: dict[str, int] = {}
 

@@ -8,7 +8,6 @@ outlive the loader. Torch is never imported from here.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 import weakref
@@ -17,6 +16,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from perfopt import _core
+from perfopt._fork_locks import lock_of
 from perfopt.profiling.access_counts import AccessCounts
 from perfopt.profiling.batches import SampleCounter, bytes_read, bytes_since, ready_batches
 from perfopt.profiling.datasets import counts_below
@@ -40,9 +40,8 @@ class LoaderRecord:
         self.loader: Callable[[], Any] = lambda: None  # a weak reference
         self.counter = SampleCounter(None, None)
         self.dataset: AccessCounts | None = None
-        self.lock = threading.RLock()
+        self.lock = lock_of(self, "lock", threading.RLock)
         self.reset()
-        _records[id(self)] = self
 
     def around(self, operation: str) -> AbstractContextManager[Any]:
         """The range of that name."""
@@ -112,20 +111,6 @@ class LoaderRecord:
                 self.depth_sum += depth
             elif reason is not None:
                 self.reasons["queue_depth_mean"] = reason
-
-
-_records: weakref.WeakValueDictionary[int, LoaderRecord] = weakref.WeakValueDictionary()  # by id()
-
-
-def _renew_locks() -> None:
-    """In a forked child: a thread that is not in it may have held them."""
-    for reference in _records.valuerefs():
-        record = reference()
-        if record is not None:
-            record.lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_renew_locks)
 
 
 def weakly(value: Any) -> Callable[[], Any]:

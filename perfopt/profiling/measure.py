@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from perfopt import _core
+from perfopt._fork_locks import lock_of
 
 __all__ = ["CallFigures", "Figures", "Measured"]
 
@@ -55,7 +56,7 @@ class Figures:
     """Figures by name."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = lock_of(self, "_lock", threading.Lock)
         self._by_name: dict[str, CallFigures] = {}
 
     def add(self, name: str, change: int, peak: int, cpu_seconds: float) -> None:

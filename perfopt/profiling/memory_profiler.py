@@ -7,7 +7,6 @@ calls at once therefore see each other's memory.
 from __future__ import annotations
 
 import gc
-import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -29,7 +28,6 @@ class CollectorWatch:
     """Counts the garbage collector's runs, their time, and what they freed, while it is on (``gc.callbacks``)."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._began = 0
         self._runs = [0, 0, 0]
         self._nanoseconds = self._collected = self._uncollectable = 0
