@@ -346,7 +346,7 @@ def _warnings(before: Sequence[Report], after: Sequence[Report], measured: bool,
             notes.append(f"the {text} differs: {_listed(values[0])} before, {_listed(values[1])} after")
     lost = sum(report.recording.dropped_ranges for report in (*before, *after))
     if lost:
-        notes.append(f"{lost} ranges were lost while recording")
+        notes.append(f"{lost} {'range was' if lost == 1 else 'ranges were'} lost while recording")
     return notes
 
 

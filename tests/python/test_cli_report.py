@@ -106,6 +106,19 @@ def parsed(page: Path) -> _Text:
     return parser
 
 
+@pytest.mark.parametrize(("count", "tile", "lost"), [(1, "1 range", "1 range, 0"), (2, "2 ranges", "2 ranges, 0")])
+def test_one_range_is_not_many(tmp_path: Path, count: int, tile: str, lost: str) -> None:
+    recording = document.Recording(
+        range_cost_seconds=1e-7, overhead_seconds=0.0, memory_bytes=0, ranges=count, dropped_ranges=count
+    )
+    saved, page = tmp_path / "run.json", tmp_path / "run.html"
+    document.save(report({"step": numpy.full(4, 1.0)}, recording=recording), saved)
+    assert run(saved, "--html", page).exit_code == 0
+    text = " ".join(" ".join(parsed(page).text).split())
+    assert f"{tile} " in text
+    assert lost in text
+
+
 def test_the_page_shows_every_part(saved: Path, tmp_path: Path) -> None:
     page = tmp_path / "run.html"
     result = run(saved, "--html", page)

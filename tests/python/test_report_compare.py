@@ -299,6 +299,10 @@ def test_what_makes_a_comparison_doubtful_is_said() -> None:
         "7 ranges were lost while recording",
     ]
     assert compare([report(values)] * 2, [report(values)] * 2).warnings == []
+    one_lost = msgspec.structs.replace(lossy, dropped_ranges=1)
+    assert (
+        "1 range was lost while recording" in compare([report(values)], [report(values, recording=one_lost)]).warnings
+    )
 
 
 @pytest.mark.parametrize(
