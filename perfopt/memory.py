@@ -21,7 +21,6 @@ import math
 import numbers
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -72,7 +71,7 @@ class MemoryOptimizer:
 
     threshold: the share of a limit, more than 0 and at most 1, from which :meth:`is_memory_pressure` is true.
     interval: seconds between samples of :meth:`start_monitoring` when it is not told otherwise (0.0001 to 86400).
-    capacity: samples kept, 96 bytes each; older ones are overwritten.
+    capacity: samples kept, 128 bytes each; older ones are overwritten.
 
     Every method can be called from any thread. After a fork the child's copy is not monitoring and has no samples.
     Raises TypeError or ValueError naming the argument, its value and what is accepted.
@@ -185,7 +184,8 @@ class MemoryOptimizer:
         """CUDA's figures, oldest first: ``time_ns`` (as in :meth:`samples`), ``allocated``, ``reserved``, ``total``.
 
         Bytes, sums over the devices; lists of equal length, empty until CUDA is initialised. Torch's allocator can only
-        be asked under the GIL, so these are not of the sampler's thread: each call of :meth:`check`, :meth:`pressure`,
+        be asked under the GIL, so the sampler's thread does not ask it; :meth:`samples` repeats the newest of these, with
+        its time as ``cuda_time_ns``. Each call of :meth:`check`, :meth:`pressure`,
         :meth:`get_memory_usage` and :meth:`get_memory_trends` adds one, as does each look of :meth:`on_pressure`. The
         newest 4096 are kept.
         """
@@ -231,8 +231,8 @@ class MemoryOptimizer:
         at usage. ``increasing`` says what the samples did; whether that is a leak is for ``leak`` to say, and
         :meth:`recommendations` tells it from memory that malloc keeps.
         """
-        self._sampler.sample()
         self._note_gpu()
+        self._sampler.sample()
         cuda = self.cuda_samples()
         return {
             "cpu_memory_trend": trend(*points(self._sampler.samples(), "rss")),
@@ -302,10 +302,11 @@ class MemoryOptimizer:
         return PressureWatch(callback, share, pause, self.pressure)
 
     def _note_gpu(self) -> list[tuple[int, int, int]]:
-        """CUDA figures of now, noted for the trend."""
+        """CUDA figures of now, noted for the trend and for the samples to come."""
         devices = cuda_bytes()
         if devices:
             allocated, reserved, total = (sum(figures) for figures in zip(*devices, strict=True))
             with _monitor_lock:  # or a thread that read the clock earlier could append later
-                self._gpu_history.append((time.monotonic_ns(), allocated, reserved, total))
+                noted_ns = self._sampler.note_cuda(allocated, reserved, total)
+                self._gpu_history.append((noted_ns, allocated, reserved, total))
         return devices

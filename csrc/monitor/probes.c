@@ -59,6 +59,7 @@ pfo_probes_open(pfo_probes *probes, const char *root, pfo_error *err)
     memset(probes, 0, sizeof *probes);
     probes->usage = (pfo_kept_file)PFO_KEPT_FILE_INIT;
     probes->last = (pfo_memory_sample){ .limit = -1, .uss = -1, .throttled = -1, .limit_hits = -1, .oom_kills = -1 };
+    pfo_probes_note_cuda(probes, -1, -1, -1, -1);
     const size_t length = strlen(root);
     if (length >= sizeof probes->root) {
         return pfo_fail(err, PFO_OVERFLOW, "root is %zu bytes long; at most %zu are accepted", length,
@@ -186,6 +187,15 @@ void
 pfo_probes_want_resident(pfo_probes *probes)
 {
     probes->faulting = 1;
+}
+
+void
+pfo_probes_note_cuda(pfo_probes *probes, int64_t time_ns, int64_t allocated, int64_t reserved, int64_t total)
+{
+    probes->last.cuda_time_ns = time_ns;
+    probes->last.cuda_allocated = allocated;
+    probes->last.cuda_reserved = reserved;
+    probes->last.cuda_total = total;
 }
 
 void

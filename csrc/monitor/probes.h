@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-/* X(field, text): every figure of a sample once. Bytes, except time and faults; -1 where this machine does not tell. */
+/* X(field, text): every figure of a sample once. Bytes, except times and counts; -1 where this machine does not tell. */
 #define PFO_SAMPLE_FIELDS(X)                                                                                           \
     X(time_ns, "CLOCK_MONOTONIC nanoseconds")                                                                          \
     X(rss, "resident set of the process")                                                                              \
@@ -26,7 +26,11 @@
     X(uss, "unique set: pages of this process alone")                                                                  \
     X(throttled, "times the cgroup was throttled at memory.high")                                                      \
     X(limit_hits, "times an allocation met the cgroup's hard limit")                                                   \
-    X(oom_kills, "processes of the cgroup killed for want of memory")
+    X(oom_kills, "processes of the cgroup killed for want of memory")                                                  \
+    X(cuda_allocated, "handed out by the program's CUDA allocator, all devices, as noted at cuda_time_ns")             \
+    X(cuda_reserved, "that allocator's share of the devices, as noted then")                                           \
+    X(cuda_total, "memory of the devices")                                                                             \
+    X(cuda_time_ns, "CLOCK_MONOTONIC nanoseconds at which the CUDA figures were noted")
 
 typedef struct pfo_memory_sample {
 #define PFO_SAMPLE_MEMBER(field, text) int64_t field;
@@ -84,6 +88,10 @@ void pfo_probes_read(pfo_probes *probes, pfo_memory_sample *sample);
 
 /* The next sample reads rss whatever faults say: for samples that somebody asked for, who may just have freed something. */
 void pfo_probes_want_resident(pfo_probes *probes);
+
+/* The CUDA figures that samples repeat from now on, with the time at which they were true; -1 each: not known. The allocator can only
+ * be asked by Python code, which therefore tells them (bindings/core/monitor_type.c): a probe never asks a device. */
+void pfo_probes_note_cuda(pfo_probes *probes, int64_t time_ns, int64_t allocated, int64_t reserved, int64_t total);
 
 /* In a forked child: everything is read anew at the next sample. */
 void pfo_probes_forget(pfo_probes *probes);

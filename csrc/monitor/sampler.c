@@ -52,6 +52,7 @@ clear_locked(pfo_sampler *sampler)
     sampler->missed = 0;
     sampler->peak_rss = -1;
     sampler->probe_ns = 0;
+    pfo_probes_note_cuda(&sampler->probes, -1, -1, -1, -1);
 }
 
 static void
@@ -323,6 +324,16 @@ pfo_sampler_sample(pfo_sampler *sampler, pfo_memory_sample *sample)
         *sample = sampler->ring[(sampler->taken - 1) % sampler->capacity];
     }
     pfo_mutex_unlock(&sampler->lock);
+}
+
+int64_t
+pfo_sampler_note_cuda(pfo_sampler *sampler, int64_t allocated, int64_t reserved, int64_t total)
+{
+    pfo_mutex_lock(&sampler->lock);
+    const int64_t now = pfo_monotonic_ns(); /* with the lock, so that later notes have later times */
+    pfo_probes_note_cuda(&sampler->probes, now, allocated, reserved, total);
+    pfo_mutex_unlock(&sampler->lock);
+    return now;
 }
 
 static int64_t

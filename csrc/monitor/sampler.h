@@ -57,13 +57,17 @@ void pfo_sampler_stop(pfo_sampler *sampler);
 /* Takes a sample now, on this thread, into the ring and into *sample (NULL allowed). */
 void pfo_sampler_sample(pfo_sampler *sampler, pfo_memory_sample *sample);
 
+/* CUDA figures of now, which the samples of the real probes repeat, with the time returned, until they are noted again, or forgotten by
+ * a clear or in a forked child. Bytes, >= 0. */
+int64_t pfo_sampler_note_cuda(pfo_sampler *sampler, int64_t allocated, int64_t reserved, int64_t total);
+
 /* Copies the newest min(room, held) samples, oldest of them first; their number. */
 int64_t pfo_sampler_copy(pfo_sampler *sampler, pfo_memory_sample *samples, int64_t room);
 
 /* Largest rss among the held samples taken at or after a moment of CLOCK_MONOTONIC; -1 with none. Looks at these only. */
 int64_t pfo_sampler_peak_since(pfo_sampler *sampler, int64_t time_ns);
 
-/* Empties the ring and sets all counters but cpu_ns to zero. */
+/* Empties the ring, forgets noted figures and sets all counters but cpu_ns to zero. */
 void pfo_sampler_clear(pfo_sampler *sampler);
 
 void pfo_sampler_count(pfo_sampler *sampler, pfo_sampler_counts *counts);

@@ -27,7 +27,7 @@ static void
 counting_probe(void *context, pfo_memory_sample *sample)
 {
     const int64_t n = atomic_fetch_add((_Atomic int64_t *)context, 1);
-    *sample = (pfo_memory_sample){ n, n * 3 % 101, n, n, n, n, n, n, n, n, n, n };
+    *sample = (pfo_memory_sample){ n, n * 3 % 101, n, n, n, n, n, n, n, n, n, n, n, n, n, n };
 }
 
 static int
@@ -36,7 +36,8 @@ is_whole(const pfo_memory_sample *sample)
     const int64_t n = sample->time_ns;
     return sample->rss == n * 3 % 101 && sample->cgroup_usage == n && sample->limit == n && sample->heap_in_use == n &&
            sample->heap_retained == n && sample->minor_faults == n && sample->major_faults == n && sample->uss == n &&
-           sample->throttled == n && sample->limit_hits == n && sample->oom_kills == n;
+           sample->throttled == n && sample->limit_hits == n && sample->oom_kills == n && sample->cuda_allocated == n &&
+           sample->cuda_reserved == n && sample->cuda_total == n && sample->cuda_time_ns == n;
 }
 
 static pfo_sampler *
@@ -322,6 +323,46 @@ real_samples_arrive(void)
     pfo_sampler_destroy(sampler);
 }
 
+static int
+has_cuda(const pfo_memory_sample *sample, int64_t time_ns, int64_t allocated, int64_t reserved, int64_t total)
+{
+    return sample->cuda_time_ns == time_ns && sample->cuda_allocated == allocated &&
+           sample->cuda_reserved == reserved && sample->cuda_total == total;
+}
+
+static void
+noted_cuda_figures_are_repeated_with_their_time(void)
+{
+    pfo_sampler *sampler = NULL;
+    pfo_memory_sample sample;
+    REQUIRE(pfo_sampler_create(slow, 8, NULL, NULL, &sampler, NULL) == PFO_OK);
+    pfo_sampler_sample(sampler, &sample);
+    CHECK(has_cuda(&sample, -1, -1, -1, -1));
+    const int64_t before = pfo_monotonic_ns();
+    const int64_t noted = pfo_sampler_note_cuda(sampler, 1, 2, 3);
+    CHECK(noted >= before && noted <= pfo_monotonic_ns());
+    for (int i = 0; i < 2; i++) {
+        pfo_sampler_sample(sampler, &sample);
+        CHECK(has_cuda(&sample, noted, 1, 2, 3) && sample.time_ns >= noted);
+    }
+    const int64_t later = pfo_sampler_note_cuda(sampler, 0, 0, 3);
+    CHECK(later >= noted);
+    pfo_sampler_sample(sampler, &sample);
+    CHECK(has_cuda(&sample, later, 0, 0, 3));
+    const pid_t child = fork();
+    if (child == 0) { /* the parent's device is not the child's */
+        pfo_sampler_sample(sampler, &sample);
+        _exit(has_cuda(&sample, -1, -1, -1, -1) ? 0 : 1);
+    }
+    int status = 0;
+    REQUIRE(child > 0 && waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    pfo_sampler_clear(sampler);
+    pfo_sampler_sample(sampler, &sample);
+    CHECK(has_cuda(&sample, -1, -1, -1, -1));
+    pfo_sampler_destroy(sampler);
+}
+
 int
 main(void)
 {
@@ -334,5 +375,6 @@ main(void)
     RUN(many_threads_start_stop_and_read);
     RUN(a_forked_child_has_no_thread_and_can_start_one);
     RUN(real_samples_arrive);
+    RUN(noted_cuda_figures_are_repeated_with_their_time);
     return FINISH();
 }

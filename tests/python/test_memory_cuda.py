@@ -10,7 +10,7 @@ import types
 import pytest
 from memory_tools import ENVIRONMENT, GB, MIB, FakeCuda, info_with, install
 
-from perfopt import memory
+from perfopt import _core, memory
 from perfopt.memory import MemoryOptimizer, optimize_memory
 
 
@@ -128,23 +128,65 @@ def test_cuda_is_sampled_at_each_check(monkeypatch: pytest.MonkeyPatch) -> None:
     assert optimizer.cuda_samples()["total"] == []
 
 
+class SlowSampler:
+    """Between a note and what the thread that noted does with it, another thread notes as well."""
+
+    def __init__(self, optimizer: MemoryOptimizer) -> None:
+        self.real = optimizer._sampler
+        self.other = threading.Thread(target=optimizer.pressure)
+        self.noted: list[int] = []
+
+    def note_cuda(self, *figures: int) -> int:
+        noted = self.real.note_cuda(*figures)
+        self.noted.append(noted)
+        if len(self.noted) == 1:
+            self.other.start()
+            self.other.join(0.3)
+        return noted
+
+
 def test_gpu_samples_of_several_threads_are_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, FakeCuda())
     optimizer = MemoryOptimizer()
-    others: list[threading.Thread] = []
-    clock = iter(range(10))
-
-    def monotonic_ns() -> int:
-        """Between this thread's reading of the clock and its note, another thread does both."""
-        now = next(clock)
-        if not others:
-            others.append(threading.Thread(target=optimizer.pressure))
-            others[0].start()
-            others[0].join(0.3)
-        return now
-
-    monkeypatch.setattr(memory.time, "monotonic_ns", monotonic_ns)
+    slow = SlowSampler(optimizer)
+    optimizer._sampler = slow  # type: ignore[assignment]
     optimizer.pressure()
-    others[0].join()
-    assert optimizer.cuda_samples()["time_ns"] == [0, 1]
+    slow.other.join()
+    optimizer._sampler = slow.real
+    times = optimizer.cuda_samples()["time_ns"]
+    assert times == slow.noted == sorted(slow.noted)
+    assert len(times) == 2
     assert optimizer.get_memory_trends()["gpu_memory_trend"]["samples"] == 3
+
+
+def test_samples_repeat_the_newest_cuda_figures_with_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(initialized=False)
+    install(monkeypatch, cuda)
+    optimizer = MemoryOptimizer()
+    optimizer.get_memory_trends()
+    cuda.initialized = True
+    optimizer.get_memory_trends()
+    cuda.allocated = [5 * GB, 0]
+    optimizer.check()
+    optimizer._sampler.sample()
+    optimizer._sampler.sample()
+    columns = optimizer.samples()
+    assert columns["cuda_allocated"] == [None, 3 * GB, 5 * GB, 5 * GB]
+    assert columns["cuda_reserved"] == [None, 6 * GB, 6 * GB, 6 * GB]
+    assert columns["cuda_total"] == [None, 16 * GB, 16 * GB, 16 * GB]
+    first, second = optimizer.cuda_samples()["time_ns"]
+    assert columns["cuda_time_ns"] == [None, first, second, second]
+    optimizer.clear_history()
+    optimizer._sampler.sample()
+    assert optimizer.samples()["cuda_total"] == [None]
+
+
+def test_what_is_noted_is_checked() -> None:
+    sampler = _core.MemorySampler()
+    with pytest.raises(ValueError, match="reserved is -1 bytes; accepted: 0 or more"):
+        sampler.note_cuda(0, -1, 0)
+    with pytest.raises(TypeError):
+        sampler.note_cuda(0, 1.5, 0)  # type: ignore[arg-type]
+    with pytest.raises(OverflowError):
+        sampler.note_cuda(0, 0, 2**63)
+    assert sampler.sample()["cuda_total"] is None

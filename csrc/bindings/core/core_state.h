@@ -57,7 +57,8 @@
     X(codec_unstorable)                                                                                                \
     X(values_prepare)                                                                                                  \
     X(values_copy)                                                                                                     \
-    X(sizes_measure)
+    X(sizes_measure)                                                                                                   \
+    X(sample_names)
 
 /* X(name): functions of pfo_<name>_functions become functions of the module. */
 #define PFO_CORE_FUNCTIONS(X)                                                                                          \

@@ -17,10 +17,54 @@ typedef struct memory_sampler {
     pfo_sampler *sampler; /* never NULL in an object Python code can see */
 } memory_sampler;
 
+static const size_t offsets[] = {
+#define PFO_SAMPLE_OFFSET(field, text) offsetof(pfo_memory_sample, field),
+    PFO_SAMPLE_FIELDS(PFO_SAMPLE_OFFSET)
+#undef PFO_SAMPLE_OFFSET
+};
+enum { FIELDS = sizeof offsets / sizeof offsets[0] };
+
 static pfo_sampler *
 sampler_of(PyObject *self)
 {
     return ((memory_sampler *)self)->sampler;
+}
+
+static int64_t
+figure(const pfo_memory_sample *sample, int field)
+{
+    return *(const int64_t *)((const char *)sample + offsets[field]);
+}
+
+/* The names of a sample's figures, in their order: made once, as a name made for each dict would cost more than its figure. */
+static PyObject *
+make_names(void)
+{
+    static const char *const texts[] = {
+#define PFO_SAMPLE_NAME(field, text) #field,
+        PFO_SAMPLE_FIELDS(PFO_SAMPLE_NAME)
+#undef PFO_SAMPLE_NAME
+    };
+    PyObject *names = PyTuple_New(FIELDS);
+    for (int i = 0; names != NULL && i < FIELDS; i++) {
+        PyObject *name = PyUnicode_InternFromString(texts[i]);
+        if (name == NULL) {
+            Py_CLEAR(names);
+        } else {
+            PyTuple_SET_ITEM(names, i, name);
+        }
+    }
+    return names;
+}
+
+/* dict[name of the figure] = value; as pfo_dict_set_steal(). */
+static int
+set_named(PyObject *self, PyObject *dict, int field, PyObject *value)
+{
+    const pfo_core_state *state = pfo_core_state_of_type(Py_TYPE(self));
+    const int result = value == NULL ? -1 : PyDict_SetItem(dict, PyTuple_GET_ITEM(state->sample_names, field), value);
+    Py_XDECREF(value);
+    return result;
 }
 
 /* Seconds as nanoseconds. 0 on success, -1 with an exception that names interval. */
@@ -87,6 +131,10 @@ sampler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (given_capacity != NULL && capacity_from(given_capacity, &capacity) < 0) {
         return NULL;
     }
+    pfo_core_state *state = pfo_core_state_of_type(type);
+    if (state->sample_names == NULL && (state->sample_names = make_names()) == NULL) {
+        return NULL;
+    }
     memory_sampler *self = (memory_sampler *)type->tp_alloc(type, 0);
     if (self == NULL) {
         return NULL;
@@ -111,19 +159,14 @@ sampler_dealloc(PyObject *self)
 }
 
 static PyObject *
-dict_of_sample(const pfo_memory_sample *sample)
+dict_of_sample(PyObject *self, const pfo_memory_sample *sample)
 {
     PyObject *dict = PyDict_New();
-    if (dict == NULL) {
-        return NULL;
+    for (int i = 0; dict != NULL && i < FIELDS; i++) {
+        if (set_named(self, dict, i, pfo_int_or_none(figure(sample, i))) < 0) {
+            Py_CLEAR(dict);
+        }
     }
-#define PFO_SET_SAMPLE_FIELD(field, text)                                                                              \
-    if (pfo_dict_set_steal(dict, #field, pfo_int_or_none(sample->field)) < 0) {                                        \
-        Py_DECREF(dict);                                                                                               \
-        return NULL;                                                                                                   \
-    }
-    PFO_SAMPLE_FIELDS(PFO_SET_SAMPLE_FIELD)
-#undef PFO_SET_SAMPLE_FIELD
     return dict;
 }
 
@@ -180,7 +223,7 @@ sampler_sample(PyObject *self, PyObject *unused)
     Py_BEGIN_ALLOW_THREADS
     pfo_sampler_sample(sampler_of(self), &sample);
     Py_END_ALLOW_THREADS
-    return dict_of_sample(&sample);
+    return dict_of_sample(self, &sample);
 }
 
 PyDoc_STRVAR(
@@ -197,14 +240,14 @@ PyDoc_STRVAR(
     "the next sample; its falls, usage, heap and faults are up to 100 ms old, events and uss a second, the limit five\n"
     "(the machine's part a minute), and what needs a walk (heap, uss) older where the walk would take more than "
     "1/4000\n"
-    "of the time.");
+    "of the time. ``cuda_allocated``, ``cuda_reserved``, ``cuda_total``: as note_cuda() was told at ``cuda_time_ns``.");
 
 static PyObject *
-column(const pfo_memory_sample *samples, int64_t count, size_t offset)
+column(const pfo_memory_sample *samples, int64_t count, int field)
 {
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (int64_t i = 0; list != NULL && i < count; i++) {
-        PyObject *value = pfo_int_or_none(*(const int64_t *)((const char *)&samples[i] + offset));
+        PyObject *value = pfo_int_or_none(figure(&samples[i], field));
         if (value == NULL) {
             Py_CLEAR(list);
         } else {
@@ -215,19 +258,14 @@ column(const pfo_memory_sample *samples, int64_t count, size_t offset)
 }
 
 static PyObject *
-dict_of_samples(const pfo_memory_sample *samples, int64_t count)
+dict_of_samples(PyObject *self, const pfo_memory_sample *samples, int64_t count)
 {
     PyObject *dict = PyDict_New();
-    if (dict == NULL) {
-        return NULL;
+    for (int i = 0; dict != NULL && i < FIELDS; i++) {
+        if (set_named(self, dict, i, column(samples, count, i)) < 0) {
+            Py_CLEAR(dict);
+        }
     }
-#define PFO_SET_SAMPLE_COLUMN(field, text)                                                                             \
-    if (pfo_dict_set_steal(dict, #field, column(samples, count, offsetof(pfo_memory_sample, field))) < 0) {            \
-        Py_DECREF(dict);                                                                                               \
-        return NULL;                                                                                                   \
-    }
-    PFO_SAMPLE_FIELDS(PFO_SET_SAMPLE_COLUMN)
-#undef PFO_SET_SAMPLE_COLUMN
     return dict;
 }
 
@@ -249,13 +287,41 @@ sampler_samples(PyObject *self, PyObject *unused)
     if (samples == NULL) {
         return PyErr_NoMemory();
     }
-    PyObject *dict = dict_of_samples(samples, count);
+    PyObject *dict = dict_of_samples(self, samples, count);
     pfo_free(samples);
     return dict;
 }
 
-PyDoc_STRVAR(clear_doc,
-             "clear($self, /)\n--\n\nForget all samples, the peak and the counters; a running thread goes on.");
+PyDoc_STRVAR(
+    note_cuda_doc,
+    "note_cuda($self, allocated, reserved, total, /)\n--\n\n"
+    "The CUDA figures of now, in bytes: later samples repeat them as ``cuda_allocated``, ``cuda_reserved`` and\n"
+    "``cuda_total``, with the time returned as ``cuda_time_ns``, until the next note, clear() or fork.\n"
+    "Raises ValueError for a negative figure, TypeError and OverflowError for what is no 64-bit int.");
+
+static PyObject *
+sampler_note_cuda(PyObject *self, PyObject *args)
+{
+    static const char *const names[3] = { "allocated", "reserved", "total" };
+    long long figures[3];
+    if (!PyArg_ParseTuple(args, "LLL:note_cuda", &figures[0], &figures[1], &figures[2])) {
+        return NULL;
+    }
+    for (int i = 0; i < 3; i++) {
+        if (figures[i] < 0) {
+            return PyErr_Format(PyExc_ValueError, "%s is %lld bytes; accepted: 0 or more", names[i], figures[i]);
+        }
+    }
+    int64_t noted;
+    Py_BEGIN_ALLOW_THREADS
+    noted = pfo_sampler_note_cuda(sampler_of(self), figures[0], figures[1], figures[2]);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLongLong(noted);
+}
+
+PyDoc_STRVAR(
+    clear_doc,
+    "clear($self, /)\n--\n\nForget all samples, what was noted, the peak and the counters; a running thread goes on.");
 
 static PyObject *
 sampler_clear(PyObject *self, PyObject *unused)
@@ -398,7 +464,7 @@ get_latest(PyObject *self, void *unused)
     if (copied == 0) {
         Py_RETURN_NONE;
     }
-    return dict_of_sample(&sample);
+    return dict_of_sample(self, &sample);
 }
 
 static Py_ssize_t
@@ -412,6 +478,7 @@ static PyMethodDef sampler_methods[] = {
     { "stop", sampler_stop, METH_NOARGS, stop_doc },
     { "sample", sampler_sample, METH_NOARGS, sample_doc },
     { "samples", sampler_samples, METH_NOARGS, samples_doc },
+    { "note_cuda", sampler_note_cuda, METH_VARARGS, note_cuda_doc },
     { "clear", sampler_clear, METH_NOARGS, clear_doc },
     { "peak_since", sampler_peak_since, METH_O, peak_since_doc },
     { "__enter__", sampler_enter, METH_NOARGS, enter_doc },
@@ -441,7 +508,7 @@ PyDoc_STRVAR(
     sampler_doc,
     "MemorySampler(interval=0.1, capacity=16384)\n--\n\n"
     "A thread in C that samples this process's memory into a ring of fixed size, without the GIL.\n\n"
-    "interval: seconds between samples, 0.0001 to 86400. capacity: samples kept, 96 bytes each; older ones are\n"
+    "interval: seconds between samples, 0.0001 to 86400. capacity: samples kept, 128 bytes each; older ones are\n"
     "overwritten and counted in ``dropped``. Used as a context manager it runs inside the block. len() is the\n"
     "number of samples held. After fork the child's copy is stopped and empty.\n"
     "Raises TypeError and ValueError naming the argument, MemoryError for a ring that does not fit.");
