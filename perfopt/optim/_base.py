@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypedDict
@@ -114,7 +115,7 @@ class PlannedOptimizer(torch.optim.Optimizer):
         self._skipped_steps = 0
         self._last_grad_norm: float | None = None
         self._shows_averages = False
-        self._plan: OptimizerPlan | None = None
+        self._plan: OptimizerPlan | None = None  # before `state` is there for the first time
         self._workspace: Tensor | None = None  # of a plan on a CUDA device
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -260,9 +261,10 @@ class PlannedOptimizer(torch.optim.Optimizer):
             )
         stream = 0 if on_host else torch.cuda.current_stream(plan.device).cuda_stream
         grad_scale, found_inf = (scaling.number(), None) if on_host else scaling.on_device(self._device())
+        plan.seal(self.__dict__)
         result = plan.step(
             self.param_groups,
-            self.state,
+            self.__dict__["state"],
             self.max_grad_norm,
             looks,
             stream,
@@ -328,6 +330,30 @@ class PlannedOptimizer(torch.optim.Optimizer):
             error.args = (f"{error}; the parameter is {names[int(place[1])]!r}",)
 
     # ---- State -----------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> defaultdict[Tensor, Any]:
+        """What is kept for each parameter, as the torch twin keeps it.
+
+        The plan does not look at state that nobody has a reference to, so it is told of every one that is given.
+        """
+        plan = self.__dict__.get("_plan")
+        if plan is not None:
+            plan.unseal()
+        try:
+            kept: defaultdict[Tensor, Any] = self.__dict__["state"]
+        except KeyError:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute 'state'", name="state", obj=self
+            ) from None
+        return kept
+
+    @state.setter
+    def state(self, kept: defaultdict[Tensor, Any]) -> None:
+        plan = self.__dict__.get("_plan")
+        if plan is not None:
+            plan.unseal()
+        self.__dict__["state"] = kept
 
     def _create_state(self, created: dict[Tensor, Entry]) -> None:
         """Completes the state of all parameters with a gradient, and of those that no missing state would make wait for one."""

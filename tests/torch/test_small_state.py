@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import sys
+import weakref
+from typing import Any
 
 import pytest
 
@@ -161,3 +164,161 @@ def test_state_is_copied_and_saved_as_any_other(way: str) -> None:
     for which in (optimizer, other):
         which.step()
     assert all(torch.equal(a, b) for a, b in zip(params, twins, strict=True))
+
+
+def sealed(optimizer: AdamW) -> bool:
+    """Whether the next step leaves the state out of its looks."""
+    assert optimizer._plan is not None
+    return optimizer._plan.seal(vars(optimizer))
+
+
+def steps_like_its_twin(optimizer: AdamW, twin: AdamW) -> None:
+    """Both step; parameters and state agree bit by bit."""
+    for which in (optimizer, twin):
+        which.step()
+    for group, others in zip(optimizer.param_groups, twin.param_groups, strict=True):
+        for a, b in zip(group["params"], others["params"], strict=True):
+            assert torch.equal(a, b)
+            assert all(torch.equal(value, twin.state[b][key]) for key, value in optimizer.state[a].items())
+
+
+def test_state_that_nobody_has_is_sealed_until_it_is_asked_for() -> None:
+    optimizer, twin = stepped(parameters(MANY, 16)), stepped(parameters(MANY, 16))
+    assert sealed(optimizer)
+    steps_like_its_twin(optimizer, twin)  # and looks at the state
+    assert not sealed(optimizer)
+    assert sealed(optimizer)
+    optimizer.state = optimizer.state
+    assert not sealed(optimizer)
+
+
+def held_by_an_iterator(optimizer: AdamW) -> object:
+    return iter(optimizer.state.items())
+
+
+def held_by_a_dict(optimizer: AdamW) -> object:
+    return optimizer.state
+
+
+@pytest.mark.parametrize("hold", [held_by_a_dict, held_by_an_iterator])
+def test_state_that_somebody_has_is_not_sealed(hold: Any) -> None:
+    optimizer = stepped(parameters(MANY, 16))
+    holder = hold(optimizer)
+    assert not any(sealed(optimizer) for _ in range(40))
+    del holder
+    assert any(sealed(optimizer) for _ in range(64))
+
+
+@pytest.mark.parametrize("way", ["data", "entry", "weak"])
+def test_what_somebody_has_a_part_of_is_looked_at_in_every_step(way: str) -> None:
+    params, twins = parameters(MANY, 16), parameters(MANY, 16)
+    optimizer, twin = stepped(params), stepped(twins)
+    entry = optimizer.state[params[7]]
+    moved = entry["exp_avg"]
+    weak = weakref.ref(moved)
+    if way != "entry":
+        del entry
+    if way != "data":
+        del moved
+    assert [sealed(optimizer) for _ in range(2)] == [False, True]  # the others are
+    for _ in range(2):
+        optimizer.step()
+        twin.step()
+    assert sealed(optimizer)
+    new = twin.state[twins[7]]["exp_avg"].clone()
+    if way == "entry":
+        entry["exp_avg"] = new
+    else:
+        held = weak()
+        assert held is not None
+        held.data = new
+        del held
+    before = new.clone()
+    steps_like_its_twin(optimizer, twin)
+    assert not torch.equal(new, before)
+    assert optimizer.state[params[7]]["exp_avg"].data_ptr() == new.data_ptr()
+
+
+def test_memory_given_back_through_an_alias_of_sealed_state_is_not_written() -> None:
+    params = parameters(MANY, 16)
+    optimizer = stepped(params)
+    alias = optimizer.state[params[7]]["exp_avg"].untyped_storage()
+    assert [sealed(optimizer) for _ in range(2)] == [False, True]
+    alias.resize_(0)
+    before = [param.detach().clone() for param in params]
+    with pytest.raises(ValueError, match="exp_avg"):
+        optimizer.step()
+    assert all(torch.equal(param, value) for param, value in zip(params, before, strict=True))
+
+
+def test_a_sealed_optimizer_sees_its_parameters_move() -> None:
+    params, twins = parameters(MANY, 16), parameters(MANY, 16)
+    optimizer, twin = stepped(params), stepped(twins)
+    assert sealed(optimizer)
+    old = params[3].data
+    params[3].data = params[3].data.clone()
+    kept = old.clone()
+    steps_like_its_twin(optimizer, twin)
+    assert torch.equal(old, kept)
+    for _ in range(2):
+        sealed(optimizer)
+    params[5].data = torch._neg_view(params[5].data)
+    with pytest.raises(ValueError, match=r"params\[5\].*negated"):
+        optimizer.step()
+
+
+def test_state_that_has_become_a_negated_view_is_refused() -> None:
+    params = parameters(3, 16)
+    optimizer = stepped(params)
+    state = optimizer.state[params[1]]["exp_avg"]
+    state.data = torch._neg_view(state.data)
+    with pytest.raises(ValueError, match=r"exp_avgs\[1\].*negated"):
+        optimizer.step()
+
+
+def test_an_option_that_takes_the_state_while_it_is_read_breaks_the_seal() -> None:
+    params, twins = parameters(MANY, 16), parameters(MANY, 16)
+    optimizer, twin = stepped(params), stepped(twins)
+    assert sealed(optimizer)
+    new = optimizer.state[params[7]]["exp_avg"].clone()
+    for _ in range(2):
+        sealed(optimizer)
+
+    class Rate:
+        def __float__(self) -> float:
+            optimizer.state[params[7]]["exp_avg"].data = new
+            return 1e-2
+
+    optimizer.param_groups[0]["lr"] = Rate()
+    steps_like_its_twin(optimizer, twin)
+    assert optimizer.state[params[7]]["exp_avg"].data_ptr() == new.data_ptr()
+
+
+def test_sealing_leaves_no_references() -> None:
+    params = parameters(MANY, 16)
+    optimizer = stepped(params)
+    state = optimizer.state
+    counts = [sys.getrefcount(entry[key]) for entry in state.values() for key in entry]
+    base = state[params[0]]["exp_avg"]._base
+    bases = sys.getrefcount(base)
+    whole = sys.getrefcount(state)
+    del state
+    for _ in range(20):
+        assert [sealed(optimizer) for _ in range(2)] == [False, True]
+        assert sys.getrefcount(base) > bases
+        state = optimizer.state
+        assert sys.getrefcount(state) == whole
+        assert sys.getrefcount(base) == bases
+        assert counts == [sys.getrefcount(entry[key]) for entry in state.values() for key in entry]
+        del state
+    with pytest.raises(TypeError, match="holder is a list"):
+        optimizer._plan.seal([])  # type: ignore[union-attr,arg-type]
+
+
+def test_an_adopted_optimizer_s_state_is_not_sealed() -> None:
+    params = parameters(MANY, 16)
+    owner = torch.optim.AdamW(params, lr=1e-2)
+    owner.step()
+    optimizer = AdamW.adopt(owner)
+    optimizer.step()
+    assert not any(sealed(optimizer) for _ in range(4))

@@ -28,6 +28,7 @@ plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     self->module_state = module_state;
     self->device = PFO_DEVICE_COUNT;
+    self->seal_wait = 1; /* whoever made the state still has it */
     self->running = 1; /* found by gc.get_objects() while it is half made, it refuses to step */
     if (pfo_plan_object_set_operation(self, operation) < 0 ||
         pfo_plan_object_build(self, param_groups, state, fresh != Py_None ? fresh : NULL) < 0) {
@@ -156,6 +157,11 @@ plan_traverse(PyObject *op, visitproc visit, void *arg)
         Py_VISIT(self->state_items[i].key);
         Py_VISIT(self->state_items[i].value);
     }
+    for (Py_ssize_t i = 0; i < self->witness_count; i++) {
+        Py_VISIT(self->witnesses[i].base);
+        Py_VISIT(self->witnesses[i].tensor);
+    }
+    Py_VISIT(self->sealed_state);
     Py_VISIT(self->workspace);
     Py_VISIT(self->written);
     return 0;
@@ -166,6 +172,7 @@ static int
 plan_clear(PyObject *op)
 {
     plan_object *self = (plan_object *)op;
+    pfo_plan_object_break_seal(self);
     plan_slot *slots = self->slots;
     plan_item *items = self->items;
     state_item *state_items = self->state_items;
@@ -225,6 +232,8 @@ static PyMethodDef plan_methods[] = {
       pfo_plan_object_step_doc },
     { "start", (PyCFunction)(void (*)(void))plan_start, METH_FASTCALL, plan_start_doc },
     { "read", plan_read, METH_O, plan_read_doc },
+    { "seal", pfo_plan_object_seal, METH_O, pfo_plan_object_seal_doc },
+    { "unseal", pfo_plan_object_unseal, METH_NOARGS, pfo_plan_object_unseal_doc },
     { "written", pfo_plan_object_written, METH_NOARGS, pfo_plan_object_written_doc },
     { NULL, NULL, 0, NULL },
 };

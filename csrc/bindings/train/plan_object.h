@@ -20,6 +20,14 @@
  * state. A slot's items are held[first_item .. first_item + item_count): the parameter, then its state's items in the dict's order.
  * `running` is set from the first look at the arguments to the last use of the plan, so that neither another thread nor user code
  * reached through an attribute can start a second step; slot.grad is held only while running.
+ *
+ * Sealed state. Where thousands of parameters are small, a step is mostly looks at their state, which is there to be found changed and
+ * never is. What nobody else can reach cannot change, so seal() looks whether anybody can: when the optimizer holds the only reference
+ * to its state dict, and it and the plan the only ones to each parameter's and to the tensors in it, the one way to them is the
+ * optimizer's `state` attribute, whose getter calls unseal(). While sealed, steps leave out the state of each slot that is
+ * `covered`: all its tensors lie in memory of witnesses. A witness is a tensor of the plan's own over the whole buffer that such
+ * tensors are views of; each step looks where it lies, so that memory that is given back through an alias of the storage is noticed.
+ * sealed_state is NULL unless sealed; then it is that dict.
  */
 #ifndef PFO_BINDINGS_PLAN_OBJECT_H
 #define PFO_BINDINGS_PLAN_OBJECT_H
@@ -56,12 +64,19 @@ typedef struct plan_slot {
     int32_t item_count;
     int32_t entry;
     int32_t group;
-    int32_t had_grad; /* at the last step */
+    uint8_t had_grad; /* at the last step */
+    uint8_t covered;  /* while sealed: its state is in memory of witnesses */
 } plan_slot;
 
 typedef struct state_item {
     PyObject *key, *value; /* strong: one item of the optimizer's state, in the dict's order */
 } state_item;
+
+typedef struct plan_witness {
+    PyObject *base;   /* strong: the buffer as views' _base knows it */
+    PyObject *tensor; /* strong: another one over the same memory, which nobody else has */
+    char *begin, *end;
+} plan_witness;
 
 typedef struct plan_object {
     PyObject_HEAD
@@ -81,6 +96,13 @@ typedef struct plan_object {
     int *keeps;           /* [group_count]: bit k: tensors keep state k; as it was when the plan was made */
     int32_t group_count;
     int running;
+    PyObject *sealed_state; /* strong: the optimizer's state dict while sealed, else NULL */
+    plan_witness *witnesses;
+    Py_ssize_t witness_count;
+    Py_ssize_t witness_capacity;
+    int seal_wait;     /* calls of seal() to let pass */
+    int seal_failures; /* in a row */
+    unsigned shown;    /* calls of unseal() */
     PyObject *written; /* strong: what written() answers while the same parameters have gradients, or NULL */
     pfo_device device; /* of all tensors; PFO_DEVICE_COUNT while no parameter has been read */
     int32_t device_index;
@@ -112,10 +134,22 @@ const char *pfo_plan_object_part_name(const plan_object *self, plan_part part);
  * than they did when the plan was made, -1 with an exception. */
 int pfo_plan_object_read_options(plan_object *self, PyObject *param_groups);
 
-/* plan_step.c. */
+/* plan_step.c. containers_match: 1 if the parameters, and where with_state is 1 the state dict, are still those of the plan; 0; -1 with an
+ * exception. The others: 1 or 0. None runs user code. */
+int pfo_plan_object_containers_match(const plan_object *self, PyObject *param_groups, PyObject *state, int with_state);
+int pfo_plan_object_slot_matches(const plan_object *self, const plan_slot *slot);
+int pfo_plan_object_lies_where_it_lay(const plan_object *self, const plan_item *item, const pfo_tensor_peek *now);
 PyObject *pfo_plan_object_step(PyObject *op, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
 PyObject *pfo_plan_object_written(PyObject *op, PyObject *unused);
 
+/* plan_seal.c. is_sealed: 1 if this dict is sealed and the witnesses lie where they lay. */
+PyObject *pfo_plan_object_seal(PyObject *op, PyObject *holder);
+PyObject *pfo_plan_object_unseal(PyObject *op, PyObject *unused);
+void pfo_plan_object_break_seal(plan_object *self);
+int pfo_plan_object_is_sealed(const plan_object *self, PyObject *state);
+
+extern const char pfo_plan_object_seal_doc[];
+extern const char pfo_plan_object_unseal_doc[];
 extern const char pfo_plan_object_step_doc[];
 extern const char pfo_plan_object_written_doc[];
 

@@ -8,11 +8,10 @@
 
 #include <math.h>
 
-/* Three-valued: 1 the plan still describes these containers, 0 it does not, -1 exception. Runs no user code. */
-static int
-containers_match(const plan_object *self, PyObject *param_groups, PyObject *state)
+int
+pfo_plan_object_containers_match(const plan_object *self, PyObject *param_groups, PyObject *state, int with_state)
 {
-    if (PyList_GET_SIZE(param_groups) != self->group_count || PyDict_GET_SIZE(state) != self->state_count) {
+    if (PyList_GET_SIZE(param_groups) != self->group_count) {
         return 0;
     }
     Py_ssize_t seen = 0;
@@ -28,8 +27,11 @@ containers_match(const plan_object *self, PyObject *param_groups, PyObject *stat
             }
         }
     }
-    if (seen != self->slot_count) {
+    if (seen != self->slot_count || (with_state && PyDict_GET_SIZE(state) != self->state_count)) {
         return 0;
+    }
+    if (!with_state) {
+        return 1;
     }
     PyObject *key, *value;
     Py_ssize_t position = 0;
@@ -41,9 +43,9 @@ containers_match(const plan_object *self, PyObject *param_groups, PyObject *stat
     return 1;
 }
 
-/* 1 if the slot's state dict still holds what the plan holds, in the same order. Runs no user code. */
-static int
-state_matches(const plan_object *self, const plan_slot *slot)
+/* 1 if the slot's state dict still holds what the plan holds, in the same order. */
+int
+pfo_plan_object_slot_matches(const plan_object *self, const plan_slot *slot)
 {
     if (slot->state == NULL) {
         return 1;
@@ -62,8 +64,8 @@ state_matches(const plan_object *self, const plan_slot *slot)
     return 1;
 }
 
-static int
-lies_where_it_lay(const plan_object *self, const plan_item *item, const pfo_tensor_peek *now)
+int
+pfo_plan_object_lies_where_it_lay(const plan_object *self, const plan_item *item, const pfo_tensor_peek *now)
 {
     return now->data == item->data && now->dtype == item->dtype && now->device == self->device &&
            now->device_index == self->device_index;
@@ -97,11 +99,15 @@ has_layout(const pfo_tensor_peek *now, const pfo_tensor_arg *param)
 static int
 check_item(plan_object *self, const plan_item *item, Py_ssize_t index, const pfo_tensor_arg *param)
 {
+    const int negated = pfo_tensor_arg_is_negated(self->module_state, item->value);
+    if (negated != 0) {
+        return negated < 0 ? -1 : 0; /* a new plan refuses it, with the words for it */
+    }
     const int is_small = item->part == PART_STEP || (item->part >= PART_SCALE_1 && item->part < PART_MASTER);
     const int64_t blocks = param->count / PFO_SCALE_BLOCK + (param->count % PFO_SCALE_BLOCK != 0);
     pfo_tensor_peek now;
     if (pfo_tensor_peek_at(self->module_state, item->value, &now)) {
-        if (lies_where_it_lay(self, item, &now) &&
+        if (pfo_plan_object_lies_where_it_lay(self, item, &now) &&
             (is_small ? has_count(&now, item->part == PART_STEP ? 1 : blocks) : has_layout(&now, param))) {
             return 1;
         }
@@ -114,22 +120,62 @@ check_item(plan_object *self, const plan_item *item, Py_ssize_t index, const pfo
     return arg.data == item->data && arg.dtype == item->dtype;
 }
 
-/* Reads the parameter, whose layout all others are compared with. As above. */
+/* Takes a quick look for a whole reading: enough to compare the layout of others with. */
+static void
+take_peek(const pfo_tensor_peek *now, int64_t count, pfo_tensor_arg *param)
+{
+    param->data = now->data;
+    param->count = count;
+    param->dtype = now->dtype;
+    param->device = now->device;
+    param->device_index = now->device_index;
+    param->ndim = now->ndim;
+    for (int i = 0; i < now->ndim; i++) {
+        param->shape[i] = now->shape[i];
+        param->strides[i] = now->strides[i];
+    }
+}
+
+/* 1 if the elements lie in C order, one behind the other, and are so many. */
+static int
+is_in_c_order(const pfo_tensor_peek *now, int64_t count)
+{
+    int64_t stride = 1;
+    for (int i = now->ndim - 1; i >= 0; i--) {
+        if (now->strides[i] != stride || __builtin_mul_overflow(stride, now->shape[i], &stride)) {
+            return 0;
+        }
+    }
+    return stride == count;
+}
+
+/* Reads the parameter, whose layout all others are compared with. As above. It can have become a negated view since the plan was
+ * made, by `param.data = other`. */
 static int
 check_param(plan_object *self, const plan_slot *slot, Py_ssize_t index, pfo_tensor_arg *param)
 {
     const plan_item *item = &self->items[slot->first_item];
+    const int64_t count = self->plan->entries[slot->entry].count;
+    const int negated = pfo_tensor_arg_is_negated(self->module_state, item->value);
+    if (negated != 0) {
+        return negated < 0 ? -1 : 0; /* a new plan refuses it, with the words for it */
+    }
+    pfo_tensor_peek now;
+    if (pfo_tensor_peek_at(self->module_state, item->value, &now) && now.ndim <= PFO_TENSOR_MAX_DIMS &&
+        pfo_plan_object_lies_where_it_lay(self, item, &now) && is_in_c_order(&now, count)) {
+        take_peek(&now, count, param);
+        return 1;
+    }
     if (pfo_plan_object_read_item(self, item, index, NULL, param) < 0) {
         return -1;
     }
-    return param->data == item->data && param->dtype == item->dtype &&
-           param->count == self->plan->entries[slot->entry].count;
+    return param->data == item->data && param->dtype == item->dtype && param->count == count;
 }
 
 /* Makes slot->grad one whose memory holds its value: a tensor only flagged as negated is replaced by a negated copy, which a step that
  * zeroes gradients would zero in its stead. 0, or -1 with an exception. */
 static int
-resolve_gradient(const plan_object *self, plan_slot *slot, Py_ssize_t index, int zero_grads)
+resolve_gradient(plan_object *self, plan_slot *slot, Py_ssize_t index, int zero_grads)
 {
     const int negated = pfo_tensor_arg_is_negated(self->module_state, slot->grad);
     if (negated <= 0) {
@@ -181,16 +227,25 @@ take_gradient(plan_object *self, plan_slot *slot, Py_ssize_t index, const pfo_te
     return 0;
 }
 
+static PyObject *
+read_grad(pfo_train_state *state, PyObject *param)
+{
+    const pfo_tensor_type *type = pfo_tensor_type_of(state, param);
+    return type != NULL && type->grad != NULL ? type->grad->get(param, type->grad->closure)
+                                              : PyObject_GetAttr(param, state->string.grad);
+}
+
 /* Compares a slot's tensors with the plan and hands the plan its gradient. 1 fine, 0 out of date, -1 exception. */
 static int
 refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index, int zero_grads)
 {
     const plan_item *items = &self->items[slot->first_item];
-    slot->grad = PyObject_GetAttr(items[0].value, self->module_state->string.grad);
+    const int look_at_state = self->sealed_state == NULL || !slot->covered;
+    slot->grad = read_grad(self->module_state, items[0].value);
     if (slot->grad == NULL) {
         return -1;
     }
-    if (!state_matches(self, slot)) {
+    if (look_at_state && !pfo_plan_object_slot_matches(self, slot)) {
         return 0;
     }
     if (slot->entry < 0) {
@@ -202,7 +257,7 @@ refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index, int zero_grad
     }
     pfo_tensor_arg param;
     int answer = check_param(self, slot, index, &param);
-    for (int i = 1; i < slot->item_count && answer > 0; i++) {
+    for (int i = 1; look_at_state && i < slot->item_count && answer > 0; i++) {
         if (items[i].part != PART_OTHER) {
             answer = check_item(self, &items[i], index, &param);
         }
@@ -218,14 +273,22 @@ refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index, int zero_grad
 static int
 prepare(plan_object *self, PyObject *param_groups, PyObject *state, int zero_grads)
 {
-    int answer = containers_match(self, param_groups, state);
+    pfo_tensor_types_read(self->module_state);
+    int answer = pfo_plan_object_containers_match(self, param_groups, state, self->sealed_state == NULL);
     if (answer > 0) {
         answer = pfo_plan_object_read_options(self, param_groups);
     }
+    if (self->sealed_state != NULL && !pfo_plan_object_is_sealed(self, state)) {
+        pfo_plan_object_break_seal(self);
+    }
+    const int sealed = self->sealed_state != NULL;
     for (Py_ssize_t i = 0; i < self->slot_count && answer > 0; i++) {
         answer = refresh_slot(self, &self->slots[i], i, zero_grads);
     }
-    return answer > 0 ? containers_match(self, param_groups, state) : answer;
+    if (sealed && self->sealed_state == NULL) { /* user code has had the state while this looked elsewhere */
+        return answer < 0 ? -1 : 0;
+    }
+    return answer > 0 ? pfo_plan_object_containers_match(self, param_groups, state, !sealed) : answer;
 }
 
 /* Lets the gradients go, and the answer of written() if other parameters than last time had one. */
@@ -236,7 +299,7 @@ drop_gradients(plan_object *self, int stepped)
     for (Py_ssize_t i = 0; i < self->slot_count; i++) {
         plan_slot *slot = &self->slots[i];
         if (stepped && slot->entry >= 0) {
-            const int has_grad = slot->grad != Py_None;
+            const uint8_t has_grad = slot->grad != Py_None;
             same &= has_grad == slot->had_grad;
             slot->had_grad = has_grad;
         }

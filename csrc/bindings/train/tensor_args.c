@@ -70,9 +70,11 @@ pfo_tensor_arg_same_layout(const pfo_tensor_arg *a, const pfo_tensor_arg *b)
 }
 
 int
-pfo_tensor_arg_is_negated(const pfo_train_state *state, PyObject *object)
+pfo_tensor_arg_is_negated(pfo_train_state *state, PyObject *object)
 {
-    PyObject *answer = PyObject_CallMethodNoArgs(object, state->string.is_neg);
+    const pfo_tensor_type *type = pfo_tensor_type_of(state, object);
+    PyObject *answer = type != NULL && type->is_neg != NULL ? type->is_neg(object, NULL)
+                                                            : PyObject_CallMethodNoArgs(object, state->string.is_neg);
     if (answer == NULL) {
         if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
             return -1;
@@ -196,16 +198,9 @@ pfo_tensor_arg_from_array(PyObject *object, const char *list, Py_ssize_t index, 
     return check_dense(object, list, index, arg);
 }
 
-/* The type's function to fill a DLTensor, or NULL (no exception) when it has none of a version known here. */
 static pfo_dltensor_from_object
-exchange_function(pfo_train_state *state, PyTypeObject *type)
+exchange_function(const pfo_train_state *state, PyTypeObject *type)
 {
-    int slot = 0;
-    for (; slot < PFO_TRAIN_TENSOR_TYPES && state->tensor_types[slot].type != NULL; slot++) {
-        if (state->tensor_types[slot].type == type) {
-            return state->tensor_types[slot].function;
-        }
-    }
     pfo_dltensor_from_object function = NULL;
     PyObject *capsule = PyObject_GetAttr((PyObject *)type, state->string.exchange_api);
     if (capsule != NULL && PyCapsule_IsValid(capsule, "dlpack_exchange_api")) {
@@ -219,11 +214,84 @@ exchange_function(pfo_train_state *state, PyTypeObject *type)
     }
     PyErr_Clear();
     Py_XDECREF(capsule);
-    if (slot < PFO_TRAIN_TENSOR_TYPES && state->tensor_types[slot].type == NULL) {
-        state->tensor_types[slot].type = (PyTypeObject *)Py_NewRef((PyObject *)type);
-        state->tensor_types[slot].function = function;
-    }
     return function;
+}
+
+/* The getter a C type defined under this name, if instances of `type` are asked through it. The type that defined it owns it, and
+ * `type` is one of its subclasses. */
+static const PyGetSetDef *
+getter_of(PyTypeObject *type, PyObject *name)
+{
+    PyObject *descriptor = PyObject_GetAttr((PyObject *)type, name);
+    const int is_getter = descriptor != NULL && Py_IS_TYPE(descriptor, &PyGetSetDescr_Type) &&
+                          PyType_IsSubtype(type, PyDescr_TYPE(descriptor));
+    const PyGetSetDef *found = is_getter ? ((PyGetSetDescrObject *)descriptor)->d_getset : NULL;
+    PyErr_Clear();
+    Py_XDECREF(descriptor);
+    return found;
+}
+
+static PyCFunction
+method_of(PyTypeObject *type, PyObject *name)
+{
+    PyObject *descriptor = PyObject_GetAttr((PyObject *)type, name);
+    const int is_method = descriptor != NULL && Py_IS_TYPE(descriptor, &PyMethodDescr_Type) &&
+                          PyType_IsSubtype(type, PyDescr_TYPE(descriptor)) &&
+                          ((PyMethodDescrObject *)descriptor)->d_method->ml_flags == METH_NOARGS;
+    const PyCFunction method = is_method ? ((PyMethodDescrObject *)descriptor)->d_method->ml_meth : NULL;
+    PyErr_Clear();
+    Py_XDECREF(descriptor);
+    return method;
+}
+
+static void
+read_type(const pfo_train_state *state, pfo_tensor_type *entry)
+{
+    entry->grad = NULL;
+    entry->base = NULL;
+    entry->is_neg = NULL;
+    if (entry->dltensor != NULL && entry->type->tp_getattro == PyObject_GenericGetAttr) {
+        entry->grad = getter_of(entry->type, state->string.grad);
+        entry->base = getter_of(entry->type, state->string.base);
+        entry->is_neg = method_of(entry->type, state->string.is_neg);
+    }
+}
+
+void
+pfo_tensor_types_read(pfo_train_state *state)
+{
+    for (int i = 0; i < PFO_TRAIN_TENSOR_TYPES && state->tensor_types[i].type != NULL; i++) {
+        read_type(state, &state->tensor_types[i]);
+    }
+}
+
+const pfo_tensor_type *
+pfo_tensor_type_of(pfo_train_state *state, PyObject *object)
+{
+    PyTypeObject *const type = Py_TYPE(object);
+    int i = 0;
+    for (; i < PFO_TRAIN_TENSOR_TYPES && state->tensor_types[i].type != NULL; i++) {
+        if (state->tensor_types[i].type == type) {
+            return &state->tensor_types[i];
+        }
+    }
+    if (i == PFO_TRAIN_TENSOR_TYPES) {
+        return NULL;
+    }
+    pfo_tensor_type entry = { .dltensor = exchange_function(state, type) }; /* may run the metaclass's code */
+    entry.type = type;
+    read_type(state, &entry);
+    for (i = 0; i < PFO_TRAIN_TENSOR_TYPES && state->tensor_types[i].type != NULL; i++) {
+        if (state->tensor_types[i].type == type) {
+            return &state->tensor_types[i];
+        }
+    }
+    if (i == PFO_TRAIN_TENSOR_TYPES) {
+        return NULL;
+    }
+    Py_INCREF(type);
+    state->tensor_types[i] = entry;
+    return &state->tensor_types[i];
 }
 
 static void
@@ -290,12 +358,12 @@ read_by_exchange(pfo_dltensor_from_object function, PyObject *object, unsigned a
 int
 pfo_tensor_peek_at(pfo_train_state *state, PyObject *object, pfo_tensor_peek *peek)
 {
-    const pfo_dltensor_from_object function = exchange_function(state, Py_TYPE(object));
+    const pfo_tensor_type *type = pfo_tensor_type_of(state, object);
     dl_tensor tensor;
-    if (function == NULL) {
+    if (type == NULL || type->dltensor == NULL) {
         return 0;
     }
-    if (function(object, &tensor) != 0) {
+    if (type->dltensor(object, &tensor) != 0) {
         PyErr_Clear();
         return 0;
     }
@@ -450,8 +518,8 @@ int
 pfo_tensor_arg_from_tensor(pfo_train_state *state, PyObject *object, const char *list, Py_ssize_t index,
                            unsigned accepted, pfo_tensor_arg *arg)
 {
-    const pfo_dltensor_from_object function = exchange_function(state, Py_TYPE(object));
-    if ((function == NULL || !read_by_exchange(function, object, accepted, arg)) &&
+    const pfo_tensor_type *type = pfo_tensor_type_of(state, object);
+    if ((type == NULL || type->dltensor == NULL || !read_by_exchange(type->dltensor, object, accepted, arg)) &&
         read_by_attributes(state, object, list, index, accepted, arg) < 0) {
         return -1;
     }

@@ -45,7 +45,7 @@ int pfo_tensor_arg_from_tensor(pfo_train_state *state, PyObject *object, const c
 
 /* 1 if the tensor is flagged as negated: its value is minus what lies in its memory (torch makes such views of imaginary
  * parts). 0 if not, also for objects that know no such flag; -1 with an exception. */
-int pfo_tensor_arg_is_negated(const pfo_train_state *state, PyObject *object);
+int pfo_tensor_arg_is_negated(pfo_train_state *state, PyObject *object);
 
 /* 1 if shape and strides agree where they matter (dimensions of size 1 may have any stride). */
 int pfo_tensor_arg_same_layout(const pfo_tensor_arg *a, const pfo_tensor_arg *b);
@@ -59,6 +59,12 @@ typedef struct pfo_tensor_peek {
     pfo_device device;
     int32_t device_index;
 } pfo_tensor_peek;
+
+/* What is known of a tensor's type, or NULL: as many types as there is room for have been met. Valid until the module goes. */
+const pfo_tensor_type *pfo_tensor_type_of(pfo_train_state *state, PyObject *object);
+
+/* Reads the attributes of all known types again: somebody may have given one another `grad`. At the start of each step. */
+void pfo_tensor_types_read(pfo_train_state *state);
 
 /* The quick look of every step, through the exchange API alone: 1, or 0 (no exception) where that does not tell. Checks nothing. */
 int pfo_tensor_peek_at(pfo_train_state *state, PyObject *object, pfo_tensor_peek *peek);

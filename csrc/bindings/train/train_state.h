@@ -28,6 +28,7 @@
     X(dampening, "dampening")                                                                                          \
     X(data_ptr, "data_ptr")                                                                                            \
     X(decoupled_weight_decay, "decoupled_weight_decay")                                                                \
+    X(detach, "detach")                                                                                                \
     X(device, "device")                                                                                                \
     X(differentiable, "differentiable")                                                                                \
     X(dtype, "dtype")                                                                                                  \
@@ -43,11 +44,13 @@
     X(maximize, "maximize")                                                                                            \
     X(momentum, "momentum")                                                                                            \
     X(nesterov, "nesterov")                                                                                            \
+    X(param_groups, "param_groups")                                                                                    \
     X(params, "params")                                                                                                \
     X(resolve_neg, "resolve_neg")                                                                                      \
     X(rounding_step, "rounding_step")                                                                                  \
     X(seed, "seed")                                                                                                    \
     X(shape, "shape")                                                                                                  \
+    X(state, "state")                                                                                                  \
     X(step, "step")                                                                                                    \
     X(stochastic_rounding, "stochastic_rounding")                                                                      \
     X(stride, "stride")                                                                                                \
@@ -57,15 +60,21 @@
 /* Fills a DLTensor (see tensor_args.c) from a tensor object without Python calls. 0, or -1 with an exception. */
 typedef int (*pfo_dltensor_from_object)(void *object, void *dltensor);
 
-enum { PFO_TRAIN_TENSOR_TYPES = 4 };
+enum { PFO_TRAIN_TENSOR_TYPES = 8 };
+
+/* A type of tensors, and how C code asks them without a search for the attribute by name. Where a member is NULL the type has something
+ * else under that name (a subclass's property, say) and the attribute is for PyObject_GetAttr(). */
+typedef struct pfo_tensor_type {
+    PyTypeObject *type;                /* strong; NULL: a place not taken */
+    pfo_dltensor_from_object dltensor; /* NULL: the type has no exchange API */
+    const PyGetSetDef *grad, *base;    /* `grad`, `_base` */
+    PyCFunction is_neg;                /* the method, without arguments */
+} pfo_tensor_type;
 
 typedef struct pfo_train_state {
-    int ready;         /* 1 once the module's exec slot has finished */
-    pfo_engine engine; /* chosen when the module was loaded */
-    struct {
-        PyTypeObject *type;                 /* strong */
-        pfo_dltensor_from_object function;  /* NULL: the type has no exchange API */
-    } tensor_types[PFO_TRAIN_TENSOR_TYPES]; /* the types met so far, first come first kept */
+    int ready;                                            /* 1 once the module's exec slot has finished */
+    pfo_engine engine;                                    /* chosen when the module was loaded */
+    pfo_tensor_type tensor_types[PFO_TRAIN_TENSOR_TYPES]; /* the types met so far, first come first kept */
 #define PFO_TRAIN_FIELD(field, public) PyTypeObject *field;
     PFO_TRAIN_TYPES(PFO_TRAIN_FIELD)
 #undef PFO_TRAIN_FIELD
