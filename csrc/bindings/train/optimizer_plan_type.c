@@ -29,7 +29,7 @@ plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->module_state = module_state;
     self->device = PFO_DEVICE_COUNT;
     self->seal_wait = 1; /* whoever made the state still has it */
-    self->running = 1; /* found by gc.get_objects() while it is half made, it refuses to step */
+    self->running = 1;   /* found by gc.get_objects() while it is half made, it refuses to step */
     if (pfo_plan_object_set_operation(self, operation) < 0 ||
         pfo_plan_object_build(self, param_groups, state, fresh != Py_None ? fresh : NULL) < 0) {
         Py_DECREF(self);
