@@ -22,6 +22,7 @@ from torch import Tensor
 from perfopt._train import OptimizerPlan
 from perfopt.optim._layout import GROUP_OPTIONS, Entry, StateLayout
 from perfopt.optim._loss_scale import LossScale
+from perfopt.optim._low_precision import COPY_KEY, WeightCopies, wants_copy
 from perfopt.optim._small_state import StateBuffers
 
 __all__ = ["PlannedOptimizer", "StepOptions"]
@@ -44,6 +45,9 @@ class StepOptions(TypedDict, total=False):
     """Of parameters in bfloat16 or float16, keep a float32 master in the state (``"master_weight"``), which steps change; the
     parameter is written from it, rounded to nearest, in the same pass. State is then float32. Default: false: state has
     the parameter's dtype, as torch keeps it. Also an option of a group."""
+    low_precision_copy: torch.dtype | None
+    """Of parameters in float32, keep a copy in ``torch.bfloat16`` or ``torch.float16``, rounded to nearest and written in the
+    same pass: see :meth:`PlannedOptimizer.low_precision_parameters`. None: none is kept. Also an option of a group."""
     state_bits: int | None
     """8: keep state in 8 bits, with a float32 scale for each 256 elements. None: as torch keeps it. Also an option of a group."""
     stochastic_rounding: bool
@@ -64,6 +68,7 @@ def _checked(**options: Any) -> dict[str, Any]:
         "max_grad_norm": None,
         "skip_nonfinite": True,
         "master_weights": False,
+        "low_precision_copy": None,
         "state_bits": None,
         "stochastic_rounding": False,
         "seed": 0,
@@ -90,6 +95,8 @@ def _checked(**options: Any) -> dict[str, Any]:
 def _check_group(options: dict[str, Any]) -> None:
     if options["state_bits"] not in (None, 8):
         raise ValueError(f"state_bits={options['state_bits']!r}; accepted: None or 8")
+    if options[COPY_KEY] not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(f"{COPY_KEY}={options[COPY_KEY]!r}; accepted: None, torch.bfloat16 or torch.float16")
 
 
 class PlannedOptimizer(torch.optim.Optimizer):
@@ -115,11 +122,12 @@ class PlannedOptimizer(torch.optim.Optimizer):
         self._skipped_steps = 0
         self._last_grad_norm: float | None = None
         self._shows_averages = False
+        self._copies = WeightCopies()
         self._plan: OptimizerPlan | None = None  # before `state` is there for the first time
         self._workspace: Tensor | None = None  # of a plan on a CUDA device
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's; ``master_weights`` and ``state_bits`` may be given for the group."""
+        """As torch's; ``master_weights``, ``low_precision_copy`` and ``state_bits`` may be given for the group."""
         param_group = {**self._group_options, **param_group}
         _check_group(param_group)
         super().add_param_group(param_group)
@@ -357,16 +365,22 @@ class PlannedOptimizer(torch.optim.Optimizer):
 
     def _create_state(self, created: dict[Tensor, Entry]) -> None:
         """Completes the state of all parameters with a gradient, and of those that no missing state would make wait for one."""
+        self._copies.forget_all_but(param for param, _ in self._params())
         buffers = StateBuffers(
             [param for param, _ in self._params() if param.grad is not None and not self.state.get(param)]
         )
         for param, group in self._params():
-            if param.grad is None and (self._layout.needs_state(group) or torch.nn.parameter.is_lazy(param)):
-                continue
+            waits = param.grad is None and (self._layout.needs_state(group) or torch.nn.parameter.is_lazy(param))
             entry = self.state.get(param, {})
-            if not isinstance(entry, dict):
-                continue  # the plan has the words for it
-            made = self._layout.missing(param, group, entry, buffers, ema=self._ema is not None)
+            if not isinstance(entry, dict) or (waits and not entry):
+                continue  # of what is no dict the plan has the words
+            made: Entry = {}
+            if not waits:
+                made = self._layout.missing(param, group, entry, buffers, ema=self._ema is not None)
+            if not wants_copy(param, group):
+                entry.pop(COPY_KEY, None)
+            elif entry.get(COPY_KEY) is not self._copies.of(param, group):
+                made[COPY_KEY] = self._copies.of(param, group)
             if made:
                 created[param] = made
                 entry.update(made)
@@ -409,6 +423,41 @@ class PlannedOptimizer(torch.optim.Optimizer):
                 replaced.append((entry, step))
                 entry["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
         return replaced
+
+    # ---- Low-precision copies --------------------------------------------------------------------
+
+    def low_precision_parameters(self, *, refresh: bool = False) -> Iterator[Tensor]:
+        """The low-precision copy of every parameter, in the order of the groups: tensors that steps go on writing.
+
+        They stay the same objects, so it is enough to ask once. A parameter in 16 bits, or of a group without
+        ``low_precision_copy``, is its own copy. After a step the copies of all parameters that it changed are right (a skipped
+        step changes neither), after ``load_state_dict()`` all of them. Where something else changed a parameter in place (weights
+        that were loaded into the model), its copy is right after this call, or after the parameter's next step. Of a change
+        through ``.data`` or under ``torch.inference_mode()`` torch does not tell: ``refresh`` is for these.
+
+        Args:
+            refresh: write all copies anew.
+
+        Raises:
+            RuntimeError: the optimizer was made without ``low_precision_copy``.
+        """
+        if all(group.get(COPY_KEY) is None for group in self.param_groups):
+            raise RuntimeError(
+                f"no copies are kept; make the optimizer with {COPY_KEY}=, such as {COPY_KEY}=torch.bfloat16"
+            )
+        self._copies.forget_all_but(param for param, _ in self._params())
+        return iter([self._copy_of(param, group, refresh) for param, group in self._params()])
+
+    def _copy_of(self, param: Tensor, group: dict[str, Any], refresh: bool) -> Tensor:
+        if not wants_copy(param, group):
+            return param.detach()
+        copy = self._copies.of(param, group)
+        if refresh or not self._copies.is_right(param):
+            self._copies.write(param)
+        entry = self.state.get(param)
+        if isinstance(entry, dict) and entry:
+            entry[COPY_KEY] = copy
+        return copy
 
     # ---- Moving averages -------------------------------------------------------------------------
 
@@ -472,7 +521,9 @@ class PlannedOptimizer(torch.optim.Optimizer):
         """torch's state dictionary with every parameter's entry in another form, and of the groups' options those of torch."""
         packed: dict[str, Any] = super().state_dict()
         packed["state"] = {
-            key: form(entry) if isinstance(entry, dict) else entry for key, entry in packed["state"].items()
+            key: form(entry) if isinstance(entry, dict) else entry
+            for key, entry in packed["state"].items()
+            if not (isinstance(entry, dict) and entry.keys() == {COPY_KEY})
         }
         packed["param_groups"] = [
             {name: value for name, value in group.items() if name not in GROUP_OPTIONS}
@@ -485,7 +536,8 @@ class PlannedOptimizer(torch.optim.Optimizer):
 
         State is brought into the form that this optimizer asks for (``state_bits``, ``master_weights``, ``ema``), whatever form
         it was saved in; float32 state is rounded to nearest where it becomes 8-bit. Masters and averages that are wanted and
-        not there are made from the parameters at the next step, so load the model's weights first.
+        not there are made from the parameters at the next step, and low-precision copies are written anew, so load the model's
+        weights first.
         """
         given: dict[str, Any] = {}
 
@@ -514,6 +566,12 @@ class PlannedOptimizer(torch.optim.Optimizer):
                 state["state"][param] = self._layout.loaded(param, group, entry, ema=self._ema is not None)
             else:
                 state["state"][places[key][0] if key in places else key] = entry
+        for param, group in held:
+            copy = self._copies.held(param, group)
+            if copy is not None:
+                self._copies.write(param)
+                if isinstance(state["state"].get(param), dict) and state["state"][param]:
+                    state["state"][param][COPY_KEY] = copy
         rounding = given.get(_CHECKPOINT_KEY, {})
         self.seed = rounding.get("seed", self.seed)
         self._rounding_step = rounding.get("rounding_step", self._rounding_step)

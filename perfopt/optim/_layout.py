@@ -2,11 +2,12 @@
 
 In an optimizer's ``state`` a parameter has the tensors that OptimizerPlan knows: those of its torch twin under torch's keys, and
 
-=================  =================================================================================================
-``master_weight``  float32; what steps change where the parameter has 16 bits and its group ``master_weights``
-``ema``            float32; moving average of the weight
-``<key>_scale``    float32, one for each 256 elements: ``<key>`` is then uint8 (``state_bits=8``)
-=================  =================================================================================================
+======================  ============================================================================================
+``master_weight``       float32; what steps change where the parameter has 16 bits and its group ``master_weights``
+``ema``                 float32; moving average of the weight
+``low_precision_copy``  16 bits; image of a float32 parameter, in no state dictionary (``_low_precision.py``)
+``<key>_scale``         float32, one for each 256 elements: ``<key>`` is then uint8 (``state_bits=8``)
+======================  ============================================================================================
 
 A state dictionary has 8-bit state under ``<key>_codes``, so that the twin misses its key instead of reading codes as numbers.
 """
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from perfopt.optim import _eight_bit
+from perfopt.optim._low_precision import COPY_KEY
 from perfopt.optim._small_state import StateBuffers
 
 __all__ = ["GROUP_OPTIONS", "Entry", "StateKey", "StateLayout"]
@@ -26,7 +28,7 @@ __all__ = ["GROUP_OPTIONS", "Entry", "StateKey", "StateLayout"]
 Entry = dict[str, Any]
 
 # How a group's state is stored is a matter of this run: a checkpoint does not change it.
-GROUP_OPTIONS = ("master_weights", "state_bits")
+GROUP_OPTIONS = ("master_weights", "state_bits", COPY_KEY)
 
 _SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 
@@ -82,7 +84,7 @@ class StateLayout:
         A master or average that is not float32 has been through a 16-bit twin, which casts what it does not know and steps
         without it: it is left out.
         """
-        own = {"master_weight": _has_master(param, group), "ema": ema}
+        own = {"master_weight": _has_master(param, group), "ema": ema, COPY_KEY: False}
         names = {f"{key.name}{suffix}" for key in self.keys for suffix in ("", "_codes", "_scale")}
         entry = {name: value for name, value in saved.items() if name not in names and name not in own}
         for key in self.keys:
@@ -94,15 +96,17 @@ class StateLayout:
         return entry
 
     def saved(self, entry: Entry) -> Entry:
-        """The entry as a state dictionary has it; the same object where nothing is in 8 bits."""
+        """The entry as a state dictionary has it; the same object where nothing is in 8 bits and there is no copy."""
         eight_bit = {key.name for key in self.keys if f"{key.name}_scale" in entry}
-        if not eight_bit:
+        if not eight_bit and COPY_KEY not in entry:
             return entry
-        return {f"{name}_codes" if name in eight_bit else name: value for name, value in entry.items()}
+        return {
+            f"{name}_codes" if name in eight_bit else name: value for name, value in entry.items() if name != COPY_KEY
+        }
 
     def twins(self, entry: Entry) -> Entry:
         """The entry (as in ``state``) in the form of the torch twin."""
-        form: Entry = {name: value for name, value in entry.items() if name not in ("master_weight", "ema")}
+        form: Entry = {name: value for name, value in entry.items() if name not in ("master_weight", "ema", COPY_KEY)}
         for key in self.keys:
             scale = form.pop(f"{key.name}_scale", None)
             if scale is not None:

@@ -262,13 +262,14 @@ PyDoc_STRVAR(
     "operation is 'adamw', 'adam', 'sgd', 'lion', 'adagrad' or 'rmsprop'; param_groups a list of dicts with ``params`` "
     "and\n"
     "the operation's options as torch names them, read at each step; state a dict from parameter to a dict of its\n"
-    "tensors: the operation's own ('step', 'exp_avg', ...), and where wanted 'master_weight', 'ema' and, for state\n"
-    "that is uint8, '<key>_scale' with one float32 for each 256 elements. fresh is a set of the parameters whose\n"
-    "state holds nothing yet (a new momentum buffer of SGD). Parameters without the state they need wait for "
-    "theirs.\n\n"
+    "tensors: the operation's own ('step', 'exp_avg', ...), and where wanted 'master_weight' or\n"
+    "'low_precision_copy', 'ema' and, for state that is uint8, '<key>_scale' with one float32 for each 256 elements.\n"
+    "fresh is a set of the parameters whose state holds nothing yet (a new momentum buffer of SGD). Parameters "
+    "without\n"
+    "the state they need wait for theirs.\n\n"
     "All tensors must be dense, on the CPU or all on one CUDA device, state laid out as its parameter: parameters,\n"
-    "gradients, state and averages float32, bfloat16 or float16, state also uint8; anything else raises TypeError or\n"
-    "ValueError that names the tensor.");
+    "gradients, state, averages and copies float32, bfloat16 or float16, state also uint8;\n"
+    "anything else raises TypeError or ValueError that names the tensor.");
 
 static PyType_Slot plan_slots[] = {
     { Py_tp_new, (void *)plan_new },           { Py_tp_dealloc, (void *)plan_dealloc },

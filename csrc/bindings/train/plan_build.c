@@ -42,7 +42,8 @@ pfo_plan_object_set_operation(plan_object *self, PyObject *name)
     const pfo_operation *operation = pfo_operation_of(self->op);
     if ((operation->counts_steps && set_name(self, PART_STEP, PyUnicode_InternFromString("step")) < 0) ||
         set_name(self, PART_MASTER, PyUnicode_InternFromString("master_weight")) < 0 ||
-        set_name(self, PART_EMA, PyUnicode_InternFromString("ema")) < 0) {
+        set_name(self, PART_EMA, PyUnicode_InternFromString("ema")) < 0 ||
+        set_name(self, PART_COPY, PyUnicode_InternFromString("low_precision_copy")) < 0) {
         return -1;
     }
     for (int k = 0; k < PFO_STATE_COUNT && operation->state[k].key != NULL; k++) {
@@ -58,9 +59,11 @@ pfo_plan_object_set_operation(plan_object *self, PyObject *name)
 const char *
 pfo_plan_object_part_name(const plan_object *self, plan_part part)
 {
-    static const char *const names[PART_COUNT] = {
-        [PART_PARAM] = "params", [PART_STEP] = "steps", [PART_MASTER] = "master_weights", [PART_EMA] = "emas"
-    };
+    static const char *const names[PART_COUNT] = { [PART_PARAM] = "params",
+                                                   [PART_STEP] = "steps",
+                                                   [PART_MASTER] = "master_weights",
+                                                   [PART_EMA] = "emas",
+                                                   [PART_COPY] = "low_precision_copies" };
     if (part >= PART_STATE_1 && part < PART_SCALE_1) {
         return pfo_operation_of(self->op)->state[part - PART_STATE_1].plural;
     }
@@ -268,7 +271,7 @@ pfo_plan_object_check_device(plan_object *self, PyObject *tensor, const char *li
 static unsigned
 accepted_for(plan_part part)
 {
-    if (part == PART_PARAM || part == PART_EMA) {
+    if (part == PART_PARAM || part == PART_EMA || part == PART_COPY) {
         return PFO_ACCEPT_FLOATS;
     }
     return part >= PART_STATE_1 && part < PART_SCALE_1 ? PFO_ACCEPT_STATE : PFO_ACCEPT_FLOAT32;
@@ -325,6 +328,9 @@ place_item(const plan_object *self, const plan_item *item, pfo_plan_entry *entry
     } else if (item->part == PART_EMA) {
         entry->data[PFO_ROLE_EMA] = item->data;
         entry->dtype[PFO_ROLE_EMA] = item->dtype;
+    } else if (item->part == PART_COPY) {
+        entry->data[PFO_ROLE_COPY] = item->data;
+        entry->dtype[PFO_ROLE_COPY] = item->dtype;
     } else if (item->part == PART_MASTER) { /* the parameter itself, which comes first, becomes its copy */
         entry->data[PFO_ROLE_COPY] = entry->data[PFO_ROLE_WEIGHT];
         entry->dtype[PFO_ROLE_COPY] = entry->dtype[PFO_ROLE_WEIGHT];
@@ -356,7 +362,7 @@ has_needed_state(const plan_object *self, const plan_slot *slot, Py_ssize_t inde
     if ((found & needed) == needed) {
         return 1;
     }
-    if (slot->item_count == 1 || (found & ~(1 << PART_OTHER)) == 0) {
+    if ((found & ~(1 << PART_OTHER | 1 << PART_COPY)) == 0) { /* a copy may be there before the first step */
         return 0;
     }
     int missing = PART_STEP;
@@ -402,6 +408,10 @@ make_entry(plan_object *self, plan_slot *slot, Py_ssize_t index, int first, pfo_
         if (check_not_negated(self, &items[i], index) < 0 ||
             (i > 0 && read_new_item(self, &items[i], index, &param, &other) < 0)) {
             return -1;
+        }
+        if ((items[i].part == PART_MASTER || items[i].part == PART_COPY) && entry->data[PFO_ROLE_COPY] != NULL) {
+            return pfo_tensor_arg_fail(PyExc_ValueError, items[i].value, pfo_plan_object_part_name(self, items[i].part),
+                                       index, "the parameter of a master is its copy; accepted: one of the two");
         }
         place_item(self, &items[i], entry);
     }

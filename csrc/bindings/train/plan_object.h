@@ -11,6 +11,8 @@
  *   "<key>_scale"    float32, one for each 256 elements: <key> is uint8, state in 8 bits
  *   "master_weight"  float32: the weight that steps change; the parameter is written from it
  *   "ema"            moving average of the weight
+ *   "low_precision_copy"   image of the weight, written from it, in 16 bits as a rule. It may be there before all others; not beside
+ *                    a master, whose image is the parameter
  * Other keys, and None, are left alone.
  *
  * All tensors are on one device, that of the first parameter. On the CPU a step is done when step() returns. On a CUDA device
@@ -45,6 +47,7 @@ typedef enum plan_part {
     PART_SCALE_1 = PART_STATE_1 + PFO_STATE_COUNT,
     PART_MASTER = PART_SCALE_1 + PFO_STATE_COUNT,
     PART_EMA,
+    PART_COPY,
     PART_COUNT,
     PART_OTHER = PART_COUNT, /* nothing */
 } plan_part;
