@@ -1,8 +1,7 @@
-"""Clipping plus AdamW over 80 M float32 parameters, and over many small tensors, against torch's chain of the same."""
+"""Clipping plus AdamW over many small tensors, against torch's chain of the same; large ones are in bench_optim.py."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +11,6 @@ torch = pytest.importorskip("torch")
 
 from perfopt import _core  # noqa: E402
 from perfopt.optim import AdamW  # noqa: E402
-
-
-def mixed_sizes(total: int, count: int) -> list[int]:
-    """Sizes as in a model: a few hundred elements (biases) to some millions (weights), the same on every run."""
-    generator = random.Random(0)
-    weights = [generator.choice([0.0001, 0.1, 0.3, 1, 1, 2, 2, 3]) for _ in range(count)]
-    return [max(64, int(total * weight / sum(weights))) for weight in weights]
 
 
 def make_params(sizes: list[int]) -> list[Any]:
@@ -52,21 +44,6 @@ def equal_threads() -> Any:
     torch.set_num_threads(_core.cpu_info()["threads"])
     yield
     torch.set_num_threads(before)
-
-
-def test_eighty_million_parameters(versus: Callable[..., None]) -> None:
-    sizes = mixed_sizes(80_000_000, 80)
-    versus(
-        "clip + AdamW, 80 M fp32 parameters in 80 tensors",
-        ours={"perfopt.optim.AdamW(max_grad_norm=1)": ours(sizes)},
-        peers={
-            "clip_grad_norm_ + AdamW(fused=True)": torch_chain(sizes, fused=True),
-            "clip_grad_norm_ + AdamW": torch_chain(sizes),
-        },
-        bars={"clip_grad_norm_ + AdamW(fused=True)": ">=1.2x", "clip_grad_norm_ + AdamW": ">=4x"},
-        rounds=15,
-        note="32 bytes a parameter against 40 and 92",
-    )
 
 
 def test_many_small_tensors(versus: Callable[..., None]) -> None:
