@@ -13,6 +13,9 @@
 int32_t
 pfo_cuda_fail(pfo_backend_error *err, int32_t code, cudaError_t error, const char *format, ...)
 {
+    if (error != cudaSuccess) {
+        (void)cudaGetLastError(); /* reported here; who asks the runtime next begins clean */
+    }
     if (err == NULL) {
         return code;
     }
@@ -23,7 +26,6 @@ pfo_cuda_fail(pfo_backend_error *err, int32_t code, cudaError_t error, const cha
     err->device_code = (int32_t)error;
     if (error != cudaSuccess && length >= 0 && (size_t)length < sizeof err->text) {
         (void)snprintf(err->text + length, sizeof err->text - (size_t)length, ": %s", cudaGetErrorString(error));
-        (void)cudaGetLastError(); /* reported here; the next call begins clean */
     }
     return code;
 }
@@ -43,6 +45,7 @@ has_context(int device)
         cudaGetDriverEntryPoint("cuDevicePrimaryCtxGetState", &found, cudaEnableDefault, &outcome);
 #endif
     if (error != cudaSuccess || outcome != cudaDriverEntryPointSuccess) {
+        (void)cudaGetLastError(); /* the answer stands for it */
         return 1;
     }
     unsigned int flags = 0;
@@ -60,8 +63,8 @@ pfo_device_guard::pfo_device_guard(int device) : previous_(device), changed_(fal
 
 pfo_device_guard::~pfo_device_guard()
 {
-    if (changed_ && has_context(previous_)) {
-        (void)cudaSetDevice(previous_);
+    if (changed_ && has_context(previous_) && cudaSetDevice(previous_) != cudaSuccess) {
+        (void)cudaGetLastError(); /* no later call of somebody else's is to tell it */
     }
 }
 
@@ -97,6 +100,9 @@ probe(int32_t *device_count, pfo_backend_error *err)
         return pfo_cuda_fail(err, PFO_BACKEND_UNAVAILABLE, cudaSuccess, "no CUDA driver is installed");
     }
     const cudaError_t error = cudaGetDeviceCount(&count);
+    if (error == cudaErrorNoDevice) {
+        (void)cudaGetLastError();
+    }
     if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
         return pfo_cuda_fail(err, PFO_BACKEND_UNAVAILABLE, cudaSuccess,
                              "the CUDA driver (version %d.%d) finds no device", driver / 1000, driver % 1000 / 10);

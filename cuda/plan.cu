@@ -60,6 +60,7 @@ struct pfo_backend_plan {
     int plain;            /* 1: every tensor is float32 throughout */
     int stale;            /* 1: an upload failed, the device's tables are not the mirror's */
     int captured;         /* 1: [graphs] */
+    int groups_there;     /* 1: the device has what groups[] says */
     pfo_table_layout layout;
     pfo_table_view view; /* of device memory */
     pfo_table_record *records;
@@ -312,11 +313,14 @@ give_groups(pfo_backend_plan *plan, const pfo_backend_group *groups, pfo_norm_ar
         memcpy(arguments->groups, groups, bytes);
         return cudaSuccess;
     }
-    if (!plan->captured && memcmp(plan->groups, groups, bytes) == 0) {
+    if (!plan->captured && plan->groups_there && memcmp(plan->groups, groups, bytes) == 0) {
         return cudaSuccess;
     }
     memcpy(plan->groups, groups, bytes);
-    return upload(plan, plan->view.groups, groups, (int64_t)bytes, stream);
+    plan->groups_there = 0;
+    const cudaError_t error = upload(plan, plan->view.groups, groups, (int64_t)bytes, stream);
+    plan->groups_there = error == cudaSuccess;
+    return error;
 }
 
 int32_t
@@ -350,8 +354,16 @@ pfo_cuda_plan_create(const pfo_backend_plan_spec *spec, void *stream, pfo_backen
         return code;
     }
     const pfo_device_guard guard(spec->device);
-    if (guard.error() != cudaSuccess) {
-        return pfo_cuda_fail(err, PFO_BACKEND_DEVICE, guard.error(), "cannot use device %d", (int)spec->device);
+    bool capturing = false;
+    const cudaError_t error = guard.error() == cudaSuccess
+                                  ? pfo_cuda_is_capturing(static_cast<cudaStream_t>(stream), &capturing)
+                                  : guard.error();
+    if (error != cudaSuccess) {
+        return pfo_cuda_fail(err, PFO_BACKEND_DEVICE, error, "cannot use device %d", (int)spec->device);
+    }
+    if (capturing) { /* each replay would begin the plan anew, and until the first there would be none */
+        return pfo_cuda_fail(err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess,
+                             "a plan cannot be made while the stream is captured; take a step before the capture");
     }
     pfo_backend_plan *made = static_cast<pfo_backend_plan *>(pfo_alloc_array(1, sizeof *made));
     if (made == NULL) {

@@ -10,9 +10,9 @@
  * - Streams: `stream` is the device's native handle (cudaStream_t; NULL is the default stream). Functions that take one
  *   only enqueue work on it and return: no synchronisation, no allocation, no copy from host memory that the device
  *   would read later (tables travel as kernel parameters). So all of them may be captured into a graph and replayed.
- *   The exceptions say so in their names: read_state_and_wait(), digest_pieces_and_wait().
+ *   The exceptions say so in their names: read_state_and_wait(), digest_pieces_and_wait(); and plan_create() refuses.
  * - Devices: an index into the backend's devices, part of the plan. The calling thread's current device is the same
- *   after a call as before it.
+ *   after a call as before it, unless the process has never used that one: going back would create its context.
  * - Memory: the backend owns no device memory. The caller gives each plan a workspace and keeps it, and all tensors,
  *   alive until the work enqueued with them is done, and as long as a graph that captured it may be replayed. Counts
  *   are int64_t elements, sizes int64_t bytes.
@@ -230,11 +230,12 @@ typedef struct pfo_backend {
 
     /* Bytes of workspace a plan of this spec needs. Touches no device. */
     int32_t (*plan_bytes)(const pfo_backend_plan_spec *spec, int64_t *bytes, pfo_backend_error *err);
-    /* Checks the spec, loads the kernels and enqueues the tables and a zeroed state. On failure *plan is NULL. */
+    /* Checks the spec, loads the kernels and enqueues the tables and a zeroed state. On failure *plan is NULL. Not for capture:
+     * BAD_ARGUMENT. */
     int32_t (*plan_create)(const pfo_backend_plan_spec *spec, void *stream, pfo_backend_plan **plan,
                            pfo_backend_error *err);
     /* Pointers, has_grad and the gradients' dtypes may have changed; count, other dtypes and group may not (make a new plan). Enqueues only what differs from
-     * the last call, and nothing when nothing does. */
+     * the last call, and nothing when nothing does. Each step that is captured begins with it. */
     int32_t (*plan_update)(pfo_backend_plan *plan, const pfo_backend_tensor *tensors, int64_t tensor_count,
                            void *stream, pfo_backend_error *err);
     /* Frees host memory only; enqueued work may still be running. NULL is allowed. */
