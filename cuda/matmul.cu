@@ -12,6 +12,8 @@
  */
 #include "common.cuh"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #if defined(PFO_HAVE_CUBLASLT)
@@ -387,7 +389,8 @@ check_product(const pfo_backend_matmul *product, pfo_backend_error *err)
                              product->aux);
     }
     if (product->m < 1 || product->n < 1 || product->k < 1 || product->device < 0 || product->device >= DEVICES ||
-        product->workspace_bytes < 0 || (uintptr_t)product->workspace % MOST_ALIGNMENT != 0) {
+        product->workspace_bytes < 0 || (product->workspace == NULL && product->workspace_bytes > 0) ||
+        (uintptr_t)product->workspace % MOST_ALIGNMENT != 0) {
         return pfo_cuda_fail(
             err, PFO_BACKEND_BAD_ARGUMENT, cudaSuccess,
             "a product of [%lld, %lld] by [%lld, %lld] on device %d with %lld bytes of workspace at %p",
