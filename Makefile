@@ -47,11 +47,19 @@ test: $(STAMP)/built
 ## test-c, asan, tsan: the pure-C parts as C programs, plain and under the sanitizers
 C_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*.c))
 TSAN_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*thread*.c tests/c/test_pool.c tests/c/test_disk_payload.c tests/c/test_cast.c tests/c/test_execute.c tests/c/test_scale.c tests/c/test_walk.c tests/c/test_loader.c tests/c/test_recorder.c tests/c/test_calltree.c tests/c/test_spans.c tests/c/test_capture_live.c tests/c/test_sampler.c))
-FORMATTED = $(C_SOURCES) $(C_HEADERS) $(wildcard tests/c/*.[ch] tests/crash/*.c cuda/*.cu cuda/*.cuh cuda/dev/*.cu benchmarks/c/*.c)
+FORMATTED = $(C_SOURCES) $(C_HEADERS) $(wildcard tests/c/*.[ch] tests/emulator/*.[ch] tests/emulator/*.cpp tests/crash/*.c cuda/*.cu cuda/*.cuh cuda/dev/*.cu benchmarks/c/*.c)
 PURE_SOURCES := $(wildcard csrc/base/*.c csrc/cache/*.c csrc/profiler/*.c csrc/monitor/*.c csrc/kernels/*.c csrc/backend/*.c)
 
 # Backends that the loader must take or refuse, made from one file.
 FAKES := $(foreach kind,good version size nosymbol nodriver nodevice,fake_$(kind).so)
+
+# Tests of a device, which are run on the double and, where there is a C++ compiler, on the emulated one.
+DEVICE_TESTS := test_device_table test_device_roles test_device_fingerprint test_execute_device
+HAVE_CXX := $(shell command -v $(firstword $(CXX)))
+# The kernels of cuda/ themselves, compiled for the host over an emulated device (tests/emulator/cuda_runtime.h).
+EMULATED := $(basename $(notdir $(wildcard cuda/*.cu)))
+EMULATOR_HEADERS := $(C_HEADERS) $(wildcard cuda/*.cuh tests/emulator/*.h) csrc/flags.mk
+EMULATOR_FLAGS := $(PFO_EMULATOR)
 
 NEON := aarch64-linux-gnu
 
@@ -76,6 +84,23 @@ $(BUILD)/c-$(1)/fake_nvml.so: tests/c/fake_nvml.c csrc/flags.mk
 	@$(3) $(PFO_CSTD) $(PFO_WARN) -Werror $(2) -fPIC -shared $$< -o $$@
 $(BUILD)/c-$(1)/test_nvml: $(BUILD)/c-$(1)/fake_nvml.so
 
+$(BUILD)/c-$(1)/emulated_%.o: cuda/%.cu tests/emulator/kernels.cpp $(EMULATOR_HEADERS)
+	@mkdir -p $$(dir $$@)
+	@$$(CXX) $(EMULATOR_FLAGS) $(2) -DEMULATED_$$* -c tests/emulator/kernels.cpp -o $$@
+$(BUILD)/c-$(1)/emulator.o: tests/emulator/emulator.cpp $(EMULATOR_HEADERS)
+	@mkdir -p $$(dir $$@)
+	@$$(CXX) $(EMULATOR_FLAGS) $(2) -c $$< -o $$@
+$(BUILD)/c-$(1)/emulated_alloc.o: csrc/base/alloc.c $(C_HEADERS) csrc/flags.mk
+	@mkdir -p $$(dir $$@)
+	@$(3) $(PFO_CSTD) -Icsrc -DPFO_TESTING $(PFO_WARN) -Werror $(2) -fPIC -fvisibility=hidden -c $$< -o $$@
+$(BUILD)/c-$(1)/emulated.so: $(EMULATED:%=$(BUILD)/c-$(1)/emulated_%.o) $(BUILD)/c-$(1)/emulated_alloc.o $(BUILD)/c-$(1)/emulator.o
+	@$$(CXX) $(2) -shared $$^ -o $$@ -lm
+
+$(BUILD)/c-$(1)/test_cuda: $(BUILD)/c-$(1)/tests/emulator/test_cuda.o $(BUILD)/c-$(1)/libperfopt.a
+	@$(3) $(2) -pthread $$(filter %.o %.a,$$^) -o $$@ $(4) -ldl -lm
+test-emulated-$(1): $(BUILD)/c-$(1)/emulated.so $(DEVICE_TESTS:%=$(BUILD)/c-$(1)/%) $(BUILD)/c-$(1)/test_cuda
+	$$(call run_c,$$(filter-out %.so,$$^),emulated.so)
+
 $(BUILD)/c-$(1)/test_loader $(BUILD)/c-$(1)/test_device_table $(BUILD)/c-$(1)/test_execute_device $(BUILD)/c-$(1)/test_device_fingerprint $(BUILD)/c-$(1)/test_device_roles: $(FAKES:%=$(BUILD)/c-$(1)/%)
 endef
 $(eval $(call c_lane,plain,-O2 -g,$(CC),$(PFO_LIBS)))
@@ -88,12 +113,12 @@ $(eval $(call c_lane,neon,-O2 -g,$(NEON)-gcc,,-m%))
 
 # Over-large requests are part of the tests: the sanitizers' allocators shall refuse them as malloc does.
 run_c = @set -e; export ASAN_OPTIONS=allocator_may_return_null=1 TSAN_OPTIONS=allocator_may_return_null=1; \
-	for t in $(1); do echo "$$t"; $$t; done
+	for t in $(1); do echo "$$t $(2)"; $$t $(2); done
 
-test-c: $(C_TESTS:%=$(BUILD)/c-plain/%)
-	$(call run_c,$^)
-asan: $(C_TESTS:%=$(BUILD)/c-asan/%)
-	$(call run_c,$^)
+test-c: $(C_TESTS:%=$(BUILD)/c-plain/%) $(if $(HAVE_CXX),test-emulated-plain)
+	$(call run_c,$(filter $(BUILD)/%,$^))
+asan: $(C_TESTS:%=$(BUILD)/c-asan/%) $(if $(HAVE_CXX),test-emulated-asan)
+	$(call run_c,$(filter $(BUILD)/%,$^))
 tsan: $(TSAN_TESTS:%=$(BUILD)/c-tsan/%)
 	$(call run_c,$^)
 

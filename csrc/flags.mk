@@ -31,3 +31,7 @@ PFO_FILE_xxh_avx512 = -mavx512f -mavx2
 PFO_NVCC = -std=c++17 -O3 -fmad=false -lineinfo -Xptxas -v -Icsrc -Icuda -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-Wall,-Wextra
 PFO_NVCC_ARCH = -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_90,code=compute_90
 PFO_NVCC_LINK = -shared -cudart static -Xlinker --exclude-libs,ALL,--as-needed,-z,defs
+
+# The same sources for the host, over the emulated device of tests/emulator (Makefile). Shared memory is static there, and the backend's
+# structs hold types of their own file.
+PFO_EMULATOR = -std=c++17 -O2 -g -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-variable -Wno-subobject-linkage -ffp-contract=off -fPIC -fvisibility=hidden -Itests/emulator -Icsrc -Icuda

@@ -347,7 +347,7 @@ template <int kOp>
 __device__ __forceinline__ void
 update_blocks(const pfo_update_arguments &arguments, uint64_t rounding_step, const chunk_work &work, bool aligned)
 {
-    __shared__ alignas(16) uint16_t halves[kWarps][PFO_SCALE_BLOCK];
+    alignas(16) __shared__ uint16_t halves[kWarps][PFO_SCALE_BLOCK];
     const int warp = threadIdx.x / PFO_BLOCK_LANES;
     for (int offset = warp * PFO_SCALE_BLOCK; offset < work.length; offset += kWarps * PFO_SCALE_BLOCK) {
         const int left = work.length - offset;

@@ -1,17 +1,14 @@
 /* Tests of cuda/xxh3.h without a device: the fake backend, which walks it as the kernel does, against libxxhash: every length around
  * every border of the algorithm and of the pieces, any alignment, and whole arrays by the fingerprint's rule. */
 #include "check.h"
+#include "device_fixture.h"
 
 #include "../../cuda/xxh3.h"
 
-#include "backend/loader.h"
 #include "cache/fingerprint.h"
 
-#include <libgen.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { PIECE = PFO_FINGERPRINT_CHUNK, ROOM = 3 * PIECE + 4096, DIGESTS = ROOM / PFO_BACKEND_PIECE_UNIT + 2 };
 
@@ -127,16 +124,9 @@ too_little_scratch_is_refused(void)
 }
 
 int
-main(void)
+main(int argc, char **argv)
 {
-    char self[PATH_MAX / 2];
-    char path[PATH_MAX];
-    char reason[PFO_BACKEND_REASON];
-    const ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-    REQUIRE(length > 0);
-    self[length] = '\0';
-    (void)snprintf(path, sizeof path, "%s/fake_good.so", dirname(self));
-    REQUIRE(pfo_backend_open(path, &backend, reason, sizeof reason));
+    backend = open_device(argc, argv);
     data = malloc(ROOM);
     REQUIRE(data != NULL);
     uint32_t state = 12345;

@@ -1,17 +1,14 @@
 /* Tests of cuda/roles.h without a device: whole steps of the fake backend, which walks it as the kernels do, against the CPU's, bit for
  * bit: every case of kernel_cases.h with every kind of storage, random rounding, copies, averages, zeroed gradients and skipped steps. */
 #include "check.h"
+#include "device_fixture.h"
 #include "kernel_cases.h"
 
 #include "../../cuda/roles.h"
 
-#include "backend/loader.h"
 #include "kernels/execute_device.h"
 
-#include <libgen.h>
-#include <limits.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { TENSORS = 6, EIGHT_BIT = -1, NONE = -2 };
 
@@ -299,16 +296,9 @@ shared_gradients_are_not_zeroed_on_a_device(void)
 }
 
 int
-main(void)
+main(int argc, char **argv)
 {
-    char self[PATH_MAX / 2];
-    char path[PATH_MAX];
-    char reason[PFO_BACKEND_REASON];
-    const ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-    REQUIRE(length > 0);
-    self[length] = '\0';
-    (void)snprintf(path, sizeof path, "%s/fake_good.so", dirname(self));
-    REQUIRE(pfo_backend_open(path, &backend, reason, sizeof reason));
+    backend = open_device(argc, argv);
     REQUIRE(pfo_engine_for(PFO_CPU_SCALAR, &engine));
     RUN(lanes_share_out_a_block);
     RUN(random_bits_are_dealt_as_on_the_cpu);

@@ -1,17 +1,14 @@
 /* Tests of cuda/table.h, the index arithmetic of the CUDA kernels, without a device: layout and cut by themselves, and whole
  * steps of the fake backend, which walks the table as the kernels do, against the CPU's pfo_execute_step(). */
 #include "check.h"
+#include "device_fixture.h"
 
 #include "../../cuda/table.h"
 
-#include "backend/loader.h"
 #include "kernels/execute.h"
 
-#include <libgen.h>
-#include <limits.h>
 #include <math.h>
 #include <string.h>
-#include <unistd.h>
 
 static const pfo_backend *backend;
 
@@ -335,16 +332,9 @@ test_clipped_steps_equal_the_cpu(void)
 }
 
 int
-main(void)
+main(int argc, char **argv)
 {
-    char self[PATH_MAX / 2];
-    char path[PATH_MAX];
-    char reason[PFO_BACKEND_REASON];
-    const ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-    REQUIRE(length > 0);
-    self[length] = '\0';
-    (void)snprintf(path, sizeof path, "%s/fake_good.so", dirname(self));
-    REQUIRE(pfo_backend_open(path, &backend, reason, sizeof reason));
+    backend = open_device(argc, argv);
     RUN(test_chunks_of_any_size);
     RUN(test_every_element_once);
     RUN(test_layout_is_disjoint_and_aligned);
