@@ -203,8 +203,9 @@ class PlannedOptimizer(torch.optim.Optimizer):
         if scaling.skips_on_host(self._device()):
             self._skipped_steps += 1
             self._last_grad_norm = None
-            if self.zero_grads:
-                torch._foreach_zero_(self._gradients())
+            grads = self._gradients() if self.zero_grads else []
+            if grads:  # torch refuses an empty list
+                torch._foreach_zero_(grads)
             return
         created: dict[Tensor, Entry] = {}
         try:

@@ -145,6 +145,14 @@ def test_any_found_inf_but_zero_changes_nothing(case: Case, found: float) -> Non
 
 
 @every_case
+def test_a_skipped_step_needs_no_gradient_to_zero(case: Case) -> None:
+    optimizer = case.ours(make_params(sizes=[3]), **case.options, zero_grads=True)
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    assert optimizer.skipped_steps == 1
+
+
+@every_case
 def test_gradients_are_zero_after_the_step_and_autograd_knows(case: Case) -> None:
     ours, theirs = make_params(sizes=SIZES), make_params(sizes=SIZES)
     mine, other = case.ours(ours, **case.options, zero_grads=True), case.ours(theirs, **case.options)
