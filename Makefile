@@ -54,7 +54,9 @@ PURE_SOURCES := $(wildcard csrc/base/*.c csrc/cache/*.c csrc/profiler/*.c csrc/m
 FAKES := $(foreach kind,good version size nosymbol nodriver nodevice,fake_$(kind).so)
 
 # Tests of a device, which are run on the double and, where there is a C++ compiler, on the emulated one.
-DEVICE_TESTS := test_device_table test_device_roles test_device_fingerprint test_execute_device
+# AddressSanitizer clears a whole stack at each switch of fibers: minutes for these.
+SLOW_FIBERS := test_device_table test_device_roles test_device_fingerprint
+DEVICE_TESTS := $(SLOW_FIBERS) test_execute_device
 HAVE_CXX := $(shell command -v $(firstword $(CXX)))
 # The kernels of cuda/ themselves, compiled for the host over an emulated device (tests/emulator/cuda_runtime.h).
 EMULATED := $(basename $(notdir $(wildcard cuda/*.cu)))
@@ -98,7 +100,7 @@ $(BUILD)/c-$(1)/emulated.so: $(EMULATED:%=$(BUILD)/c-$(1)/emulated_%.o) $(BUILD)
 
 $(BUILD)/c-$(1)/test_cuda: $(BUILD)/c-$(1)/tests/emulator/test_cuda.o $(BUILD)/c-$(1)/libperfopt.a
 	@$(3) $(2) -pthread $$(filter %.o %.a,$$^) -o $$@ $(4) -ldl -lm
-test-emulated-$(1): $(BUILD)/c-$(1)/emulated.so $(DEVICE_TESTS:%=$(BUILD)/c-$(1)/%) $(BUILD)/c-$(1)/test_cuda
+test-emulated-$(1): $(BUILD)/c-$(1)/emulated.so $(patsubst %,$(BUILD)/c-$(1)/%,$(filter-out $(if $(filter asan,$(1)),$(SLOW_FIBERS)),$(DEVICE_TESTS)) test_cuda)
 	$$(call run_c,$$(filter-out %.so,$$^),emulated.so)
 
 $(BUILD)/c-$(1)/test_loader $(BUILD)/c-$(1)/test_device_table $(BUILD)/c-$(1)/test_execute_device $(BUILD)/c-$(1)/test_device_fingerprint $(BUILD)/c-$(1)/test_device_roles: $(FAKES:%=$(BUILD)/c-$(1)/%)

@@ -1,8 +1,9 @@
 """The device path against torch on one GPU: a table of ratios, and achieved against measured copy bandwidth.
 
 Run by ``make bench-gpu``. Both sides step in turns; a figure is the median over rounds of (torch / ours) of the same round, timed
-by CUDA events around several steps. Writes ``benchmarks/results/gpu.json`` with the machine's manifest. Exit status: 0 measured,
-3 no GPU or no backend (said, and written where no measurement was ever written; a measured file is left as it is).
+by CUDA events around several steps. Writes ``benchmarks/results/gpu.json`` with the machine's manifest after each row, so that
+what was measured is kept whatever happens later; a row that fails says why and the next is measured. Exit status: 0 measured,
+1 a row failed, 3 no GPU or no backend (said, and written where no measurement was ever written; a measured file is left as it is).
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def make_params(torch: Any, sizes: list[int]) -> list[Any]:
     return params
 
 
-def optimizer_row(torch: Any, name: str, sizes: list[int], bandwidth: float) -> dict[str, Any]:
+def optimizer_row(torch: Any, sizes: list[int], bandwidth: float) -> dict[str, Any]:
     """Clip, non-finite check and AdamW, against torch's GradScaler, clip_grad_norm_ and AdamW(fused=True)."""
     from perfopt.optim import AdamW
 
@@ -96,7 +97,7 @@ def optimizer_row(torch: Any, name: str, sizes: list[int], bandwidth: float) -> 
         scaler.step(peer)
         scaler.update()
 
-    row = {"row": name, **versus(torch, mine.step, theirs)}
+    row: dict[str, Any] = versus(torch, mine.step, theirs)
     moved = 32 * sum(sizes)  # pass 1 reads 4 bytes a parameter, pass 2 reads 16 and writes 12
     return {**row, "share_of_copy_bandwidth": moved / row["ours_ms"] * 1e3 / bandwidth}
 
@@ -113,10 +114,7 @@ def mlp_row(torch: Any) -> dict[str, Any]:
     def run(module: Any) -> Callable[[], object]:
         return lambda: module(x).backward(grad)
 
-    return {
-        "row": "FusedMLP 1024-4096-1024, 8192 rows, bf16, forward and backward",
-        **versus(torch, run(block), run(peer)),
-    }
+    return versus(torch, run(block), run(peer))
 
 
 def fingerprint_row(torch: Any, bandwidth: float) -> dict[str, Any]:
@@ -124,11 +122,33 @@ def fingerprint_row(torch: Any, bandwidth: float) -> dict[str, Any]:
     tensor = torch.randn(1 << 28, device="cuda")
     times = versus(torch, lambda: _core.fingerprint(tensor), lambda: _core.fingerprint(tensor.cpu()))
     share = tensor.nbytes / times["ours_ms"] * 1e3 / bandwidth
-    return {"row": "fingerprint of 1 GiB", **times, "share_of_copy_bandwidth": share}
+    return {**times, "share_of_copy_bandwidth": share}
+
+
+def measure(parts: dict[str, Callable[[], dict[str, Any]]], machine: dict[str, Any]) -> int:
+    """Measures, prints and writes row after row."""
+    rows: list[dict[str, Any]] = []
+    for name, part in parts.items():
+        try:
+            row = {"row": name, **part()}
+        except Exception as error:  # the time on a GPU is short: the other rows are worth having
+            row = {"row": name, "failed": f"{type(error).__name__}: {error}"}
+        rows.append(row)
+        RESULTS.write_text(json.dumps({"measured": True, "machine": machine, "rows": rows}, indent=2) + "\n")
+        print(line_of(row), flush=True)
+    return 1 if any("failed" in row for row in rows) else 0
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """A row as it is printed."""
+    if "failed" in row:
+        return f"failed                {row['row']}: {row['failed']}"
+    share = f"  {row['share_of_copy_bandwidth']:.2f} of copy" if "share_of_copy_bandwidth" in row else ""
+    return f"{row['times_faster']:6.2f}x [{row['low']:.2f}, {row['high']:.2f}]  {row['row']}{share}"
 
 
 def main() -> int:
-    """Measures, prints and writes."""
+    """Looks for a device and measures."""
     found = _core.backend_info()
     if not found["available"]:
         return no_gpu(str(found["reason"]))
@@ -141,12 +161,12 @@ def main() -> int:
     generator = random.Random(0)
     sizes = [int(80_000_000 / 80 * generator.uniform(0.1, 1.9)) for _ in range(80)]
     bandwidth = copy_bandwidth(torch)
-    rows = [
-        optimizer_row(torch, "scaler + clip + AdamW, 80 M fp32 parameters in 80 tensors", sizes, bandwidth),
-        optimizer_row(torch, "the same, 10,000 tensors of 64 elements", [64] * 10_000, bandwidth),
-        mlp_row(torch),
-        fingerprint_row(torch, bandwidth),
-    ]
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "scaler + clip + AdamW, 80 M fp32 parameters in 80 tensors": lambda: optimizer_row(torch, sizes, bandwidth),
+        "the same, 10,000 tensors of 64 elements": lambda: optimizer_row(torch, [64] * 10_000, bandwidth),
+        "fingerprint of 1 GiB": lambda: fingerprint_row(torch, bandwidth),
+        "FusedMLP 1024-4096-1024, 8192 rows, bf16, forward and backward": lambda: mlp_row(torch),
+    }
     machine = {
         "device": torch.cuda.get_device_name(),
         "compute_capability": list(torch.cuda.get_device_capability()),
@@ -155,12 +175,8 @@ def main() -> int:
         "copy_bandwidth_gb_s": bandwidth / 1e9,
         "backend": found["devices"],
     }
-    RESULTS.write_text(json.dumps({"measured": True, "machine": machine, "rows": rows}, indent=2) + "\n")
     print(f"{machine['device']}, copy {bandwidth / 1e9:.0f} GB/s")
-    for row in rows:
-        share = f"{row['share_of_copy_bandwidth']:.2f} of copy" if "share_of_copy_bandwidth" in row else ""
-        print(f"{row['times_faster']:6.2f}x [{row['low']:.2f}, {row['high']:.2f}]  {row['row']}  {share}")
-    return 0
+    return measure(parts, machine)
 
 
 if __name__ == "__main__":
