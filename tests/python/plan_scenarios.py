@@ -1,8 +1,8 @@
 """Random runs of an optimizer, as data: what ``tests/torch/test_random_plans.py`` draws, here and in worker processes.
 
 ``run(scenario)`` takes the steps, holds them to ``optim_cases.PlainSteps`` bit by bit wherever storage is rounded to nearest,
-checks what holds for every run (guards around slices, skipped steps, the norm, zeroed gradients) and returns a digest of all bits, which
-has to be the same for any variant of the kernels and any number of threads.
+checks what holds for every run (guards around slices, skipped steps, the norm, zeroed gradients) and returns a digest of all
+bits, which has to be the same for any variant of the kernels and any number of threads.
 
 As a program it reads pickled scenarios from its standard input and answers each with a pickled digest or error.
 """
