@@ -3,7 +3,7 @@
 Run by ``make bench-gpu``. Both sides step in turns; a figure is the median over rounds of (torch / ours) of the same round, timed
 by CUDA events around several steps. Writes ``benchmarks/results/gpu.json`` with the machine's manifest after each row, so that
 what was measured is kept whatever happens later; a row that fails says why and the next is measured. Exit status: 0 measured,
-1 a row failed, 3 no GPU or no backend (said, and written where no measurement was ever written; a measured file is left as it is).
+1 a row failed, 3 no GPU or no backend (said, and written where nothing was ever measured; a measured file is left as it is).
 """
 
 from __future__ import annotations
