@@ -73,6 +73,8 @@ def run(tmp_path: Path, script: str, backend: str = "good") -> None:
     flags = ["-std=c11", "-D_GNU_SOURCE", f"-I{ROOT / 'csrc'}", f"-DFAKE_{backend}", "-O1", "-ffp-contract=off"]
     source = str(ROOT / "tests" / "c" / "fake_backend.c")
     subprocess.run([*compiler, *flags, "-fPIC", "-shared", source, "-o", str(library), "-lm"], check=True)
+    if backend == "good":
+        library = Path(os.environ.get("PERFOPT_TEST_BACKEND", library))  # cuda/*.cu on the emulated device
     env = {
         **os.environ,
         "PERFOPT_CUDA": "on",

@@ -167,6 +167,7 @@ def scenarios(draw: Any) -> Scenario:
     return Scenario(name, options, extras, tensors, tuple(draw(st.lists(step, min_size=1, max_size=5))))
 
 
+@pytest.mark.timeout(3600 if FULL else 300)
 @settings(
     max_examples=1000 if FULL else 40,
     deadline=None,
