@@ -46,8 +46,8 @@ def leak_verdict(seconds: Sequence[float], bytes: Sequence[float], limit: float 
         ``seconds_to_limit``: for a leak and a limit, how long it takes from the last sample at that slope (0.0 if it is
         reached); else None.
         ``evidence``: what the verdict rests on: ``model`` (the best explanation), ``margin`` (by how much a line is
-        better than the best other model, in units of the Bayesian information criterion; a leak needs 6, and 3 more
-        for each step), ``growth_bytes`` and ``minimum_growth_bytes`` (below it nothing is worth a verdict: 1 MiB and
+        better than the best other model, in units of the Bayesian information criterion; ``csrc/monitor/leak.h`` says
+        what a leak needs), ``growth_bytes`` and ``minimum_growth_bytes`` (below it nothing is worth a verdict: 1 MiB and
         0.75 % of the level), ``level_bytes``, ``noise_bytes``, ``correlation``, ``steps``, ``releases``, ``teeth``,
         ``warm_up_seconds`` (cut at the start), ``seconds``, ``samples``, ``windows``.
 

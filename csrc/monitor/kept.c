@@ -9,13 +9,14 @@
 #include <string.h>
 
 /* Chosen on the tuning series of tests/python/leak_series.py, as are the factors 4 where a step or a spike is told from noise. */
-enum { SAMPLES_PER_WINDOW = 4, MIN_WINDOWS = 12, BLOCKS = 20 };
+enum { SAMPLES_PER_WINDOW = 4, MIN_WINDOWS = 12, BLOCKS = 20, SHORTEST_STAY = 2, LONGEST_STAY = 10 };
 static const double least_growth = 1048576.0;    /* bytes */
 static const double least_growth_share = 0.0075; /* of the level */
 static const double spread_share = 0.3;          /* of the range: the middle half of a saw's figures */
 static const double fall_share = 0.25;           /* of the range: a fall that counts as a release */
 static const double fall_noise = 6.0;            /* and at least so many standard deviations */
 static const double warm_up_factor = 4.0;        /* times the usual growth of a block */
+static const double outlier_noise = 4.0;         /* standard deviations */
 static const double page = PFO_KEPT_PAGE;
 
 double
@@ -51,17 +52,60 @@ noise_of(const double *y, int count)
     return 1.4826 * pfo_kept_median(steps, count - 1) / sqrt(2.0);
 }
 
-/* A window far from the median of its neighbourhood of five becomes that median. */
+/* A window far from the median of its neighbourhood, so many windows to each side, becomes that median. Far is meant for noise and
+ * for the neighbourhood's own spread (its median absolute deviation), which is large within the teeth of a saw. */
 static void
-smooth_outliers(double *y, int count, double noise)
+smooth_outliers(double *y, int count, int side, double noise)
 {
     double smoothed[PFO_KEPT_MAX_WINDOWS];
-    for (int i = 0; i < count; i++) {
-        const int from = i < 2 ? 0 : i > count - 3 ? count - 5 : i - 2;
-        const double middle = pfo_kept_median(y + from, 5);
-        smoothed[i] = fabs(y[i] - middle) > 4.0 * noise + page && i >= 2 && i < count - 2 ? middle : y[i];
+    double away[PFO_KEPT_MAX_WINDOWS];
+    memcpy(smoothed, y, (size_t)count * sizeof *y);
+    for (int i = side; i < count - side; i++) {
+        const double *const around = y + i - side;
+        const double middle = pfo_kept_median(around, 2 * side + 1);
+        for (int k = 0; k <= 2 * side; k++) {
+            away[k] = fabs(around[k] - middle);
+        }
+        const double spread = fmax(noise, 1.4826 * pfo_kept_median(away, 2 * side + 1));
+        if (away[side] > outlier_noise * spread + page) {
+            smoothed[i] = middle;
+        }
     }
     memcpy(y, smoothed, (size_t)count * sizeof *y);
+}
+
+/* The most windows that a rise by at least height stayed before it was given back, and how many the last one has stayed so far
+ * (0: there is none). */
+static void
+measure_stays(const double *y, int count, double height, int *longest, int *unfinished)
+{
+    int from = 0; /* of the present stay; 0: none */
+    double before = y[0];
+    *longest = 0;
+    for (int i = 1; i < count; i++) {
+        if (from == 0 && y[i] >= y[i - 1] + height) {
+            from = i;
+            before = y[i - 1];
+        } else if (from > 0 && y[i] < before + 0.5 * height) {
+            *longest = i - from > *longest ? i - from : *longest;
+            from = 0;
+        } else if (from > 0 && i - from >= count / LONGEST_STAY) {
+            from = 0; /* it is kept */
+        }
+    }
+    *unfinished = from > 0 ? count - from : 0;
+}
+
+/* A rise at the very end that is no older than temporary ones have been has not been shown to be kept. */
+static void
+cut_unfinished(pfo_kept *series)
+{
+    int longest;
+    int unfinished;
+    measure_stays(series->y, series->count, sqrt(2.0) * outlier_noise * series->noise + page, &longest, &unfinished);
+    if (unfinished <= (longest > SHORTEST_STAY ? longest : SHORTEST_STAY)) {
+        series->count -= unfinished;
+    }
 }
 
 /* *height: from which a fall is a release, a share of the range that 90 % of the windows lie in, well above noise. *is_spread: 1 if
@@ -244,17 +288,22 @@ pfo_kept_find(const double *seconds, const double *values, int64_t count, pfo_ke
         series->y[i] -= series->level;
     }
     series->noise = noise_of(series->y, series->count);
+    double kept[PFO_KEPT_MAX_WINDOWS];
+    memcpy(kept, series->y, sizeof kept);
+    smooth_outliers(kept, series->count, 2, series->noise);
+    smooth_outliers(kept, series->count, 4, series->noise);
     double height;
     int is_spread;
-    measure_range(series->y, series->count, series->noise, &height, &is_spread);
-    series->releases = count_releases(series->y, series->count, height);
+    measure_range(kept, series->count, series->noise, &height, &is_spread);
+    series->releases = count_releases(kept, series->count, height);
     PFO_TRY(find_short_teeth(values, count, series->minimum, &series->teeth, err));
     const int slow_teeth = is_spread ? series->releases : 0;
     const int teeth = slow_teeth > series->teeth ? slow_teeth : series->teeth;
     if (teeth >= PFO_KEPT_SAW) {
         widen_to_teeth(series, teeth);
     } else {
-        smooth_outliers(series->y, series->count, series->noise);
+        cut_unfinished(series);
+        memcpy(series->y, kept, sizeof kept);
         clip_to_kept(series->y, series->count, height);
     }
     series->cut = warm_up_windows(series->y, series->count, series->noise);

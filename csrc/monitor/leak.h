@@ -6,12 +6,12 @@
  * autocorrelation leaves. Each shape, and none, competes a second time as growth in random blocks, because a leak of a few dozen
  * blocks looks like steps to models that know only white noise. It is a leak only if the line grows by at least 1 MiB and
  * 0.75 % of the level over the span, and
- *   - with steps it is better than every other model by a margin of 6 (twice a log likelihood), and 3 more for each step beside it,
- *     and the 95 % interval of the slope within the segments (slope.h) is above zero; not, though, if it fits better in blocks
- *     and has no margin there of half of what it needs; or
- *   - in blocks it is better than every other shape in blocks by a margin of 6, or of 12 where a warm-up was cut (a tail alone
- *     does not show that growth slows down), there are
- *     no large falls (three or more), and it is no worse than the best of the others with steps.
+ *   - with steps it is better than every other model by a margin, so it is in blocks, the mean of both is 6 (twice a log
+ *     likelihood), and 1.5 more for each step beside it, neither is below 3, and the 95 % interval of the slope within the segments
+ *     (slope.h) is above zero. The samples cannot exclude a small walk that noise hides, so the verdict must stand with it; or
+ *   - in blocks it is better than every other shape in blocks by a margin of 4, or of 12 where noise does not hide the blocks (a
+ *     curve that no shape follows looks like a walk there) or a warm-up was cut (a tail alone does not show that growth slows
+ *     down), there are no large falls (three or more), and it is no worse than the best of the others with steps.
  * So growth that the other models explain about as well is never called a leak: it is `plateau`, `step` or `sawtooth` where
  * these explain it, and `insufficient` where more samples must decide.
  * Cost: some milliseconds, and a sort of the samples (half a second for a million); 100 KB scratch and the samples once more.
@@ -68,8 +68,8 @@ typedef struct pfo_leak {
     pfo_leak_model model; /* the best one */
     double slope;         /* bytes per second, beside steps, as of now (a plateau's is that of its last third) */
     double low, high;     /* its 95 % interval */
-    double
-        margin; /* by how much the line beats the best other model, of blocks if model is BLOCKS (negative: it does not) */
+    /* By how much the line with steps beats the best other model so, or in blocks if model is BLOCKS (negative: it does not). */
+    double margin;
     double growth;      /* slope of the line times the seconds judged */
     double minimum;     /* growth from which a leak is worth its name */
     double level;       /* median of the series */

@@ -105,7 +105,31 @@ static void
 blocks_that_go_soon_are_no_saw(void)
 {
     const pfo_kept series = kept_of(blocks_that_go_soon);
-    CHECK(series.releases >= PFO_KEPT_SAW && series.count > PFO_KEPT_MAX_WINDOWS / 2 && highest(&series) < 2.0 * mb);
+    CHECK(series.releases < PFO_KEPT_SAW && series.count > PFO_KEPT_MAX_WINDOWS / 2 && highest(&series) < 2.0 * mb);
+}
+
+/* The last of the blocks below has not gone when the series ends, and is no older than the others were. */
+static double
+block_at_the_end(int at)
+{
+    const double share = (double)at / COUNT;
+    const int earlier = (share > 0.2 && share < 0.23) || (share > 0.6 && share < 0.63);
+    return earlier || share > 0.975 ? 40.0 : 0.0;
+}
+static double
+step_that_stays(int at)
+{
+    const double share = (double)at / COUNT;
+    return (share > 0.2 && share < 0.23) || share > 0.9 ? 40.0 : 0.0;
+}
+
+static void
+a_block_that_has_not_gone_yet_is_not_kept(void)
+{
+    const pfo_kept block = kept_of(block_at_the_end);
+    CHECK(block.count >= PFO_KEPT_MAX_WINDOWS - 4 && block.count < PFO_KEPT_MAX_WINDOWS && highest(&block) < 2.0 * mb);
+    const pfo_kept step = kept_of(step_that_stays);
+    CHECK(step.count == PFO_KEPT_MAX_WINDOWS && highest(&step) > 35.0 * mb);
 }
 
 static void
@@ -129,6 +153,7 @@ main(void)
     RUN(a_warm_up_is_cut);
     RUN(windows_span_two_teeth);
     RUN(blocks_that_go_soon_are_no_saw);
+    RUN(a_block_that_has_not_gone_yet_is_not_kept);
     RUN(running_out_of_memory_is_said);
     return FINISH();
 }

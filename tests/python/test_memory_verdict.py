@@ -21,6 +21,7 @@ from perfopt.memory import leak_verdict
 sys.path.insert(0, str(Path(__file__).parent))
 
 import leak_series
+import leak_workloads
 
 FULL = os.environ.get("PERFOPT_PROOFS") == "full"
 SEEDS = 1000 if FULL else 12
@@ -53,23 +54,36 @@ def test_what_is_no_leak_raises_no_alarm_in_series_that_were_held_out(kind: str)
     assert verdicts(leak_series.HELD_OUT[kind], 400_000).count("leak") == 0
 
 
+@pytest.mark.spec("S0-24")
 @pytest.mark.parametrize("kind", leak_series.FRESH)
-def test_temporary_blocks_under_what_is_no_leak_seldom_raise_an_alarm(kind: str) -> None:
-    """These come with blocks that live for seconds, which is the hardest noise here; docs/memory.md has the rates."""
-    seldom = {"plateau": 6, "fragmentation": 4} if FULL else {"plateau": 1, "fragmentation": 1}
-    assert verdicts(leak_series.FRESH[kind], 600_000).count("leak") <= seldom.get(kind, 0)
+def test_temporary_blocks_under_what_is_no_leak_raise_no_alarm(kind: str) -> None:
+    """These come with blocks that live for seconds, which is the hardest noise here."""
+    assert verdicts(leak_series.FRESH[kind], 600_000).count("leak") == 0
+
+
+@pytest.mark.spec("S0-24")
+@pytest.mark.parametrize("kind", leak_workloads.WORKLOADS)
+def test_workloads_without_a_leak_raise_no_alarm(kind: str) -> None:
+    assert verdicts(leak_workloads.WORKLOADS[kind], 900_000).count("leak") == 0
+
+
+@pytest.mark.parametrize("kind", leak_workloads.WORKLOAD_LEAKS)
+def test_leaks_of_workloads_are_found_or_left_open(kind: str) -> None:
+    found = verdicts(leak_workloads.WORKLOAD_LEAKS[kind], 900_000)
+    print(kind, {verdict: found.count(verdict) for verdict in sorted(set(found))})
+    assert found.count("leak") >= 1
 
 
 def test_a_megabyte_a_minute_under_temporary_blocks_is_seldom_found_and_seldom_called_stable() -> None:
     found = verdicts(leak_series.fresh_slow_leak, 600_000)
     assert found.count("leak") >= int(0.05 * SEEDS)
-    assert found.count("stable") <= (0.01 * SEEDS if FULL else 2)
+    assert found.count("stable") <= (0.06 * SEEDS if FULL else 3)
 
 
 @pytest.mark.spec("S0-24")
 def test_a_megabyte_a_minute_in_random_blocks_is_found_or_left_open() -> None:
     found = verdicts(leak_series.held_slow_leak, 400_000)
-    assert found.count("leak") >= (0.36 * SEEDS if FULL else 1)
+    assert found.count("leak") >= (0.45 * SEEDS if FULL else 2)
     assert found.count("stable") <= (0.1 * SEEDS if FULL else 4)
 
 
