@@ -1,9 +1,9 @@
 """Made-up memory series with a known truth, for the verdicts of ``perfopt.memory.leak_verdict``.
 
-Three sets of generators. The thresholds in ``csrc/monitor`` (``leak.c``, ``kept.c``) were chosen on ``TUNING``; ``HELD_OUT``
-and ``FRESH`` have the same kinds of truth made in other ways (other shapes, noise, sampling) and are there to report, not to
-choose (docs/memory.md). ``FRESH`` was written when growth in random blocks had become a model; what its first seeds showed
-led to one change (what counts as a saw), so the figures reported are of other seeds. A generator is a function of a seeded
+Three sets of generators; ``leak_workloads.py`` has a fourth. The thresholds in ``csrc/monitor`` (``leak.c``, ``kept.c``) were
+chosen on ``TUNING`` and ``FRESH``, and that for hidden blocks also on other seeds of ``held_slow_leak``; the rest of ``HELD_OUT``
+has the same kinds of truth made in other ways (other shapes, noise, sampling) and is there to report, not to choose
+(docs/memory.md). A generator is a function of a seeded
 generator and gives seconds and bytes. What is not a leak has come to its end, or slowed down to a fraction of its rate,
 within the series: growth that is still linear when the series ends cannot be told from a leak by anybody.
 """

@@ -63,15 +63,20 @@ def test_temporary_blocks_under_what_is_no_leak_raise_no_alarm(kind: str) -> Non
 
 @pytest.mark.spec("S0-24")
 @pytest.mark.parametrize("kind", leak_workloads.WORKLOADS)
-def test_workloads_without_a_leak_raise_no_alarm(kind: str) -> None:
-    assert verdicts(leak_workloads.WORKLOADS[kind], 900_000).count("leak") == 0
+def test_workloads_without_a_leak_seldom_raise_an_alarm(kind: str) -> None:
+    """A heap whose records happened to come at even times is the one of 1,000 that docs/memory.md tells of."""
+    seldom = {"fragmentation": 1} if FULL else {}
+    assert verdicts(leak_workloads.WORKLOADS[kind], 900_000).count("leak") <= seldom.get(kind, 0)
 
 
-@pytest.mark.parametrize("kind", leak_workloads.WORKLOAD_LEAKS)
-def test_leaks_of_workloads_are_found_or_left_open(kind: str) -> None:
-    found = verdicts(leak_workloads.WORKLOAD_LEAKS[kind], 900_000)
-    print(kind, {verdict: found.count(verdict) for verdict in sorted(set(found))})
-    assert found.count("leak") >= 1
+def test_the_leak_of_an_hour_is_found_under_a_workload() -> None:
+    found = verdicts(leak_workloads.workload_leak_of_an_hour, 900_000)
+    assert found.count("leak") >= (0.75 * SEEDS if FULL else 8)
+
+
+def test_a_megabyte_a_minute_under_a_workload_is_seldom_called_stable() -> None:
+    found = verdicts(leak_workloads.workload_slow_leak, 900_000)
+    assert found.count("stable") <= (0.03 * SEEDS if FULL else 2)
 
 
 def test_a_megabyte_a_minute_under_temporary_blocks_is_seldom_found_and_seldom_called_stable() -> None:
