@@ -24,7 +24,8 @@ def _held(t: Floats, begin: Floats, seconds: Floats, sizes: Floats) -> Floats:
     come, go = np.argsort(begin), np.argsort(begin + seconds)
     arrived = np.concatenate([[0.0], np.cumsum(sizes[come])])[np.searchsorted(begin[come], t, side="right")]
     left = np.concatenate([[0.0], np.cumsum(sizes[go])])[np.searchsorted((begin + seconds)[go], t, side="right")]
-    return arrived - left
+    held: Floats = arrived - left
+    return held
 
 
 def _switched(rng: np.random.Generator, t: Floats, on: float, off: float) -> Floats:
@@ -50,7 +51,10 @@ def _validation(rng: np.random.Generator, t: Floats) -> Floats:
     """A phase at the end of every epoch that holds one size more (or, in evaluation without gradients, less)."""
     epoch, share = rng.uniform(20, 180), rng.uniform(0.05, 0.25)
     phase = ((t / epoch + rng.random()) % 1.0) < share
-    return phase * rng.lognormal(np.log(8 * MB), 0.7) * (1 if rng.random() < 0.7 else -1)
+    held: Floats = np.asarray(
+        phase * rng.lognormal(np.log(8 * MB), 0.7) * (1 if rng.random() < 0.7 else -1), dtype=np.float64
+    )
+    return held
 
 
 def _trims(rng: np.random.Generator, t: Floats) -> Floats:
@@ -58,21 +62,23 @@ def _trims(rng: np.random.Generator, t: Floats) -> Floats:
     every = rng.uniform(15, 120)
     at = np.cumsum(rng.gamma(3.0, every / 3.0, int(4 * t[-1] / every) + 16))
     last = np.concatenate([[0.0], at])[np.searchsorted(at, t, side="right")]
-    return (1.0 - np.exp(-(t - last) / every)) * rng.lognormal(np.log(1.5 * MB), 0.6)
+    retained: Floats = (1.0 - np.exp(-(t - last) / every)) * rng.lognormal(np.log(1.5 * MB), 0.6)
+    return retained
 
 
 def _drift(rng: np.random.Generator, t: Floats) -> Floats:
     """Load that comes and goes in a wave cut flat at the top and the bottom, one to four times in the series."""
     wave = np.sin(2 * np.pi * (t / t[-1] * rng.uniform(1.0, 4.0) + rng.random()))
-    return np.clip(wave, -0.5, 0.5) * rng.lognormal(np.log(1.0 * MB), 0.5)
+    load: Floats = np.clip(wave, -0.5, 0.5) * rng.lognormal(np.log(1.0 * MB), 0.5)
+    return load
 
 
 def _workload(rng: np.random.Generator, t: Floats) -> Floats:
     """What a process holds beside what the kinds below are about: requests always, each of the rest in half of the series."""
-    figures = _requests(rng, t) + rng.normal(0, rng.uniform(0.05, 0.5) * MB, len(t))
+    figures: Floats = _requests(rng, t) + rng.normal(0, rng.uniform(0.05, 0.5) * MB, len(t))
     for part in (_validation, _trims, _drift):
         if rng.random() < 0.5:
-            figures += part(rng, t)
+            figures = figures + part(rng, t)
     return figures
 
 

@@ -5,6 +5,7 @@ The suite takes 12 seeds of each kind; ``PERFOPT_PROOFS=full`` takes 1,000, as t
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -32,14 +33,15 @@ if FULL:
     pytestmark = pytest.mark.timeout(3600)
 
 
-def verdicts(make: leak_series.Generator, first_seed: int) -> list[str]:
+@functools.cache  # the tuning series are asked for by two tests
+def verdicts(make: leak_series.Generator, first_seed: int) -> tuple[str, ...]:
     found = []
     for seed in range(first_seed, first_seed + SEEDS):
         seconds, figures = make(np.random.default_rng([seed, 77]))
         verdict = leak_verdict(seconds.tolist(), figures.tolist())
         assert verdict["verdict"] != "leak" or verdict["interval"][0] > 0.0
         found.append(verdict["verdict"])
-    return found
+    return tuple(found)
 
 
 @pytest.mark.spec("S0-24")
