@@ -6,10 +6,14 @@
 #include "kernels/float_environment.h"
 
 #include <stdatomic.h>
-#include <unistd.h>
 
 /* Elements of a float32 tile: whole blocks and cache lines, 8 KiB. */
 enum { TILE = 2048 };
+
+/* What is read and written, in bytes, from which on the output is written past the cache. No core of any processor in use has more
+ * of a last-level cache (the C library tells of the sum of all of them: 384 MiB where a core has 32), and an array for which this
+ * is too little loses little: its reader finds it in memory. */
+enum { PAST_CACHE_BYTES = 32 << 20 };
 
 static int64_t
 chunk_count(int64_t count)
@@ -17,21 +21,10 @@ chunk_count(int64_t count)
     return count / PFO_CHUNK_ELEMENTS + (count % PFO_CHUNK_ELEMENTS != 0);
 }
 
-/* Bytes of the last-level cache, or a usual size where the system does not say. */
-static int64_t
-last_level_bytes(void)
-{
-    long bytes = 0;
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-    bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
-#endif
-    return bytes > 0 ? bytes : 32l << 20;
-}
-
 typedef struct cast_run {
     const pfo_convert_table *table;
     const pfo_cast_request *request;
-    int past_cache; /* the output is larger than the last-level cache: it would only push out what is of use */
+    int past_cache;
 } cast_run;
 
 /* Elements [begin, begin + count); begin is a multiple of PFO_SCALE_BLOCK. */
@@ -77,8 +70,10 @@ cast_chunks(void *context, int64_t begin, int64_t end)
 void
 pfo_cast(const pfo_convert_table *table, const pfo_cast_request *request)
 {
-    const int64_t bytes = request->count * (int64_t)pfo_dtype_bytes(request->to_dtype);
-    cast_run run = { .table = table, .request = request, .past_cache = bytes > last_level_bytes() };
+    const size_t bytes = pfo_dtype_bytes(request->from_dtype) + pfo_dtype_bytes(request->to_dtype);
+    cast_run run = { .table = table,
+                     .request = request,
+                     .past_cache = request->count > PAST_CACHE_BYTES / (int64_t)bytes };
     pfo_pool_run(request->threads, chunk_count(request->count), 1, cast_chunks, &run);
 }
 

@@ -16,8 +16,8 @@ pfo_converters_for(pfo_cpu_level level)
         return pfo_converters_avx2();
     case PFO_CPU_AVX512:
         return pfo_converters_avx512();
-    case PFO_CPU_NEON: /* none of its own: the compiler vectorizes the scalar ones for the baseline it has */
-        return pfo_converters_scalar();
+    case PFO_CPU_NEON:
+        return pfo_converters_neon();
     case PFO_CPU_LEVEL_COUNT:
         break;
     }

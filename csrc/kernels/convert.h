@@ -55,5 +55,6 @@ const pfo_convert_table *pfo_converters_for(pfo_cpu_level level);
 const pfo_convert_table *pfo_converters_scalar(void);
 const pfo_convert_table *pfo_converters_avx2(void);
 const pfo_convert_table *pfo_converters_avx512(void);
+const pfo_convert_table *pfo_converters_neon(void);
 
 #endif

@@ -1,22 +1,21 @@
 /* convert_avx2.c: eight elements at a time. Entered only after cpu.h said yes; built with its own flags
  * (csrc/flags.mk).
  *
- * Same bits as the reference; float16 uses F16C, whose NaN rule is the reference's. Whole vectors go through the
- * code below, what is left of an array through the reference's element functions by way of its table. Each loop is
- * written once over a dtype and compiled once a dtype: `dtype` and `stochastic` are constants wherever they are tested.
+ * Same bits as the reference. What is here are the random bits and the 8-bit blocks; the other dtypes are in
+ * convert_elements.h. Whole vectors of a block go through the code below, what is left through the reference's element
+ * functions. Each loop is written once over a dtype and compiled once a dtype: `dtype` and `stochastic` are constants
+ * wherever they are tested.
  */
 #include "kernels/convert.h"
 
 #if defined(__AVX2__) && defined(__F16C__)
-#include "kernels/convert_math.h"
 #include "kernels/philox_math.h"
 #include "kernels/quantize_math.h"
-
-#include <immintrin.h>
+#include "kernels/simd_codes_avx2.h"
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-enum { LANES = 8, GROUP = 32, CACHE_LINE = 64 };
+enum { LANES = 8, GROUP = 4 * LANES };
 
 /* ---- random bits ---- */
 
@@ -58,9 +57,11 @@ eight_counters(const pfo_rounding *rounding, uint64_t group, __m256i words[4])
     }
 }
 
-/* The words for the PFO_PHILOX_ELEMENTS elements from index on, a multiple of that: words[half of the lanes][word]. */
-static void
-fill_words(const pfo_rounding *rounding, uint64_t index, __m256i words[2][4])
+typedef __m256i random_words[2][4]; /* [half of the lanes][word] */
+
+/* The words for the PFO_PHILOX_ELEMENTS elements from index on, a multiple of that. */
+ALWAYS_INLINE void
+fill_words(const pfo_rounding *rounding, uint64_t index, random_words words)
 {
     const uint64_t group = index / PFO_PHILOX_ELEMENTS * PFO_PHILOX_LANES;
     eight_counters(rounding, group, words[0]);
@@ -75,65 +76,14 @@ random_of(const __m256i words[2][4], int vector)
     return vector / 2 % 2 ? _mm256_srli_epi32(pair, 16) : _mm256_and_si256(pair, _mm256_set1_epi32(0xffff));
 }
 
-/* ---- eight codes ---- */
+#include "kernels/convert_elements.h"
+
+/* ---- eight codes of a block ---- */
 
 ALWAYS_INLINE __m256i
 magnitude_of(__m256i bits)
 {
     return _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff));
-}
-
-/* pfo_small_float_encode */
-ALWAYS_INLINE __m256i
-encode_small_float(pfo_small_float format, __m256i bits, int stochastic, __m256i random, int saturate)
-{
-    const __m256i zero = _mm256_setzero_si256(), one = _mm256_set1_epi32(1), most = _mm256_set1_epi32(31);
-    const __m256i first_normal = _mm256_set1_epi32((int)format.first_normal);
-    const __m256i magnitude = magnitude_of(bits);
-    const __m256i field = _mm256_srli_epi32(magnitude, 23);
-    const __m256i exponent = _mm256_max_epi32(field, one);
-    const __m256i fraction = _mm256_and_si256(magnitude, _mm256_set1_epi32(0x007fffff));
-    const __m256i below = _mm256_max_epi32(_mm256_sub_epi32(first_normal, exponent), zero);
-    const __m256i wanted = _mm256_add_epi32(below, _mm256_set1_epi32(23 - (int)format.mantissa));
-    const __m256i beyond = _mm256_max_epi32(_mm256_sub_epi32(wanted, most), zero);
-    const __m256i dropped = _mm256_min_epi32(wanted, most);
-    const __m256i leading = _mm256_andnot_si256(_mm256_cmpeq_epi32(field, zero), _mm256_set1_epi32(0x00800000));
-    const __m256i significand = _mm256_srlv_epi32(_mm256_or_si256(fraction, leading), beyond);
-    __m256i addend;
-    if (stochastic) {
-        addend = _mm256_srlv_epi32(_mm256_slli_epi32(random, 15), _mm256_sub_epi32(most, dropped));
-    } else {
-        const __m256i half = _mm256_sllv_epi32(one, _mm256_sub_epi32(dropped, one));
-        const __m256i odd = _mm256_and_si256(_mm256_srlv_epi32(significand, dropped), one);
-        addend = _mm256_add_epi32(_mm256_sub_epi32(half, one), odd);
-    }
-    const __m256i rounded = _mm256_srlv_epi32(_mm256_add_epi32(significand, addend), dropped);
-    const __m256i exponent_code = _mm256_max_epi32(_mm256_sub_epi32(exponent, first_normal), zero);
-    __m256i code = _mm256_add_epi32(rounded, _mm256_slli_epi32(exponent_code, (int)format.mantissa));
-    const __m256i over = _mm256_cmpgt_epi32(code, _mm256_set1_epi32((int)format.max_code)); /* infinity too */
-    code = _mm256_blendv_epi8(code, _mm256_set1_epi32((int)(saturate ? format.max_code : format.overflow_code)), over);
-    const __m256i nan = _mm256_cmpgt_epi32(magnitude, _mm256_set1_epi32(PFO_FLOAT_INFINITY));
-    __m256i nan_code = _mm256_set1_epi32((int)format.nan_code);
-    if (format.mantissa == 10) {
-        nan_code = _mm256_or_si256(nan_code, _mm256_srli_epi32(fraction, 13));
-    }
-    code = _mm256_blendv_epi8(code, nan_code, nan);
-    const __m256i negative = _mm256_srai_epi32(bits, 31);
-    return _mm256_or_si256(code, _mm256_and_si256(negative, _mm256_set1_epi32((int)format.sign)));
-}
-
-/* pfo_bfloat16_encode */
-ALWAYS_INLINE __m256i
-encode_bfloat16(__m256i bits, int stochastic, __m256i random)
-{
-    __m256i addend = random;
-    if (!stochastic) {
-        const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-        addend = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
-    }
-    const __m256i nan = _mm256_cmpgt_epi32(magnitude_of(bits), _mm256_set1_epi32(PFO_FLOAT_INFINITY));
-    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(PFO_FLOAT_QUIET));
-    return _mm256_srli_epi32(_mm256_blendv_epi8(_mm256_add_epi32(bits, addend), quiet, nan), 16);
 }
 
 /* A block's code and scale in registers. */
@@ -181,103 +131,23 @@ encode_block(pfo_dtype dtype, __m256i value, const block_words *block, int stoch
     return _mm256_and_si256(positive, _mm256_max_epu32(code, _mm256_set1_epi32(1)));
 }
 
-ALWAYS_INLINE __m256i
-encode(pfo_dtype dtype, const float *from, const block_words *block, int stochastic, __m256i random, int saturate)
-{
-    const __m256i bits = _mm256_loadu_si256((const void *)from);
-    switch (dtype) {
-    case PFO_DTYPE_BFLOAT16:
-        return encode_bfloat16(bits, stochastic, random);
-    case PFO_DTYPE_FLOAT16:
-        return stochastic ? encode_small_float(pfo_float16_format(), bits, 1, random, 0)
-                          : _mm256_cvtepu16_epi32(_mm256_cvtps_ph(_mm256_castsi256_ps(bits),
-                                                                  _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    case PFO_DTYPE_FLOAT8_E4M3:
-        return encode_small_float(pfo_float8_e4m3_format(), bits, stochastic, random, saturate);
-    case PFO_DTYPE_FLOAT8_E5M2:
-        return encode_small_float(pfo_float8_e5m2_format(), bits, stochastic, random, saturate);
-    default:
-        return encode_block(dtype, bits, block, stochastic, random);
-    }
-}
-
-/* The lower halves of eight lanes as a vector of eight. pre: no lane is above 65,535. */
-ALWAYS_INLINE __m128i
-as_16_bits(__m256i code)
-{
-    return _mm_packus_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1));
-}
-
+/* pfo_block8_decode and pfo_ublock8_decode */
 ALWAYS_INLINE __m256
-decode(pfo_dtype dtype, __m256i code, const block_words *block)
+decode_block(pfo_dtype dtype, __m256i code, const block_words *block)
 {
-    switch (dtype) {
-    case PFO_DTYPE_BFLOAT16:
-        return _mm256_castsi256_ps(_mm256_slli_epi32(code, 16));
-    case PFO_DTYPE_FLOAT16:
-        return _mm256_cvtph_ps(as_16_bits(code));
-    case PFO_DTYPE_FLOAT8_E5M2: /* the upper half of a float16 */
-        return _mm256_cvtph_ps(as_16_bits(_mm256_slli_epi32(code, 8)));
-    case PFO_DTYPE_FLOAT8_E4M3: { /* a float16 whose exponent counts from 7, not from 15 */
-        const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(code, _mm256_set1_epi32(0x80)), 8);
-        const __m256i magnitude = _mm256_and_si256(code, _mm256_set1_epi32(0x7f));
-        const __m256i half = _mm256_or_si256(sign, _mm256_slli_epi32(magnitude, 7));
-        const __m256 value = _mm256_mul_ps(_mm256_cvtph_ps(as_16_bits(half)), _mm256_set1_ps(256.0f));
-        const __m256i nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7f));
-        const __m256i nan_bits =
-            _mm256_or_si256(_mm256_slli_epi32(sign, 16), _mm256_set1_epi32(PFO_FLOAT_INFINITY | PFO_FLOAT_QUIET));
-        return _mm256_blendv_ps(value, _mm256_castsi256_ps(nan_bits), _mm256_castsi256_ps(nan));
+    const int max_code = dtype == PFO_DTYPE_BLOCK8 ? PFO_BLOCK8_MAX_CODE : PFO_UBLOCK8_MAX_CODE;
+    const __m256i magnitude = _mm256_and_si256(code, _mm256_set1_epi32(max_code));
+    const __m256i shifted = _mm256_add_epi32(block->offset, _mm256_sll_epi32(magnitude, block->dropped));
+    const __m256 y = _mm256_sub_ps(_mm256_castsi256_ps(shifted), _mm256_castsi256_ps(block->offset));
+    const __m256 value = _mm256_mul_ps(y, block->factor);
+    if (dtype == PFO_DTYPE_UBLOCK8) {
+        return value;
     }
-    default: {
-        const int max_code = dtype == PFO_DTYPE_BLOCK8 ? PFO_BLOCK8_MAX_CODE : PFO_UBLOCK8_MAX_CODE;
-        const __m256i magnitude = _mm256_and_si256(code, _mm256_set1_epi32(max_code));
-        const __m256i shifted = _mm256_add_epi32(block->offset, _mm256_sll_epi32(magnitude, block->dropped));
-        const __m256 y = _mm256_sub_ps(_mm256_castsi256_ps(shifted), _mm256_castsi256_ps(block->offset));
-        const __m256 value = _mm256_mul_ps(y, block->factor);
-        if (dtype == PFO_DTYPE_UBLOCK8) {
-            return value;
-        }
-        const __m256i sign = _mm256_slli_epi32(_mm256_andnot_si256(_mm256_set1_epi32(0x7f), code), 24);
-        return _mm256_castsi256_ps(_mm256_or_si256(_mm256_castps_si256(value), sign));
-    }
-    }
+    const __m256i sign = _mm256_slli_epi32(_mm256_andnot_si256(_mm256_set1_epi32(0x7f), code), 24);
+    return _mm256_castsi256_ps(_mm256_or_si256(_mm256_castps_si256(value), sign));
 }
 
-/* ---- memory ---- */
-
-ALWAYS_INLINE __m256i
-read_codes(pfo_dtype dtype, const uint8_t *from)
-{
-    return pfo_dtype_bytes(dtype) == 2 ? _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)from))
-                                       : _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)from));
-}
-
-ALWAYS_INLINE void
-write_vector(uint8_t *to, __m256i vector, int stream)
-{
-    if (stream) {
-        _mm256_stream_si256((void *)to, vector);
-    } else {
-        _mm256_storeu_si256((void *)to, vector);
-    }
-}
-
-/* Four vectors of codes side by side. The packs work on halves of a register; the permutations put these in order. */
-ALWAYS_INLINE void
-write_group(pfo_dtype dtype, uint8_t *to, const __m256i code[4], int stream)
-{
-    const __m256i low = _mm256_packus_epi32(code[0], code[1]);
-    const __m256i high = _mm256_packus_epi32(code[2], code[3]);
-    if (pfo_dtype_bytes(dtype) == 2) {
-        write_vector(to, _mm256_permute4x64_epi64(low, 0xd8), stream);
-        write_vector(to + sizeof low, _mm256_permute4x64_epi64(high, 0xd8), stream);
-        return;
-    }
-    const __m256i order = _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0);
-    write_vector(to, _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order), stream);
-}
-
-/* ---- whole arrays ---- */
+/* ---- whole blocks ---- */
 
 /* As many whole vectors as there are; gives their number of elements. */
 ALWAYS_INLINE int64_t
@@ -285,20 +155,18 @@ load_vectors(pfo_dtype dtype, const uint8_t *from, const block_words *block, flo
 {
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES) {
-        const __m256i code = read_codes(dtype, from + (size_t)i * pfo_dtype_bytes(dtype));
-        _mm256_storeu_ps(to + i, decode(dtype, code, block));
+        _mm256_storeu_ps(to + i, decode_block(dtype, vu_load_bytes(from + i), block));
     }
     return i;
 }
 
 /* As many whole groups as there are; gives their number of elements. With stochastic == 1 rounding->first is a
- * multiple of PFO_PHILOX_ELEMENTS, with stream == 1 to is aligned to a vector. block is unused for dtypes without
- * blocks. */
+ * multiple of PFO_PHILOX_ELEMENTS. */
 ALWAYS_INLINE int64_t
 store_groups(pfo_dtype dtype, const float *from, uint8_t *to, const block_words *block, int64_t count,
-             const pfo_rounding *rounding, int stochastic, int stream)
+             const pfo_rounding *rounding, int stochastic)
 {
-    __m256i words[2][4] = { { _mm256_setzero_si256() } };
+    random_words words = { { _mm256_setzero_si256() } };
     int64_t i = 0;
     for (; i + GROUP <= count; i += GROUP) {
         const int first_vector = (int)(i % PFO_PHILOX_ELEMENTS / LANES);
@@ -308,65 +176,12 @@ store_groups(pfo_dtype dtype, const float *from, uint8_t *to, const block_words 
         __m256i code[4];
         for (int k = 0; k < 4; k++) {
             const __m256i random = stochastic ? random_of(words, first_vector + k) : words[0][0];
-            code[k] = encode(dtype, from + i + k * LANES, block, stochastic, random, rounding->saturate);
+            const __m256i bits = _mm256_loadu_si256((const void *)(from + i + k * LANES));
+            code[k] = encode_block(dtype, bits, block, stochastic, random);
         }
-        write_group(dtype, to + (size_t)i * pfo_dtype_bytes(dtype), code, stream);
+        vu_store_bytes(to + i, code, 0);
     }
     return i;
-}
-
-/* The elements before the first that is aligned in `to` (stream), or whose index starts a group of random words. */
-ALWAYS_INLINE int64_t
-elements_before(pfo_dtype dtype, const void *to, int64_t count, const pfo_rounding *rounding, int stream)
-{
-    int64_t before = 0;
-    if (rounding->stochastic) {
-        before = (int64_t)(-rounding->first % PFO_PHILOX_ELEMENTS);
-    } else if (stream) {
-        before = (int64_t)(-(uintptr_t)to % CACHE_LINE / pfo_dtype_bytes(dtype));
-    }
-    return before < count ? before : count;
-}
-
-/* The reference on count elements from the begin-th on. */
-static void
-store_rest(pfo_dtype dtype, const float *from, void *to, int64_t begin, int64_t count, const pfo_rounding *rounding)
-{
-    pfo_rounding moved = *rounding;
-    moved.first += (uint64_t)begin;
-    pfo_converters_scalar()->store[dtype](from + begin, (uint8_t *)to + (size_t)begin * pfo_dtype_bytes(dtype), NULL,
-                                          count, &moved, 0);
-}
-
-ALWAYS_INLINE void
-store_elements(pfo_dtype dtype, const float *from, void *to, int64_t count, const pfo_rounding *rounding, int stream)
-{
-    const int64_t before = elements_before(dtype, to, count, rounding, stream);
-    uint8_t *middle = (uint8_t *)to + (size_t)before * pfo_dtype_bytes(dtype);
-    pfo_rounding moved = *rounding;
-    moved.first += (uint64_t)before;
-    const int aligned = stream && (uintptr_t)middle % CACHE_LINE == 0;
-    int64_t done = before;
-    if (rounding->stochastic) {
-        done += store_groups(dtype, from + before, middle, NULL, count - before, &moved, 1, aligned);
-    } else if (aligned) {
-        done += store_groups(dtype, from + before, middle, NULL, count - before, &moved, 0, 1);
-    } else {
-        done += store_groups(dtype, from + before, middle, NULL, count - before, &moved, 0, 0);
-    }
-    if (aligned) {
-        _mm_sfence();
-    }
-    store_rest(dtype, from, to, 0, before, rounding);
-    store_rest(dtype, from, to, done, count - done, rounding);
-}
-
-ALWAYS_INLINE void
-load_elements(pfo_dtype dtype, const void *from, float *to, int64_t count)
-{
-    const uint8_t *bytes = from;
-    const int64_t done = load_vectors(dtype, bytes, NULL, to, count);
-    pfo_converters_scalar()->load[dtype](bytes + (size_t)done * pfo_dtype_bytes(dtype), NULL, to + done, count - done);
 }
 
 /* Lane by lane into one number. */
@@ -483,8 +298,8 @@ store_blocks(pfo_dtype dtype, const float *from, void *to, float *scales, int64_
             continue;
         }
         const block_words block = block_words_of(dtype, scale, pfo_block_inverse(scale));
-        const int64_t done = rounding->stochastic ? store_groups(dtype, from + begin, code, &block, size, &moved, 1, 0)
-                                                  : store_groups(dtype, from + begin, code, &block, size, &moved, 0, 0);
+        const int64_t done = rounding->stochastic ? store_groups(dtype, from + begin, code, &block, size, &moved, 1)
+                                                  : store_groups(dtype, from + begin, code, &block, size, &moved, 0);
         store_block_rest(dtype, from + begin, code, scale, done, size, &moved);
     }
 }
@@ -502,51 +317,10 @@ load_blocks(pfo_dtype dtype, const void *from, const float *scales, float *to, i
     }
 }
 
-static void
-store_float32(const float *from, void *to, float *scales, int64_t count, const pfo_rounding *rounding,
-              int stream_past_cache)
-{
-    if (!stream_past_cache || (uintptr_t)to % sizeof(float) != 0) {
-        pfo_converters_scalar()->store[PFO_DTYPE_FLOAT32](from, to, scales, count, rounding, 0);
-        return;
-    }
-    float *out = to;
-    int64_t i = 0;
-    for (; i < count && (uintptr_t)(out + i) % CACHE_LINE != 0; i++) {
-        out[i] = from[i];
-    }
-    for (; i + LANES <= count; i += LANES) {
-        _mm256_stream_ps(out + i, _mm256_loadu_ps(from + i));
-    }
-    for (; i < count; i++) {
-        out[i] = from[i];
-    }
-    _mm_sfence();
-}
-
-/* X(suffix, dtype): elements that are coded one by one, and those in blocks. */
-#define ELEMENT_DTYPES(X)                                                                                              \
-    X(bfloat16, BFLOAT16)                                                                                              \
-    X(float16, FLOAT16)                                                                                                \
-    X(float8_e4m3, FLOAT8_E4M3)                                                                                        \
-    X(float8_e5m2, FLOAT8_E5M2)
+/* X(suffix, dtype) */
 #define BLOCK_DTYPES(X)                                                                                                \
     X(block8, BLOCK8)                                                                                                  \
     X(ublock8, UBLOCK8)
-
-#define ELEMENT_FUNCTIONS(suffix, id)                                                                                  \
-    static void load_##suffix(const void *from, const float *scales, float *to, int64_t count)                         \
-    {                                                                                                                  \
-        (void)scales;                                                                                                  \
-        load_elements(PFO_DTYPE_##id, from, to, count);                                                                \
-    }                                                                                                                  \
-    static void store_##suffix(const float *from, void *to, float *scales, int64_t count,                              \
-                               const pfo_rounding *rounding, int stream_past_cache)                                    \
-    {                                                                                                                  \
-        (void)scales;                                                                                                  \
-        store_elements(PFO_DTYPE_##id, from, to, count, rounding, stream_past_cache);                                  \
-    }
-ELEMENT_DTYPES(ELEMENT_FUNCTIONS)
 
 #define BLOCK_FUNCTIONS(suffix, id)                                                                                    \
     static void load_##suffix(const void *from, const float *scales, float *to, int64_t count)                         \
@@ -568,8 +342,8 @@ pfo_converters_avx2(void)
 #define STORE_ENTRY(suffix, id) [PFO_DTYPE_##id] = store_##suffix,
     static const pfo_convert_table table = {
         .level = PFO_CPU_AVX2,
-        .load = { ELEMENT_DTYPES(LOAD_ENTRY) BLOCK_DTYPES(LOAD_ENTRY) },
-        .store = { [PFO_DTYPE_FLOAT32] = store_float32, ELEMENT_DTYPES(STORE_ENTRY) BLOCK_DTYPES(STORE_ENTRY) },
+        .load = { PFO_ELEMENT_LOADS, BLOCK_DTYPES(LOAD_ENTRY) },
+        .store = { PFO_ELEMENT_STORES, BLOCK_DTYPES(STORE_ENTRY) },
     };
     return &table;
 }
