@@ -136,7 +136,7 @@ tsan-python: $(STAMP)/built
 		$(CURDIR)/$(BIN)/python -m pytest -q -p no:cacheprovider -k "not memory_of" $(TSAN_PYTHON)
 
 ## test-neon: pure C compiled for AArch64, and the kernels' tests run there by an emulator (which cannot fork from threads: no test_pool)
-NEON_TESTS := $(filter $(patsubst csrc/kernels/%.c,test_%,$(wildcard csrc/kernels/*.c)) test_kernels test_alloc test_cpu,\
+NEON_TESTS := $(filter $(patsubst csrc/kernels/%.c,test_%,$(wildcard csrc/kernels/*.c)) test_kernels test_convert_elements test_alloc test_cpu,\
 	$(filter-out test_execute_device,$(C_TESTS)))
 NEON_MISSING := $(strip $(if $(shell command -v $(NEON)-gcc),,gcc-$(NEON)) \
 	$(if $(wildcard /usr/$(NEON)/include/stdio.h),,libc6-dev-arm64-cross) \

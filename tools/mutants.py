@@ -246,6 +246,21 @@ CONVERSIONS = [
     in_c("blocks: magnitude of the sign bit", "convert_scalar.c", "return pfo_float_bits(value) & ~PFO_FLOAT_SIGN;", "return pfo_float_bits(value);", tests=CONVERT),
 ]  # fmt: skip
 
+# What the vectors do by another way than the reference; against it, and between pages that may not be touched.
+ELEMENTS = "test_convert_elements"
+ELEMENT_VECTORS = [
+    in_c("vectors: overflow not capped", "convert_elements.h", "vu_min(magnitude, largest)", "magnitude", tests=ELEMENTS),
+    in_c("vectors: denormals round as normal numbers", "convert_elements.h", "vu_max(vu_and(capped, vu_set(PFO_FLOAT_INFINITY)), vu_set(format.first_normal << 23))", "vu_and(capped, vu_set(PFO_FLOAT_INFINITY))", tests=ELEMENTS),
+    in_c("vectors: NaN rounds", "convert_elements.h", "vu_if_greater(magnitude, vu_set(PFO_FLOAT_INFINITY), quiet, rounded)", "rounded", tests=ELEMENTS),
+    in_c("vectors: float16 NaN without payload", "convert_elements.h", "if (format.mantissa == 10) {", "if (0) {", tests=ELEMENTS),
+    in_c("vectors: saturation ignored", "convert_elements.h", "rounding->saturate && pfo_dtype_bytes(dtype) == 1", "0", tests=ELEMENTS),
+    in_c("vectors: a part from the span's start", "convert_elements.h", "memcpy(to, codes + (size_t)skip * size,", "memcpy(to, codes,", tests=ELEMENTS),
+    in_c("vectors: a part to the span's start", "convert_elements.h", "memcpy(values + skip, from,", "memcpy(values, from,", tests=ELEMENTS),
+    in_c("vectors: rest forgotten", "convert_elements.h", "if (i < count) {\n        store_part(", "if (i > count) {\n        store_part(", tests=ELEMENTS),
+    in_c("vectors: half a cache line past the cache", "convert_elements.h", "how.past = how.past && (uintptr_t)(to + (size_t)head * size) % STREAM_LINE == 0;", "", tests=ELEMENTS),
+    in_c("casts in the caller's rounding mode", "cast.c", "const unsigned environment = pfo_enter_default_floats();\n    for (int64_t i = begin * PFO_CHUNK_ELEMENTS; i < last; i += step)", "const unsigned environment = 0x5f80;\n    for (int64_t i = begin * PFO_CHUNK_ELEMENTS; i < last; i += step)", tests="test_cast"),
+]  # fmt: skip
+
 IN_PLACE = [
     in_c("scale: tail not looked at", "scale_body.h", "= body_check_run(data + whole, count - whole);", "= 0;", tests="test_scale"),
     in_c("scale: tail not scaled", "scale_body.h", "= body_scale_run(data + whole, count - whole, factor);", "= 0;", tests="test_scale"),
@@ -253,7 +268,7 @@ IN_PLACE = [
     in_c("clamp: no upper bound", "scale_body.h", "raised > high ? high : raised", "raised", tests="test_scale"),
 ]  # fmt: skip
 
-C_MUTANTS = [*COMMON, *ADAMW, *OTHERS, *VECTORS, *STEPS, *ROUNDING, *CONVERSIONS, *IN_PLACE]
+C_MUTANTS = [*COMMON, *ADAMW, *OTHERS, *VECTORS, *STEPS, *ROUNDING, *CONVERSIONS, *ELEMENT_VECTORS, *IN_PLACE]
 
 ADAMW_TESTS = "tests/torch/test_adamw.py::"
 PLAN_TESTS = "tests/torch/test_optimizer_plan.py::"

@@ -1,12 +1,17 @@
 /* test_cast.c: whole arrays, cut among threads: as one call of the conversions gives it, whatever the threads, sizes
- * and dtypes; scaling in place. */
+ * and dtypes, and whatever the caller's floating point mode; scaling in place. */
 #include "kernels/cast.h"
 
 #include "check.h"
 
+#include <fenv.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
 
 enum { MOST = 3 * PFO_CHUNK_ELEMENTS + 77, BLOCKS = MOST / PFO_SCALE_BLOCK + 1, PAST_CACHE = 40 << 20 };
 
@@ -24,11 +29,11 @@ fill(void)
 }
 
 static void
-check_pair(pfo_dtype from, pfo_dtype to, int64_t count, int threads)
+check_pair(pfo_dtype from, pfo_dtype to, int64_t count, int threads, int stochastic)
 {
     const pfo_convert_table *table = pfo_converters_scalar();
     const pfo_rounding nearest = { .seed = 0 };
-    const pfo_rounding rounding = { .stochastic = to != PFO_DTYPE_FLOAT32, .seed = 5, .stream = 6, .first = 256 };
+    const pfo_rounding rounding = { .stochastic = stochastic, .seed = 5, .stream = 6, .first = 256 };
     table->store[from](source, stored, stored_scales, count, &nearest, 0);
     if (from == PFO_DTYPE_FLOAT32) {
         memcpy(tile, source, sizeof tile);
@@ -64,12 +69,40 @@ every_pair_of_dtypes_on_any_threads(void)
     fill();
     for (int from = 0; from < PFO_DTYPE_COUNT; from++) {
         for (int to = 0; to < PFO_DTYPE_COUNT; to++) {
-            check_pair((pfo_dtype)from, (pfo_dtype)to, sizes[(from + to) % 6], 1 + (from * 3 + to) % 8);
+            check_pair((pfo_dtype)from, (pfo_dtype)to, sizes[(from + to) % 6], 1 + (from * 3 + to) % 8,
+                       to != PFO_DTYPE_FLOAT32);
         }
     }
     for (int threads = 1; threads <= 8; threads++) {
-        check_pair(PFO_DTYPE_FLOAT32, PFO_DTYPE_UBLOCK8, MOST, threads);
+        check_pair(PFO_DTYPE_FLOAT32, PFO_DTYPE_UBLOCK8, MOST, threads, 1);
     }
+}
+
+/* Rounding upwards, and on x86 without denormals. */
+static void
+the_callers_floating_point_mode_does_not_matter(void)
+{
+    fill();
+    for (int i = 0; i < MOST; i += 3) { /* denormals of float32 and of every narrower dtype */
+        source[i] = ldexpf(source[i], -(i % 160));
+    }
+#if defined(__SSE2__)
+    const unsigned before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040u);
+#endif
+    const int rounding = fegetround();
+    REQUIRE(fesetround(FE_UPWARD) == 0);
+    for (int from = 0; from < PFO_DTYPE_BLOCK8; from++) {
+        for (int to = 0; to < PFO_DTYPE_BLOCK8; to++) {
+            check_pair((pfo_dtype)from, (pfo_dtype)to, MOST, 1 + to % 2, from % 2);
+        }
+    }
+    CHECK(fegetround() == FE_UPWARD);
+    (void)fesetround(rounding);
+#if defined(__SSE2__)
+    CHECK((_mm_getcsr() & 0x8040u) == 0x8040u);
+    _mm_setcsr(before);
+#endif
 }
 
 static void
@@ -79,6 +112,7 @@ outputs_larger_than_the_cache(void)
     uint16_t *code = malloc((size_t)PAST_CACHE * sizeof *code);
     float *back = malloc((size_t)PAST_CACHE * sizeof *back);
     REQUIRE(from != NULL && code != NULL && back != NULL);
+    fill();
     for (int i = 0; i < PAST_CACHE; i++) {
         from[i] = source[i % MOST];
     }
@@ -152,6 +186,7 @@ int
 main(void)
 {
     RUN(every_pair_of_dtypes_on_any_threads);
+    RUN(the_callers_floating_point_mode_does_not_matter);
     RUN(outputs_larger_than_the_cache);
     RUN(scaling_multiplies_and_tells_of_inf_and_nan);
     return FINISH();

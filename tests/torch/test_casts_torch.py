@@ -54,6 +54,24 @@ def test_every_code_reads_as_torch_reads_it(dtype: Any) -> None:
     np.testing.assert_array_equal(kernels.cast(codes, "float32"), codes.float().numpy())
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_denormals_stay_where_torch_flushes_them(dtype: Any) -> None:
+    x = torch.arange(1, 5000).to(torch.int32).view(torch.float32) * 2.0 ** torch.arange(4999).remainder(120)
+    want = x.to(dtype)
+    before = kernels.cast(want, "float32")
+    flushes = torch.set_flush_denormal(True)
+    try:
+        out = torch.empty(x.shape, dtype=dtype)
+        kernels.cast(x, dtype, out=out)
+        back = kernels.cast(want, "float32")
+    finally:
+        torch.set_flush_denormal(False)
+    if not flushes:
+        pytest.skip("this processor cannot flush denormals")
+    assert torch.equal(raw(out), raw(want))
+    np.testing.assert_array_equal(back.view(np.int32), before.view(np.int32))
+
+
 def test_unscale_takes_bfloat16_gradients() -> None:
     grads = [torch.full((5, 7), 3.0, dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)]
     assert kernels.unscale(grads, 0.5) is False
