@@ -4,6 +4,7 @@
 #include "base/pool.h"
 #include "kernels/convert_base.h"
 #include "kernels/float_environment.h"
+#include "kernels/store_fence.h"
 
 #include <stdatomic.h>
 
@@ -64,6 +65,7 @@ cast_chunks(void *context, int64_t begin, int64_t end)
     for (int64_t i = begin * PFO_CHUNK_ELEMENTS; i < last; i += step) {
         cast_range(run, i, last - i < step ? last - i : step);
     }
+    pfo_fence_stores_past_cache();
     pfo_leave_default_floats(environment);
 }
 

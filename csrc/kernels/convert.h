@@ -34,11 +34,12 @@ typedef struct pfo_rounding {
 } pfo_rounding;
 
 /* pre: from has count elements of the dtype, to has room for count float32; they do not overlap. scales is NULL but
- * for BLOCK8 and UBLOCK8. count >= 0; no alignment beyond that of the element is needed. */
+ * for BLOCK8 and UBLOCK8. count >= 0; no alignment beyond that of the element is needed. Conversions run under the
+ * default floating point environment (float_environment.h), both ways. */
 typedef void (*pfo_load_kernel)(const void *from, const float *scales, float *to, int64_t count);
 
 /* The other way. stream_past_cache == 1: the destination will not be read soon and is written with non-temporal
- * stores where that is possible. rounding is not NULL. */
+ * stores where that is possible; the caller fences behind its last one (store_fence.h). rounding is not NULL. */
 typedef void (*pfo_store_kernel)(const float *from, void *to, float *scales, int64_t count,
                                  const pfo_rounding *rounding, int stream_past_cache);
 

@@ -185,9 +185,6 @@ store_array(pfo_dtype dtype, const float *from, uint8_t *to, int64_t count, span
     if (i < count) {
         store_part(dtype, from + i, to + (size_t)i * size, 0, count - i, first + (uint64_t)i, &how, stochastic);
     }
-    if (how.past) {
-        vf_fence();
-    }
 }
 
 PFO_ELEMENT_INLINE pfo_small_float
@@ -249,7 +246,6 @@ store_float32(const float *from, void *to, float *scales, int64_t count, const p
     for (; i < count; i++) {
         out[i] = from[i];
     }
-    vf_fence();
 }
 
 /* ---- the table's rows that this file fills ---- */

@@ -14,7 +14,6 @@
  *   vu_store_bytes(p, v, past), vu_store_halves(p, v, past)     four vectors of codes, below 2^8 or 2^16, side by side. past == 1: by
  *                   stores that leave the cache alone, where there are such; p is aligned to 64
  *   vf_store_past(p, v)             a whole vector, likewise
- *   vf_fence()      orders such stores before all later ones
  */
 #ifndef PFO_KERNELS_SIMD_CODES_AVX512_H
 #define PFO_KERNELS_SIMD_CODES_AVX512_H
@@ -158,12 +157,6 @@ static inline void
 vf_store_past(float *to, vf value)
 {
     _mm512_stream_ps(to, value);
-}
-
-static inline void
-vf_fence(void)
-{
-    _mm_sfence();
 }
 
 #endif

@@ -3,6 +3,7 @@
 
 #include "kernels/float_environment.h"
 #include "kernels/rounding_math.h"
+#include "kernels/store_fence.h"
 
 #include <string.h>
 
@@ -208,6 +209,7 @@ pfo_walk_update(void *context, int64_t begin, int64_t end)
             update_tile(walk, scalars, &at, &images);
         }
     }
+    pfo_fence_stores_past_cache();
     pfo_leave_default_floats(environment);
 }
 
