@@ -9,7 +9,8 @@ code of csrc/kernels/quantize_math.h itself. Two tables come out:
 under that run's gradients.
   Error of the update against float32 moments, relative, root mean square; of the root of the second moment, median
   and 99th percentile.
-* *trained*: some of them train by themselves; held-out loss minus that of float32 moments of the same seed.
+* *trained*: some of them train by themselves, and the optimizer itself; held-out loss minus that of float32 moments of
+the same seed.
 
     python benchmarks/study_8bit_state.py [--steps 1000] [--seeds 2]
 
@@ -28,6 +29,7 @@ from torch import nn
 
 from perfopt.cli.demo_job import CONTEXT, VOCABULARY, encode, read_corpus
 from perfopt.kernels import dequantize, quantize
+from perfopt.optim import AdamW
 
 Code = Callable[[torch.Tensor, int], torch.Tensor]  # a vector and the step's number: the vector as it reads back
 
@@ -217,6 +219,16 @@ def train(seed: int, steps: int, first: Code, second: Code) -> float:
     return job.heldout_loss()
 
 
+def train_by_optimizer(seed: int, steps: int, state_bits: int | None) -> float:
+    """The same by ``perfopt.optim.AdamW`` itself: both moments at random, by the two uses of one draw."""
+    job = Job(seed)
+    optimizer = AdamW(job.params, lr=LR, betas=(BETA1, BETA2), eps=EPS, weight_decay=DECAY, state_bits=state_bits)
+    for _ in range(steps):
+        job.gradient()
+        optimizer.step()
+    return job.heldout_loss()
+
+
 def errors(state: State, exact_v: torch.Tensor, direction: torch.Tensor, truth: torch.Tensor) -> tuple[float, ...]:
     """Of the update; of the root of the second moment: median and 99th percentile."""
     update = ((direction - truth).square().mean() / truth.square().mean()).sqrt()
@@ -259,6 +271,9 @@ def main() -> None:
     for name, codes in trained().items():
         losses: list[Any] = [train(seed, arguments.steps, *codes) - exact[seed] for seed in range(arguments.seeds)]
         print(f"| {name} | " + ", ".join(f"{loss:+.4f}" for loss in losses) + " |", flush=True)
+    for bits in (None, 8):
+        losses = [train_by_optimizer(seed, arguments.steps, bits) - exact[seed] for seed in range(arguments.seeds)]
+        print(f"| AdamW(state_bits={bits}) | " + ", ".join(f"{loss:+.4f}" for loss in losses) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ PFO_FILE_convert_scalar = -ffp-contract=off
 PFO_FILE_convert_avx2 = -mavx2 -mfma -mf16c -ffp-contract=off
 PFO_FILE_convert_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -ffp-contract=off
 PFO_FILE_convert_neon = -ffp-contract=off
+PFO_FILE_blocks_avx2 = -mavx2 -ffp-contract=off
+PFO_FILE_blocks_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -ffp-contract=off
 PFO_FILE_scale_scalar = -ffp-contract=off
 PFO_FILE_scale_avx2 = -mavx2 -ffp-contract=off
 PFO_FILE_scale_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -ffp-contract=off -mprefer-vector-width=512

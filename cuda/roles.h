@@ -37,6 +37,7 @@ pfo_octet_place(int lane, int j)
 /* How the stores of one role in one step are rounded. */
 typedef struct pfo_role_rounding {
     int stochastic;
+    int exchanged; /* the bytes of each 16 bits: rounding_math.h */
     uint64_t seed;
     uint64_t stream;
 } pfo_role_rounding;
@@ -48,7 +49,8 @@ pfo_role_rounding_of(int role, int dtype, int asked, uint64_t seed, uint64_t rou
     rounding.stochastic =
         dtype != PFO_DTYPE_FLOAT32 && pfo_rounds_at_random((pfo_dtype)dtype, role == PFO_BACKEND_COPY, asked);
     rounding.seed = seed;
-    rounding.stream = pfo_rounding_stream(rounding_step, tensor_stream, role);
+    rounding.exchanged = pfo_rounding_exchanged((pfo_dtype)dtype, role);
+    rounding.stream = pfo_rounding_stream(rounding_step, tensor_stream, pfo_rounding_draw_role((pfo_dtype)dtype, role));
     return rounding;
 }
 
@@ -70,10 +72,17 @@ pfo_block_random_place(int place)
     return lane * 8 + place / PFO_PHILOX_LANES % 8;
 }
 
+/* The bits of a store from those drawn. */
+PFO_MATH_INLINE uint32_t
+pfo_role_random(const pfo_role_rounding *rounding, uint32_t drawn)
+{
+    return rounding->exchanged ? pfo_random_exchanged(drawn) : drawn;
+}
+
 PFO_MATH_INLINE int
 pfo_is_block_dtype(int dtype)
 {
-    return dtype == PFO_DTYPE_BLOCK8 || dtype == PFO_DTYPE_UBLOCK8;
+    return pfo_is_8bit_state((pfo_dtype)dtype);
 }
 
 PFO_MATH_INLINE uint32_t

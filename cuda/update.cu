@@ -253,7 +253,8 @@ store_as(const block_work &block, int role, const pfo_octet &octet, const pfo_ro
         pfo_codes codes;
 #pragma unroll
         for (int j = 0; j < PFO_QUAD; j++) {
-            const uint32_t bits = random ? block.halves[pfo_block_random_place(place + j)] : 0u;
+            const uint32_t bits =
+                random ? pfo_role_random(&rounding, block.halves[pfo_block_random_place(place + j)]) : 0u;
             codes.at[j] = pfo_role_encode(kDtype, octet.at[q + j], scale, inverse, random, bits);
         }
         if (block.aligned && place + PFO_QUAD <= block.count) {

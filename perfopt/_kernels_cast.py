@@ -120,7 +120,7 @@ def cast(
         dtype: one of these, as a name or as a NumPy, ml_dtypes or torch dtype.
         saturate: what is too large for an 8-bit float, infinity too, becomes its largest finite value.
         stochastic: round up with the probability of the dropped fraction, down otherwise. The random bits are
-            Philox4x32-10 (Salmon et al., 2011) of ``seed``, ``stream`` and the element's place in memory: the same
+            Philox4x32-7 (Salmon et al., 2011) of ``seed``, ``stream`` and the element's place in memory: the same
             on any number of threads.
         seed: of the random bits, ``0 <= seed < 2**64``.
         stream: another series of random bits for each stream, ``0 <= stream < 2**64``.

@@ -11,7 +11,7 @@
  *   probability of the dropped fraction (to 2^-16). NaN stays NaN (quiet, sign kept) and infinity infinity under both.
  *   bfloat16, float16 and float8_e5m2 overflow to infinity, as IEEE 754 says, float8_e4m3fn, which has none, to NaN;
  *   the 8-bit floats saturate where saturate == 1. (torch 2.13 saturates float8_e4m3fn, and only that.)
- * - Random bits are counter-based (Philox4x32-10; Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC
+ * - Random bits are counter-based (Philox4x32-7; Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC
  *   2011): a function of seed, stream and the element's index alone, whatever the threads, the tile or the variant.
  * - Second moments in 8 bits (UBLOCK8) want stochastic rounding: to nearest, what changes by a thousandth a step
  *   stands still. First moments and momentum (BLOCK8) do best to nearest (docs/kernels.md, "8-bit state").
@@ -26,11 +26,13 @@
 #include "kernels/tensor.h"
 
 typedef struct pfo_rounding {
-    int stochastic;  /* 0: to nearest even */
-    int saturate;    /* 1: float8 overflow gives the largest finite value */
-    uint64_t seed;   /* of the run */
-    uint64_t stream; /* of the tensor and the step: no two stores of a run share it */
-    uint64_t first;  /* index within the tensor of the first element given */
+    int stochastic; /* 0: to nearest even */
+    int saturate;   /* 1: float8 overflow gives the largest finite value */
+    int exchanged; /* 1: 8-bit blocks take the two bytes of an element's random bits in the other order (rounding_math.h) */
+    uint64_t seed;         /* of the run */
+    uint64_t stream;       /* of the tensor and the step (rounding_math.h) */
+    uint64_t first;        /* index within the tensor of the first element given */
+    const uint32_t *words; /* NULL, or what draw() gives for these: 8-bit blocks read it instead of drawing */
 } pfo_rounding;
 
 /* pre: from has count elements of the dtype, to has room for count float32; they do not overlap. scales is NULL but
@@ -43,10 +45,15 @@ typedef void (*pfo_load_kernel)(const void *from, const float *scales, float *to
 typedef void (*pfo_store_kernel)(const float *from, void *to, float *scales, int64_t count,
                                  const pfo_rounding *rounding, int stream_past_cache);
 
+/* The random words (philox_math.h) of elements [first, first + count) of rounding's seed and stream: 64 for each
+ * PFO_PHILOX_ELEMENTS of them begun, word k of lane l at k * PFO_PHILOX_LANES + l. pre: first is a multiple of that. */
+typedef void (*pfo_draw_kernel)(const pfo_rounding *rounding, int64_t count, uint32_t *words);
+
 typedef struct pfo_convert_table {
     pfo_cpu_level level;
     pfo_load_kernel load[PFO_DTYPE_COUNT];   /* NULL for FLOAT32, which is used where it lies */
     pfo_store_kernel store[PFO_DTYPE_COUNT]; /* FLOAT32 copies */
+    pfo_draw_kernel draw;
 } pfo_convert_table;
 
 /* The table for a level this machine can run, or NULL when it cannot. */

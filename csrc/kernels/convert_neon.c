@@ -79,6 +79,12 @@ random_of(const random_words words, int vector)
     }
 BLOCK_DTYPES(BLOCK_FUNCTIONS)
 
+static void
+draw(const pfo_rounding *rounding, int64_t count, uint32_t *words)
+{
+    pfo_converters_scalar()->draw(rounding, count, words);
+}
+
 const pfo_convert_table *
 pfo_converters_neon(void)
 {
@@ -88,6 +94,7 @@ pfo_converters_neon(void)
         .level = PFO_CPU_NEON,
         .load = { PFO_ELEMENT_LOADS, BLOCK_DTYPES(LOAD_ENTRY) },
         .store = { PFO_ELEMENT_STORES, BLOCK_DTYPES(STORE_ENTRY) },
+        .draw = draw,
     };
     return &table;
 }

@@ -16,6 +16,36 @@ random_for(const pfo_rounding *rounding, int64_t i)
     return rounding->stochastic ? pfo_random16(rounding->seed, rounding->stream, rounding->first + (uint64_t)i) : 0;
 }
 
+/* As convert.h says. */
+static void
+draw(const pfo_rounding *rounding, int64_t count, uint32_t *words)
+{
+    for (int64_t i = 0; i < count; i += PFO_PHILOX_ELEMENTS) {
+        for (int lane = 0; lane < PFO_PHILOX_LANES; lane++) {
+            const pfo_philox_words drawn =
+                pfo_random_words(rounding->seed, rounding->stream, rounding->first + (uint64_t)(i + lane));
+            for (int k = 0; k < 4; k++) {
+                words[i / 2 + k * PFO_PHILOX_LANES + lane] = drawn.word[k];
+            }
+        }
+    }
+}
+
+/* random_for() of 8-bit blocks. */
+static inline uint32_t
+block_random_for(const pfo_rounding *rounding, int64_t i)
+{
+    uint32_t random = 0;
+    if (rounding->words != NULL && rounding->stochastic) {
+        const uint32_t *words = rounding->words + i / PFO_PHILOX_ELEMENTS * (PFO_PHILOX_ELEMENTS / 2);
+        const int half = (int)(i / PFO_PHILOX_LANES % 8);
+        random = words[half / 2 * PFO_PHILOX_LANES + i % PFO_PHILOX_LANES] >> (half % 2 * 16) & 0xffffu;
+    } else {
+        random = random_for(rounding, i);
+    }
+    return rounding->exchanged ? pfo_random_exchanged(random) : random;
+}
+
 static void
 store_float32(const float *from, void *to, float *scales, int64_t count, const pfo_rounding *rounding,
               int stream_past_cache)
@@ -201,7 +231,7 @@ store_blocks(uint32_t max_code, block_judge width_of, block_encoder encode, cons
         const pfo_block_code code = pfo_block_code_of(max_code, pfo_block_width(scale));
         const float inverse = pfo_block_inverse(scale);
         for (int64_t i = begin; i < end; i++) {
-            to[i] = encode(code, from[i], inverse, rounding->stochastic, random_for(rounding, i));
+            to[i] = encode(code, from[i], inverse, rounding->stochastic, block_random_for(rounding, i));
         }
     }
 }
@@ -240,6 +270,7 @@ pfo_converters_scalar(void)
                    [PFO_DTYPE_FLOAT8_E5M2] = store_float8_e5m2,
                    [PFO_DTYPE_BLOCK8] = store_block8,
                    [PFO_DTYPE_UBLOCK8] = store_ublock8 },
+        .draw = draw,
     };
     return &table;
 }

@@ -15,9 +15,13 @@ _Static_assert(TILE_ELEMENTS % PFO_SCALE_BLOCK == 0 && TILE_ELEMENTS % PFO_NORM_
 _Static_assert(PFO_ROLE_COUNT <= 1 << PFO_STREAM_ROLE_BITS, "roles of a stream");
 enum { ARITHMETIC_ROLES = PFO_ROLE_STATE_1 + PFO_STATE_COUNT };
 
+_Static_assert(PFO_ROLE_STATE_1 % 2 == 0, "states share draws in pairs");
+
 typedef struct tile {
     _Alignas(64) float image[ARITHMETIC_ROLES][TILE_ELEMENTS];
     _Alignas(64) float average[TILE_ELEMENTS];
+    _Alignas(64) uint32_t words[TILE_ELEMENTS / 2]; /* random ones, drawn for the states of a pair */
+    int drawn_role;                                 /* whose they are; -1: nobody's yet */
 } tile;
 
 /* One tensor's elements [first, first + count). */
@@ -66,17 +70,26 @@ load_role(const pfo_walk *walk, const span *at, int role, float *image)
 }
 
 static void
-store_role(const pfo_walk *walk, const span *at, int role, const float *image, int stream_past_cache)
+store_role(const pfo_walk *walk, const span *at, int role, const float *image, tile *images, int stream_past_cache)
 {
     const pfo_step_request *request = walk->request;
     const pfo_dtype dtype = at->entry->dtype[role];
-    const pfo_rounding rounding = {
+    const int draw_role = pfo_rounding_draw_role(dtype, role);
+    pfo_rounding rounding = {
         .stochastic = pfo_rounds_at_random(dtype, role == PFO_ROLE_COPY, request->stochastic),
         .saturate = 1,
+        .exchanged = pfo_rounding_exchanged(dtype, role),
         .seed = request->seed,
-        .stream = pfo_rounding_stream(request->rounding_step, at->entry->stream, role),
+        .stream = pfo_rounding_stream(request->rounding_step, at->entry->stream, draw_role),
         .first = (uint64_t)at->first,
     };
+    if (pfo_is_8bit_state(dtype)) {
+        if (images->drawn_role != draw_role) {
+            walk->engine->converters->draw(&rounding, at->count, images->words);
+            images->drawn_role = draw_role;
+        }
+        rounding.words = images->words;
+    }
     const pfo_store_kernel store = walk->engine->converters->store[dtype];
     store(image, address(at, role), scales_of(at, role), at->count, &rounding, stream_past_cache);
 }
@@ -131,7 +144,7 @@ update_average(const pfo_walk *walk, const span *at, tile *images, const float *
     }
     walk->engine->kernels->ema(walk->ema, weight, average, at->count);
     if (!in_place) {
-        store_role(walk, at, PFO_ROLE_EMA, average, 0);
+        store_role(walk, at, PFO_ROLE_EMA, average, images, 0);
     }
 }
 
@@ -140,6 +153,7 @@ update_tile(const pfo_walk *walk, const pfo_scalars *scalars, const span *at, ti
 {
     const pfo_plan_entry *entry = at->entry;
     float *data[PFO_ROLE_COUNT] = { NULL };
+    images->drawn_role = -1;
     for (int role = 0; role < ARITHMETIC_ROLES; role++) {
         if (entry->data[role] == NULL) {
             continue;
@@ -153,11 +167,11 @@ update_tile(const pfo_walk *walk, const pfo_scalars *scalars, const span *at, ti
     }
     walk->engine->kernels->update[walk->plan->op](scalars, data, at->count);
     if (entry->data[PFO_ROLE_COPY] != NULL) {
-        store_role(walk, at, PFO_ROLE_COPY, data[PFO_ROLE_WEIGHT], 1);
+        store_role(walk, at, PFO_ROLE_COPY, data[PFO_ROLE_WEIGHT], images, 1);
     }
     for (int role = 0; role < ARITHMETIC_ROLES; role++) {
         if (role != PFO_ROLE_GRAD && data[role] == images->image[role]) {
-            store_role(walk, at, role, data[role], 0);
+            store_role(walk, at, role, data[role], images, 0);
         }
     }
     if (entry->data[PFO_ROLE_EMA] != NULL) {

@@ -290,8 +290,9 @@ store_role(const warp_block *block, int role, const pfo_octet octets[LANES])
         for (int j = 0; j < PFO_OCTET; j++) {
             const int place = pfo_octet_place(lane, j);
             if (place < block->count) {
+                const uint32_t random = pfo_role_random(&rounding, halves[pfo_block_random_place(place)]);
                 const uint32_t code = pfo_role_encode(dtype, octets[lane].at[j], scale, pfo_block_inverse(scale),
-                                                      rounding.stochastic, halves[pfo_block_random_place(place)]);
+                                                      rounding.stochastic, random);
                 pfo_role_put_code(dtype, block->record->data[role], block->first + place, code);
             }
         }

@@ -116,8 +116,9 @@ write_whole(const pfo_plan_entry *entry, int role, const float *from)
     const pfo_rounding rounding = {
         .stochastic = entry->dtype[role] == PFO_DTYPE_BLOCK8 || entry->dtype[role] == PFO_DTYPE_UBLOCK8,
         .saturate = 1,
+        .exchanged = pfo_rounding_exchanged(entry->dtype[role], role),
         .seed = 7,
-        .stream = pfo_rounding_stream(0, entry->stream, role),
+        .stream = pfo_rounding_stream(0, entry->stream, pfo_rounding_draw_role(entry->dtype[role], role)),
     };
     scalar.converters->store[entry->dtype[role]](from, entry->data[role], scales_of(entry, role), entry->count,
                                                  &rounding, 0);
@@ -369,6 +370,22 @@ gradients_that_share_memory_are_zeroed_after_the_last_has_used_them(void)
     pfo_plan_destroy(plan);
 }
 
+/* Two states in 8 bits have one draw, in two orders of its bytes; every other role and dtype has its own. */
+static void
+states_in_8_bits_share_draws_in_pairs(void)
+{
+    const pfo_dtype block = PFO_DTYPE_BLOCK8, ublock = PFO_DTYPE_UBLOCK8;
+    CHECK(pfo_rounding_draw_role(block, PFO_ROLE_STATE_1) == PFO_ROLE_STATE_1);
+    CHECK(pfo_rounding_draw_role(ublock, PFO_ROLE_STATE_2) == PFO_ROLE_STATE_1);
+    CHECK(pfo_rounding_draw_role(ublock, PFO_ROLE_STATE_3) == PFO_ROLE_STATE_3);
+    CHECK(!pfo_rounding_exchanged(block, PFO_ROLE_STATE_1) && pfo_rounding_exchanged(ublock, PFO_ROLE_STATE_2));
+    CHECK(!pfo_rounding_exchanged(ublock, PFO_ROLE_STATE_3));
+    for (int role = 0; role < PFO_ROLE_COUNT; role++) {
+        CHECK(pfo_rounding_draw_role(PFO_DTYPE_BFLOAT16, role) == role);
+        CHECK(!pfo_rounding_exchanged(PFO_DTYPE_BFLOAT16, role));
+    }
+}
+
 /* Each is a function of all three; two stores that draw the same bits would round alike. */
 static void
 steps_tensors_and_roles_draw_from_streams_of_their_own(void)
@@ -438,6 +455,7 @@ main(void)
     RUN(random_rounding_is_right_on_average);
     RUN(a_skipped_step_zeroes_gradients_if_asked_and_changes_nothing_else);
     RUN(gradients_that_share_memory_are_zeroed_after_the_last_has_used_them);
+    RUN(states_in_8_bits_share_draws_in_pairs);
     RUN(steps_tensors_and_roles_draw_from_streams_of_their_own);
     RUN(neighbours_take_their_own_first_steps);
     RUN(the_first_step_of_a_buffer_is_the_gradient_and_happens_once);
