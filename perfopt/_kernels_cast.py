@@ -8,25 +8,26 @@ as a torch tensor.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perfopt import _train
+from perfopt._kernels_arguments import check_flag, check_number, check_whole
 
 CAST_DTYPES = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
 RAW = {"bfloat16": np.uint16, "float8_e4m3fn": np.uint8, "float8_e5m2": np.uint8}
 BLOCK = 256
 
 
-def _name_of(dtype: Any, argument: str) -> str:
-    """``numpy.float16``, ``torch.bfloat16``, ``"float32"``: the name among CAST_DTYPES; ValueError for others."""
+def name_of_dtype(dtype: Any, argument: str, accepted: tuple[str, ...] = CAST_DTYPES) -> str:
+    """``numpy.float16``, ``torch.bfloat16``, ``"float32"``: the name, among those accepted; ValueError for others."""
     name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", None) or str(dtype)
     name = name.removeprefix("torch.")
-    if name not in CAST_DTYPES:
-        raise ValueError(f"{argument}={dtype!r}; accepted: {', '.join(CAST_DTYPES)}")
+    if name not in accepted:
+        raise ValueError(f"{argument}={dtype!r}; accepted: {', '.join(accepted)}")
     return str(name)
 
 
@@ -42,7 +43,7 @@ def _borrow(x: Any, argument: str, source: Any = None) -> tuple[NDArray[Any], st
         return _train.from_dlpack(x, argument)
     name = x.dtype.name
     if source is not None:
-        wanted = _name_of(source, "source")
+        wanted = name_of_dtype(source, "source")
         if wanted not in RAW or x.dtype != RAW[wanted]:
             raise ValueError(
                 f"source={source!r} with {argument} of dtype {x.dtype}; accepted: bfloat16 with uint16, "
@@ -62,16 +63,14 @@ def _dense(x: NDArray[Any]) -> NDArray[Any]:
     return x if x.flags.forc else np.ascontiguousarray(x)
 
 
-def _named(array: NDArray[Any], name: str) -> NDArray[Any]:
+def _named(array: NDArray[Any], name: str, otherwise: str = ", or ask for the codes with raw=True") -> NDArray[Any]:
     """Raw codes as an array of their ml_dtypes dtype."""
     if name not in RAW:
         return array
     try:
         ml_dtypes = importlib.import_module("ml_dtypes")
     except ImportError:
-        raise ImportError(
-            f"dtype={name!r}: NumPy has no such dtype; install ml_dtypes, or ask for the codes with raw=True"
-        ) from None
+        raise ImportError(f"dtype={name!r}: NumPy has no such dtype; install ml_dtypes{otherwise}") from None
     return array.view(getattr(ml_dtypes, name))
 
 
@@ -79,10 +78,10 @@ def _empty(like: NDArray[Any], name: str) -> NDArray[Any]:
     return np.empty_like(like, dtype=RAW[name] if name in RAW else np.dtype(name), subok=False)
 
 
-def _check_count(value: int, argument: str) -> int:
-    if not 0 <= value < 2**64:
-        raise ValueError(f"{argument}={value}; accepted: 0 <= {argument} < 2**64")
-    return value
+def empty_like_values(x: Any, argument: str, name: str | None) -> NDArray[Any]:
+    """A new array of the shape and memory order of ``x``, of dtype ``name`` or that of ``x``."""
+    codes, own_name = _borrow(x, argument)
+    return _named(_empty(codes, name or own_name), name or own_name, ', or ask for dtype="float32"')
 
 
 def _check_out(out: NDArray[Any], like: NDArray[Any]) -> None:
@@ -138,11 +137,14 @@ def cast(
         memory with ``x``.
         ImportError: bfloat16 or an 8-bit float is asked for, ml_dtypes is not installed and ``raw`` is False.
     """
-    name = _name_of(dtype, "dtype")
+    name = name_of_dtype(dtype, "dtype")
+    saturate = check_flag("saturate", saturate)
+    raw = check_flag("raw", raw)
     codes, source_name = _borrow(x, "x", source)
     codes = _dense(codes)
-    _check_count(seed, "seed")
-    _check_count(stream, "stream")
+    seed = check_whole("seed", seed, 0, 2**64 - 1)
+    stream = check_whole("stream", stream, 0, 2**64 - 1)
+    stochastic = check_flag("stochastic", stochastic)
     if out is None:
         target = _empty(codes, name)
         result: Any = target if raw else _named(target, name)
@@ -186,9 +188,10 @@ def quantize(
     values = _dense(values)
     codes: NDArray[np.uint8] = np.empty_like(values, dtype=np.uint8, subok=False)
     scales = np.empty(-(-values.size // BLOCK), np.float32)
-    _check_count(seed, "seed")
-    _check_count(stream, "stream")
-    block = "block8" if signed else "ublock8"
+    seed = check_whole("seed", seed, 0, 2**64 - 1)
+    stream = check_whole("stream", stream, 0, 2**64 - 1)
+    stochastic = check_flag("stochastic", stochastic)
+    block = "block8" if check_flag("signed", signed) else "ublock8"
     _train.convert(values, source_name, None, codes, block, scales, False, stochastic, seed, stream)
     return codes, scales
 
@@ -216,7 +219,7 @@ def dequantize(
     elif not isinstance(out, np.ndarray) or out.dtype != np.float32:
         raise TypeError(f"out is {getattr(out, 'dtype', type(out).__name__)}; accepted: numpy.ndarray of float32")
     _check_out(out, codes)
-    block = "block8" if signed else "ublock8"
+    block = "block8" if check_flag("signed", signed) else "ublock8"
     _train.convert(codes, block, scales, out, "float32", None, False, False, 0, 0)
     result: NDArray[np.float32] = out
     return result
@@ -229,7 +232,7 @@ def unscale(grads: Sequence[Any], inv_scale: float) -> bool:
 
     Args:
         grads: float32, float16 or bfloat16 arrays, or objects with ``__dlpack__``; dense, of any shape.
-        inv_scale: the reciprocal of the loss scale.
+        inv_scale: the reciprocal of the loss scale, finite.
 
     Returns:
         True if a gradient overflowed (or was inf or NaN before): leave the step out.
@@ -238,7 +241,7 @@ def unscale(grads: Sequence[Any], inv_scale: float) -> bool:
         TypeError: ``grads`` is no list of such arrays.
         ValueError: an array is strided or read-only. Those before it in the list are checked, none is changed.
     """
-    if isinstance(grads, (np.ndarray, str)):
+    if isinstance(grads, (np.ndarray, str)) or not isinstance(grads, Iterable):
         raise TypeError(f"grads is a {type(grads).__name__}; accepted: a list of arrays")
     borrowed = [_borrow(grad, f"grads[{index}]") for index, grad in enumerate(grads)]
     for index, (array, name) in enumerate(borrowed):
@@ -246,6 +249,7 @@ def unscale(grads: Sequence[Any], inv_scale: float) -> bool:
             raise TypeError(f"grads[{index}] has dtype {name}; accepted: float32, float16, bfloat16")
         if not array.flags.forc or not array.flags.writeable or not array.flags.aligned:
             raise ValueError(f"grads[{index}] is strided, read-only or misaligned; accepted: dense, writable arrays")
+    inv_scale = check_number("inv_scale", inv_scale, least=None, finite=True)
     found = False
     for array, name in borrowed:
         found |= _train.scale(array, name, inv_scale)

@@ -8,20 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 def variant() -> str: ...
-def grad_norm(grads: Sequence[NDArray[Any]]) -> tuple[float, bool]: ...
-def adamw_step(
-    params: Sequence[NDArray[np.float32]],
-    grads: Sequence[NDArray[np.float32]],
-    exp_avgs: Sequence[NDArray[np.float32]],
-    exp_avg_sqs: Sequence[NDArray[np.float32]],
-    step: int,
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-08,
-    weight_decay: float = 0.01,
-    max_grad_norm: float | None = None,
-    maximize: bool = False,
-    skip_nonfinite: bool = True,
+def grad_norm(grads: Sequence[Any]) -> tuple[float, bool]: ...
+def step_arrays(
+    operation: str,
+    lists: tuple[Any, ...],
+    options: dict[str, Any],
+    step: float,
+    first: bool,
+    max_grad_norm: float,
+    inv_scale: float,
+    found_inf: bool,
+    skip_nonfinite: bool,
+    threads: int,
+    /,
 ) -> tuple[float, bool, float]: ...
 def clip_grads_norm(grads: list[Any], max_norm: float, keep_nonfinite: bool, /) -> tuple[float, bool, bool]: ...
 def scale_grads(grads: list[Any], factor: float, /) -> bool: ...

@@ -1,4 +1,4 @@
-/* cast_functions.c: conversions between dtypes on NumPy arrays, scaling in place, and arrays borrowed through DLPack.
+/* cast_functions.c: conversions between dtypes on NumPy arrays, scaling in place.
  *
  * perfopt/_kernels_cast.py is the caller: it finds the dtypes and makes the outputs. Here every array is checked
  * once more for what the kernels rely on (bytes of an element, density, alignment, room, no overlap), so that no
@@ -8,8 +8,7 @@
 #define NO_IMPORT_ARRAY
 #define PY_ARRAY_UNIQUE_SYMBOL pfo_train_array_api
 #define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
-#include "bindings/train/dlpack.h"
-#include "bindings/train/tensor_args.h"
+#include "bindings/train/array_args.h"
 #include "bindings/train/train_state.h"
 
 #include "kernels/cast.h"
@@ -186,44 +185,6 @@ scale(PyObject *module, PyObject *args)
     return PyBool_FromLong(nonfinite);
 }
 
-static const struct {
-    uint8_t code, bits;
-    int type; /* of the NumPy array that shows it */
-    const char *name;
-} dl_types[] = { { DL_FLOAT, 32, NPY_FLOAT32, "float32" },
-                 { DL_FLOAT, 16, NPY_FLOAT16, "float16" },
-                 { DL_BFLOAT, 16, NPY_UINT16, "bfloat16" },
-                 { 10, 8, NPY_UINT8, "float8_e4m3fn" },
-                 { 12, 8, NPY_UINT8, "float8_e5m2" } };
-enum { DL_TYPES = sizeof dl_types / sizeof dl_types[0] };
-
-/* An array over the tensor's memory that keeps the capsule. Takes over the reference to capsule. */
-static PyObject *
-array_over(PyObject *capsule, const dl_tensor *tensor, int type)
-{
-    npy_intp shape[NPY_MAXDIMS], strides[NPY_MAXDIMS];
-    const npy_intp item = tensor->dtype.bits / 8;
-    npy_intp step = item;
-    for (int i = tensor->ndim - 1; i >= 0; i--) {
-        shape[i] = (npy_intp)tensor->shape[i];
-        strides[i] = tensor->strides != NULL ? (npy_intp)tensor->strides[i] * item : step;
-        step *= shape[i];
-    }
-    char *data = tensor->data != NULL ? (char *)tensor->data + tensor->byte_offset : NULL;
-    PyObject *array = data == NULL ? PyArray_SimpleNew(tensor->ndim, shape, type) /* no elements */
-                                   : PyArray_New(&PyArray_Type, tensor->ndim, shape, type, strides, data, 0,
-                                                 NPY_ARRAY_WRITEABLE | NPY_ARRAY_ALIGNED, NULL);
-    if (array == NULL) {
-        Py_DECREF(capsule);
-        return NULL;
-    }
-    if (PyArray_SetBaseObject((PyArrayObject *)array, capsule) < 0) { /* takes the reference, also when it fails */
-        Py_DECREF(array);
-        return NULL;
-    }
-    return array;
-}
-
 PyDoc_STRVAR(
     from_dlpack_doc,
     "from_dlpack($module, object, name, /)\n--\n\n"
@@ -235,39 +196,12 @@ from_dlpack(PyObject *module, PyObject *args)
 {
     PyObject *object;
     const char *name;
+    pfo_dtype dtype;
     if (!PyArg_ParseTuple(args, "Os:from_dlpack", &object, &name)) {
         return NULL;
     }
-    const int negated = pfo_tensor_arg_is_negated(pfo_train_state_of(module), object); /* DLPack knows no such flag */
-    if (negated != 0) {
-        return negated < 0 ? NULL
-                           : PyErr_Format(PyExc_ValueError,
-                                          "%s is a negated view; accepted: what its resolve_neg() gives", name);
-    }
-    PyObject *capsule = PyObject_CallMethod(object, "__dlpack__", NULL);
-    if (capsule == NULL) {
-        return NULL;
-    }
-    const dl_tensor *tensor = PyCapsule_CheckExact(capsule) ? PyCapsule_GetPointer(capsule, "dltensor") : NULL;
-    if (tensor == NULL) {
-        PyErr_Format(PyExc_TypeError, "%s: its __dlpack__() gives no capsule \"dltensor\"", name);
-        Py_DECREF(capsule);
-        return NULL;
-    }
-    int k = 0;
-    while (k < DL_TYPES && (dl_types[k].code != tensor->dtype.code || dl_types[k].bits != tensor->dtype.bits)) {
-        k++;
-    }
-    if (k == DL_TYPES || tensor->dtype.lanes != 1 || tensor->device.type != 1 || tensor->ndim > NPY_MAXDIMS) {
-        PyErr_Format(PyExc_ValueError,
-                     "%s (DLPack type %d of %d bits on device type %d); accepted: float32, float16, bfloat16, "
-                     "float8_e4m3fn, float8_e5m2 on the CPU",
-                     name, tensor->dtype.code, tensor->dtype.bits, (int)tensor->device.type);
-        Py_DECREF(capsule);
-        return NULL;
-    }
-    PyObject *array = array_over(capsule, tensor, dl_types[k].type);
-    return array == NULL ? NULL : Py_BuildValue("(Ns)", array, dl_types[k].name);
+    PyObject *array = pfo_array_from_dlpack(pfo_train_state_of(module), object, name, &dtype);
+    return array == NULL ? NULL : Py_BuildValue("(Ns)", array, pfo_dtype_name(dtype));
 }
 
 PyMethodDef pfo_cast_functions[] = {

@@ -1,21 +1,12 @@
 /* plan_build.c: see plan_object.h: from containers of tensors to a checked plan of the kernels. */
 #include "bindings/common/errors.h"
+#include "bindings/train/operation_args.h"
 #include "bindings/train/plan_object.h"
 
 #include "backend/loader.h"
 #include "base/alloc.h"
 
 #include <string.h>
-
-/* Operations by the name the user gives; Adam is AdamW with weight decay as part of the gradient. */
-static const struct {
-    const char *name;
-    pfo_op op;
-    int coupled;
-} operations[] = {
-    { "adamw", PFO_OP_ADAMW, 0 }, { "adam", PFO_OP_ADAMW, 1 },      { "sgd", PFO_OP_SGD, 0 },
-    { "lion", PFO_OP_LION, 0 },   { "adagrad", PFO_OP_ADAGRAD, 0 }, { "rmsprop", PFO_OP_RMSPROP, 0 },
-};
 
 static int
 set_name(plan_object *self, int part, PyObject *name)
@@ -27,18 +18,9 @@ set_name(plan_object *self, int part, PyObject *name)
 int
 pfo_plan_object_set_operation(plan_object *self, PyObject *name)
 {
-    const size_t count = sizeof operations / sizeof operations[0];
-    size_t found = 0;
-    while (found < count && PyUnicode_CompareWithASCIIString(name, operations[found].name) != 0) {
-        found++;
-    }
-    if (found == count) {
-        PyErr_Format(PyExc_ValueError, "operation=%R; accepted: 'adamw', 'adam', 'sgd', 'lion', 'adagrad' or 'rmsprop'",
-                     name);
+    if (pfo_operation_from_name(name, &self->op, &self->coupled) < 0) {
         return -1;
     }
-    self->op = operations[found].op;
-    self->coupled = operations[found].coupled;
     const pfo_operation *operation = pfo_operation_of(self->op);
     if ((operation->counts_steps && set_name(self, PART_STEP, PyUnicode_InternFromString("step")) < 0) ||
         set_name(self, PART_MASTER, PyUnicode_InternFromString("master_weight")) < 0 ||

@@ -166,14 +166,21 @@ int
 pfo_tensor_arg_from_array(PyObject *object, const char *list, Py_ssize_t index, unsigned accepted, int writable,
                           pfo_tensor_arg *arg)
 {
-    const int only_float32 = accepted == PFO_ACCEPT_FLOAT32;
     if (!PyArray_Check(object)) {
         PyErr_Format(PyExc_TypeError, "%s[%zd] is a %.80s; accepted: numpy.ndarray of float32%s", list, index,
-                     Py_TYPE(object)->tp_name, only_float32 ? "" : ", bfloat16 or float16");
+                     Py_TYPE(object)->tp_name, accepted == PFO_ACCEPT_FLOAT32 ? "" : ", bfloat16 or float16");
         return -1;
     }
-    PyArrayObject *array = (PyArrayObject *)object;
-    arg->dtype = dtype_of_array(array);
+    arg->dtype = dtype_of_array((PyArrayObject *)object);
+    return pfo_tensor_arg_from_codes(object, object, list, index, accepted, writable, arg);
+}
+
+int
+pfo_tensor_arg_from_codes(PyObject *object, PyObject *codes, const char *list, Py_ssize_t index, unsigned accepted,
+                          int writable, pfo_tensor_arg *arg)
+{
+    const int only_float32 = accepted == PFO_ACCEPT_FLOAT32;
+    PyArrayObject *array = (PyArrayObject *)codes;
     if ((accepted >> arg->dtype & 1) == 0) {
         return pfo_tensor_arg_fail(PyExc_TypeError, object, list, index,
                                    only_float32 ? "accepted: float32 in native byte order"

@@ -37,6 +37,10 @@ enum {
 int pfo_tensor_arg_from_array(PyObject *object, const char *list, Py_ssize_t index, unsigned accepted, int writable,
                               pfo_tensor_arg *arg);
 
+/* As above of a NumPy array whose elements are arg->dtype, given by the caller; messages describe `object`. */
+int pfo_tensor_arg_from_codes(PyObject *object, PyObject *codes, const char *list, Py_ssize_t index, unsigned accepted,
+                              int writable, pfo_tensor_arg *arg);
+
 /* A torch tensor: read through the DLPack exchange API of its type where there is one (no Python call, no reference taken), else
  * through data_ptr(), dtype, shape, stride() and device, which any object may have. accepted: a set of dtypes as above. 0, or -1
  * with an exception. */
