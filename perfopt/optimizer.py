@@ -60,8 +60,9 @@ class PerformanceOptimizer:
             model: a ``torch.nn.Module``; trained where its parameters are, in train mode, its mode put back afterwards.
             dataloader: gives pairs ``(inputs, targets)`` for ``criterion(model(inputs), targets)``; tensors are moved to the
                 model's device. Read once an epoch.
-            optimizer: a ``torch.optim.Optimizer``. A plain ``torch.optim.AdamW`` over float32 parameters is stepped by
-                perfopt's fused kernel on the same parameter groups and state, so schedulers and ``state_dict()`` stay right.
+            optimizer: a ``torch.optim.Optimizer``. torch's own ``AdamW``, ``Adam``, ``SGD``, ``Adagrad`` and ``RMSprop`` over
+                float32 parameters (a fused Adam or AdamW also over 16-bit ones) are stepped by perfopt's kernels on the same
+                parameter groups and state, so schedulers and ``state_dict()`` stay right.
             criterion: returns a scalar tensor, the mean over the batch.
             num_epochs: passes over the loader, at least 1.
             on_step: called after each optimizer step as ``on_step(step, loss)``; ``step`` counts from 1, ``loss`` is the

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from perfopt.optim._base import PlannedOptimizer, StepOptions
+from perfopt.optim._adopted import AdoptingOptimizer
+from perfopt.optim._base import StepOptions
 from perfopt.optim._layout import StateKey, StateLayout
 from perfopt.optim._small_state import StateBuffers
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Adagrad"]
 
 
-class Adagrad(PlannedOptimizer, torch.optim.Adagrad):
+class Adagrad(AdoptingOptimizer, torch.optim.Adagrad):
     """``torch.optim.Adagrad`` in two passes over memory, clipping included.
 
     As in torch, the state of all parameters given to the constructor exists from the start; that of groups added later comes with
@@ -40,6 +41,7 @@ class Adagrad(PlannedOptimizer, torch.optim.Adagrad):
     """
 
     _operation = "adagrad"
+    _twin = torch.optim.Adagrad
     _layout = StateLayout(StateKey("sum", signed=False, start="initial_accumulator_value"), counts_steps=True)
 
     def __init__(

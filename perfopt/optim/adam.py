@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from perfopt.optim._base import PlannedOptimizer, StepOptions
+from perfopt.optim._adopted import AdoptingOptimizer
+from perfopt.optim._base import StepOptions
 from perfopt.optim._layout import StateKey, StateLayout
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ ADAM_LAYOUT = StateLayout(
 )
 
 
-class Adam(PlannedOptimizer, torch.optim.Adam):
+class Adam(AdoptingOptimizer, torch.optim.Adam):
     """``torch.optim.Adam`` in two passes over memory, clipping included.
 
     Args:
@@ -45,6 +46,7 @@ class Adam(PlannedOptimizer, torch.optim.Adam):
     """
 
     _operation = "adam"
+    _twin = torch.optim.Adam
     _layout = ADAM_LAYOUT
 
     def __init__(

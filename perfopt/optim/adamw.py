@@ -1,15 +1,15 @@
-"""AdamW for torch in two passes over memory; it can also step for a torch.optim.AdamW that is in use."""
+"""AdamW for torch in two passes over memory."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from perfopt.optim._base import PlannedOptimizer, StepOptions
+from perfopt.optim._adopted import AdoptingOptimizer
+from perfopt.optim._base import StepOptions
 from perfopt.optim.adam import ADAM_LAYOUT
 
 if TYPE_CHECKING:
@@ -17,11 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AdamW"]
 
-# What an adopted optimizer keeps for itself: its own (perhaps scheduler-wrapped) step, what GradScaler leaves on it.
-_NOT_ADOPTED = {"step", "zero_grad", "grad_scale", "found_inf", "_step_supports_amp_scaling"}
 
-
-class AdamW(PlannedOptimizer, torch.optim.AdamW):
+class AdamW(AdoptingOptimizer, torch.optim.AdamW):
     """``torch.optim.AdamW`` in two passes over memory, clipping included.
 
     One pass reads the gradients (global norm, inf and NaN), one does the rest: clip, decay, moments, update. The
@@ -54,6 +51,7 @@ class AdamW(PlannedOptimizer, torch.optim.AdamW):
     """
 
     _operation = "adamw"
+    _twin = torch.optim.AdamW
     _layout = ADAM_LAYOUT
 
     def __init__(
@@ -73,76 +71,3 @@ class AdamW(PlannedOptimizer, torch.optim.AdamW):
         torch.optim.AdamW.__init__(
             self, params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, capturable=capturable
         )
-
-    def _start(self, options: Any) -> None:
-        super()._start(options)
-        self._adopted: Any = None  # a torch.optim.AdamW
-
-    @classmethod
-    def adopt(cls, optimizer: torch.optim.Optimizer, *, max_grad_norm: float | None = None) -> AdamW:
-        """An ``AdamW`` that steps for an existing ``torch.optim.AdamW``, sharing its parameter groups, state and hooks.
-
-        The user's object stays in use: its LR schedulers act on the shared groups, its ``state_dict`` and
-        ``load_state_dict`` see and set the shared state. Only ``step`` is to be called on the new one.
-
-        Args:
-            optimizer: exactly a ``torch.optim.AdamW``, with or without state.
-            max_grad_norm: as in the constructor.
-
-        Raises:
-            ValueError: with the reason, when this optimizer cannot be taken over (another class, ``amsgrad``, ``capturable``,
-                ``differentiable``, tensors that are not dense float32, parameters that share memory, no backend for their
-                device).
-        """
-        if type(optimizer) is not torch.optim.AdamW:
-            kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
-            raise ValueError(f"optimizer is a {kind}; accepted: exactly torch.optim.AdamW")
-        for index, group in enumerate(optimizer.param_groups):
-            for option in ("amsgrad", "capturable", "differentiable"):
-                if group.get(option):
-                    raise ValueError(f"optimizer.param_groups[{index}][{option!r}] is true; accepted: false")
-        self = cls.__new__(cls)
-        self.__dict__.update({key: value for key, value in optimizer.__dict__.items() if key not in _NOT_ADOPTED})
-        self._patch_step_function()
-        self._start({"max_grad_norm": max_grad_norm})
-        self._adopted = optimizer
-        replaced = self._normalize_steps()
-        try:
-            self._refuse_sixteen_bits()
-            self._make_plan()
-            self._refuse_shared_memory()
-        except (TypeError, ValueError, RuntimeError) as error:
-            for entry, step in replaced:
-                entry["step"] = step
-            raise ValueError(str(error)) from error
-        return self
-
-    def _before_step(self) -> None:
-        super()._before_step()
-        if self._adopted is not None:
-            # load_state_dict gives an optimizer new containers; the owner's are the true ones.
-            self.param_groups = self._adopted.param_groups
-            self.state = self._adopted.state
-            self._adopted._opt_called = True  # what LR schedulers look at to warn about a wrong order
-
-    def _refuse_sixteen_bits(self) -> None:
-        """torch computes such a step in 16 bits, this class in float32: to change that is for the user to decide."""
-        for index, (param, _) in enumerate(self._params()):
-            if param.dtype in (torch.bfloat16, torch.float16):
-                raise ValueError(f"params[{index}] has dtype {param.dtype}; accepted: torch.float32")
-
-    def _refuse_shared_memory(self) -> None:
-        """Parameters without state are in no plan yet, and a first step that is refused is too late to take over."""
-        params = [p for p, _ in self._params() if not torch.nn.parameter.is_lazy(p) and p.numel() > 0]
-        spans = sorted((p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), i) for i, p in enumerate(params))
-        for (_, end, one), (begin, _, other) in pairwise(spans):
-            if begin < end:
-                raise ValueError(
-                    f"params[{one}] and params[{other}] share memory; a step needs each in memory of its own"
-                )
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if self._adopted is not None:  # load_state_dict on this one is meant for both
-            self._adopted.param_groups = self.param_groups
-            self._adopted.state = self.state

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from perfopt.optim._base import PlannedOptimizer, StepOptions
+from perfopt.optim._adopted import AdoptingOptimizer
+from perfopt.optim._base import StepOptions
 from perfopt.optim._layout import StateKey, StateLayout
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["RMSprop"]
 
 
-class RMSprop(PlannedOptimizer, torch.optim.RMSprop):
+class RMSprop(AdoptingOptimizer, torch.optim.RMSprop):
     """``torch.optim.RMSprop`` in two passes over memory, clipping included.
 
     Args:
@@ -38,6 +39,7 @@ class RMSprop(PlannedOptimizer, torch.optim.RMSprop):
     """
 
     _operation = "rmsprop"
+    _twin = torch.optim.RMSprop
     _layout = StateLayout(
         StateKey("square_avg", signed=False),
         StateKey("momentum_buffer", option="momentum"),

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from perfopt.optim._base import PlannedOptimizer, StepOptions
+from perfopt.optim._adopted import AdoptingOptimizer
+from perfopt.optim._base import StepOptions
 from perfopt.optim._layout import StateKey, StateLayout
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["SGD"]
 
 
-class SGD(PlannedOptimizer, torch.optim.SGD):
+class SGD(AdoptingOptimizer, torch.optim.SGD):
     """``torch.optim.SGD`` in two passes over memory, clipping included.
 
     The first step of a parameter makes its momentum buffer the gradient itself, without dampening, as torch does.
@@ -38,6 +39,7 @@ class SGD(PlannedOptimizer, torch.optim.SGD):
     """
 
     _operation = "sgd"
+    _twin = torch.optim.SGD
     _layout = StateLayout(StateKey("momentum_buffer", option="momentum"), counts_steps=False)
 
     def __init__(

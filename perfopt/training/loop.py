@@ -75,7 +75,7 @@ class TrainingLoop:
         self.memory = memory
         self.device = first.device
         self.dtype, amp = techniques.choose_autocast(self.device, config.mixed_precision)
-        self.optimizer, fused = techniques.choose_optimizer(optimizer, config.max_grad_norm)
+        self.optimizer, fused = techniques.choose_optimizer(optimizer, config.max_grad_norm, model)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.dtype is torch.float16 else None
         heap = techniques.choose_heap_retention(self.device, config.enable_memory_optimization, memory)
         self.decisions = {

@@ -89,23 +89,21 @@ def choose_autocast(device: torch.device, wanted: bool) -> tuple[torch.dtype | N
 
 
 def choose_optimizer(
-    optimizer: torch.optim.Optimizer, max_grad_norm: float | None
+    optimizer: torch.optim.Optimizer, max_grad_norm: float | None, model: torch.nn.Module
 ) -> tuple[torch.optim.Optimizer, Decision]:
-    """perfopt's fused AdamW over the user's own parameter groups and state, where the given optimizer is a plain AdamW."""
-    import torch
+    """perfopt's optimizer over the user's own parameter groups and state, where the given one is torch's of that name."""
+    from perfopt.optim import PlannedOptimizer, adopt
 
-    from perfopt.optim import AdamW
-
-    if isinstance(optimizer, AdamW):
-        return optimizer, Decision(True, "already perfopt's AdamW")
-    if type(optimizer) is not torch.optim.AdamW:
-        return optimizer, Decision(False, f"{type(optimizer).__name__} has no fused counterpart yet")
+    if isinstance(optimizer, PlannedOptimizer):
+        return optimizer, Decision(True, f"already perfopt's {type(optimizer).__name__}")
+    sparse = [name for name, module in model.named_modules() if getattr(module, "sparse", False) is True]
+    if sparse:
+        return optimizer, Decision(False, f"the gradients of {sparse[0]!r} are sparse")
     try:
-        return AdamW.adopt(optimizer, max_grad_norm=max_grad_norm), Decision(
-            True, "AdamW with clipping inside the step"
-        )
+        chosen = adopt(optimizer, max_grad_norm=max_grad_norm)
     except (ValueError, TypeError) as error:
         return optimizer, Decision(False, str(error))
+    return chosen, Decision(True, f"{type(chosen).__name__} with clipping inside the step")
 
 
 def choose_heap_retention(device: torch.device, wanted: bool, memory: MemoryOptimizer) -> Decision:
@@ -122,9 +120,9 @@ def choose_heap_retention(device: torch.device, wanted: bool, memory: MemoryOpti
 @contextmanager
 def clipping_inside(optimizer: torch.optim.Optimizer, max_grad_norm: float | None) -> Iterator[bool]:
     """Within: perfopt's optimizer clips to ``max_grad_norm`` unless it has a bound of its own. Yields whether it clips itself."""
-    from perfopt.optim import AdamW
+    from perfopt.optim import PlannedOptimizer
 
-    if not isinstance(optimizer, AdamW):
+    if not isinstance(optimizer, PlannedOptimizer):
         yield False
         return
     own = optimizer.max_grad_norm

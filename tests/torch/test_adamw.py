@@ -567,7 +567,6 @@ def test_adopt_says_why_not() -> None:
     for optimizer, text in (
         (torch.optim.SGD(params, lr=0.1), r"optimizer is a torch.optim.sgd.SGD; accepted: exactly torch.optim.AdamW"),
         (Mine(params), r"Mine; accepted: exactly"),
-        (torch.optim.AdamW(params, amsgrad=True), r"\['amsgrad'\] is true"),
         (torch.optim.AdamW(params, capturable=True), r"\['capturable'\] is true"),
         (torch.optim.AdamW(params, differentiable=True), r"\['differentiable'\] is true"),
         (torch.optim.AdamW([params[0].detach().double()]), r"params\[0\].*float64"),

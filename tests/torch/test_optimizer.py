@@ -62,11 +62,13 @@ def assert_same_weights(left: nn.Module, right: nn.Module) -> None:
 @pytest.mark.spec("S0-03", "S0-04")
 @pytest.mark.parametrize("window", [1, 3, 4, 20])
 @pytest.mark.parametrize("clip", [None, 0.05])
-@pytest.mark.parametrize("kind", ["adamw", "sgd", "perfopt"])
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "nadam", "perfopt"])
 def test_loop_trains_as_the_plain_loop_does(window: int, clip: float | None, kind: str) -> None:
     def make_optimizer(model: nn.Module, ours: bool) -> Any:
         if kind == "sgd":
             return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        if kind == "nadam":
+            return torch.optim.NAdam(model.parameters(), lr=0.01)
         if kind == "perfopt" and ours:
             return perfopt.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
         return torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
@@ -85,7 +87,7 @@ def test_loop_trains_as_the_plain_loop_does(window: int, clip: float | None, kin
     assert result["skipped_steps"] == 0
     assert len(result["epoch_losses"]) == 3
     assert result["final_loss"] == result["epoch_losses"][-1] < result["epoch_losses"][0]
-    assert result["techniques"]["fused_optimizer"]["used"] is (kind != "sgd")
+    assert result["techniques"]["fused_optimizer"]["used"] is (kind != "nadam")
 
 
 def test_state_of_a_replaced_adamw_stays_the_users() -> None:
@@ -137,15 +139,18 @@ def test_on_step_gets_every_step_and_its_mean_loss() -> None:
     assert [loss for _, loss in seen] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+OPTIMIZERS: dict[str, Any] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD, "nadam": torch.optim.NAdam}
+
+
+@pytest.mark.parametrize("kind", list(OPTIMIZERS))
 @pytest.mark.parametrize("poison", [math.inf, math.nan])
 def test_a_step_with_non_finite_gradients_changes_nothing_and_is_counted(kind: str, poison: float) -> None:
     model = make_model()
     batches = make_batches(3)
     batches[1][0][0, 0] = poison
-    optimizer = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[kind](model.parameters(), lr=0.01)
+    optimizer = OPTIMIZERS[kind](model.parameters(), lr=0.01)
     reference = make_model()
-    other = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[kind](reference.parameters(), lr=0.01)
+    other = OPTIMIZERS[kind](reference.parameters(), lr=0.01)
     plain_loop(reference, [batches[0], batches[2]], other, epochs=1, window=1, clip=None)
     result = PerformanceOptimizer(config()).optimize_training_loop(
         model, batches, optimizer, functional.cross_entropy, num_epochs=1, quiet=True
@@ -481,6 +486,7 @@ def test_sparse_gradients_train_as_in_the_plain_loop(window: int, poison: bool) 
     )
     assert_same_weights(model, reference)
     assert result["skipped_steps" if poison else "steps"] == math.ceil(7 / window)
+    assert result["techniques"]["fused_optimizer"] == {"used": False, "reason": "the gradients of '0' are sparse"}
 
 
 def test_a_loader_that_implements_no_length_is_fine() -> None:
