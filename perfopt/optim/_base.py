@@ -119,6 +119,7 @@ class PlannedOptimizer(torch.optim.Optimizer):
         self._ema: float | None = chosen["ema"]
         self._group_options = {name: chosen[name] for name in GROUP_OPTIONS}
         self._rounding_step = 0
+        self._rounding_counter: Tensor | None = None  # int64 on the CUDA device; then it is the true one
         self._skipped_steps = 0
         self._last_grad_norm: float | None = None
         self._shows_averages = False
@@ -167,8 +168,8 @@ class PlannedOptimizer(torch.optim.Optimizer):
             TypeError: a parameter, gradient or state of a dtype that is not accepted.
             ValueError: a tensor on another device, sparse, strided, or laid out unlike its parameter.
             RuntimeError: another thread is in a step, or was when this process was forked; CUDA parameters without a CUDA
-                backend; inside ``ema_weights()``; a step that rounds at random while its CUDA stream is captured. Nothing
-                has changed then.
+                backend; inside ``ema_weights()``; the first step that rounds at random while its CUDA stream is captured.
+                Nothing has changed then.
         """
         loss = None
         if closure is not None:
@@ -213,7 +214,7 @@ class PlannedOptimizer(torch.optim.Optimizer):
         except BaseException:
             self._forget_state({param: made for param, made in created.items() if not self._has_stepped(param, made)})
             raise
-        self._rounding_step = (self._rounding_step + 1) % _ROUNDING_STEPS
+        self._count_rounding_step()
         self._last_grad_norm = norm if self._looks(scaling) or self.max_grad_norm is not None else None
         if self.zero_grads:
             torch.autograd.graph.increment_version(self._gradients())
@@ -231,6 +232,34 @@ class PlannedOptimizer(torch.optim.Optimizer):
 
     def _rounds_at_random(self) -> bool:
         return self.stochastic_rounding or any(group.get("state_bits") == 8 for group in self.param_groups)
+
+    def _rounding_step_on(self, device: torch.device) -> Tensor | int:
+        """Number of this step for random rounding; on a CUDA device a tensor that is counted up there.
+
+        So a captured step has other random bits at each replay, and the same as an eager step of that number.
+        """
+        if self._rounding_counter is not None and self._rounding_counter.device != device:
+            self._rounding_step, self._rounding_counter = self._read_rounding_step(), None  # the parameters were moved
+        if device.type == "cpu" or not self._rounds_at_random():
+            return self._rounding_step
+        if self._rounding_counter is None:
+            if torch.cuda.is_current_stream_capturing():
+                raise RuntimeError(
+                    "the first step that rounds at random makes its counter, which a graph cannot; accepted: a step outside "
+                    "the capture first"
+                )
+            self._rounding_counter = torch.tensor(self._rounding_step, dtype=torch.int64, device=device)
+        return self._rounding_counter
+
+    def _count_rounding_step(self) -> None:
+        if self._rounding_counter is None:
+            self._rounding_step = (self._rounding_step + 1) % _ROUNDING_STEPS
+        else:
+            self._rounding_counter.add_(1).bitwise_and_(_ROUNDING_STEPS - 1)
+
+    def _read_rounding_step(self) -> int:
+        """Number of the next step; waits for the device that counts."""
+        return self._rounding_step if self._rounding_counter is None else int(self._rounding_counter)
 
     def _params(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
         for group in self.param_groups:
@@ -263,11 +292,6 @@ class PlannedOptimizer(torch.optim.Optimizer):
     def _step_plan(self, plan: OptimizerPlan, scaling: LossScale) -> tuple[float, bool, float] | None:
         looks = self._looks(scaling)
         on_host = plan.device < 0
-        if not on_host and self._rounds_at_random() and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                "a captured step would repeat its random bits at every replay; accepted in a graph: no stochastic_rounding, "
-                "no state_bits=8"
-            )
         stream = 0 if on_host else torch.cuda.current_stream(plan.device).cuda_stream
         grad_scale, found_inf = (scaling.number(), None) if on_host else scaling.on_device(self._device())
         plan.seal(self.__dict__)
@@ -283,7 +307,7 @@ class PlannedOptimizer(torch.optim.Optimizer):
             zero_grads=self.zero_grads,
             stochastic_rounding=self.stochastic_rounding,
             seed=self.seed,
-            rounding_step=self._rounding_step,
+            rounding_step=self._rounding_step_on(self._device()),
         )
         if result is not None and looks and not on_host:
             assert self._workspace is not None
@@ -511,7 +535,7 @@ class PlannedOptimizer(torch.optim.Optimizer):
         """
         packed = self._pack(self._layout.saved)
         if self._rounds_at_random():
-            packed[_CHECKPOINT_KEY] = {"seed": self.seed, "rounding_step": self._rounding_step}
+            packed[_CHECKPOINT_KEY] = {"seed": self.seed, "rounding_step": self._read_rounding_step()}
         return packed
 
     def torch_state_dict(self) -> dict[str, Any]:
@@ -575,12 +599,19 @@ class PlannedOptimizer(torch.optim.Optimizer):
                     state["state"][param][COPY_KEY] = copy
         rounding = given.get(_CHECKPOINT_KEY, {})
         self.seed = rounding.get("seed", self.seed)
-        self._rounding_step = rounding.get("rounding_step", self._rounding_step)
+        if "rounding_step" in rounding:
+            self._rounding_step = rounding["rounding_step"]
+            if self._rounding_counter is not None:  # in place: a captured step reads it there
+                self._rounding_counter.fill_(self._rounding_step)
 
     def __getstate__(self) -> dict[str, Any]:
         chosen = ("max_grad_norm", "skip_nonfinite", "stochastic_rounding", "seed", "zero_grads")
-        private = ("_ema", "_group_options", "_rounding_step")
-        counted = {"_skipped_steps": self.skipped_steps, "_last_grad_norm": self.last_grad_norm}
+        private = ("_ema", "_group_options")
+        counted = {
+            "_rounding_step": self._read_rounding_step(),
+            "_skipped_steps": self.skipped_steps,
+            "_last_grad_norm": self.last_grad_norm,
+        }
         return {**super().__getstate__(), **{name: getattr(self, name) for name in chosen + private}, **counted}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -288,6 +288,32 @@ def test_graph_replay_equals_eager_with_a_changing_rate():
     assert optimizer.skipped_steps == 0
 
 
+def test_graph_replay_rounds_at_random_as_eager_steps_do():
+    ours, eager = tensors(SIZES, 0), tensors(SIZES, 0)
+    optimizer, reference = (AdamW(params, lr=1e-3, state_bits=8, seed=7) for params in (ours, eager))
+    give_grads(ours, 1), give_grads(eager, 1)
+    grads = [p.grad for p in ours]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        optimizer.step()
+    torch.cuda.current_stream().wait_stream(stream)
+    reference.step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        optimizer.step()
+    for step in range(10):
+        for grad, param, value in zip(grads, eager, tensors(SIZES, step + 2), strict=True):
+            grad.copy_(value)
+            param.grad = value
+        graph.replay()
+        reference.step()
+    torch.cuda.synchronize()
+    assert optimizer.state_dict()["perfopt"] == reference.state_dict()["perfopt"] == {"seed": 7, "rounding_step": 11}
+    for p, q in zip(ours, eager, strict=True):
+        assert torch.equal(p, q)
+
+
 @pytest.mark.skipif(
     FOUND["available"] and FOUND["devices"][0]["total_bytes"] < 60 << 30, reason="needs 60 GB of device memory"
 )

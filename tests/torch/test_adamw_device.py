@@ -185,6 +185,65 @@ assert theirs.state[a[0]]["step"].device.type == "cpu"
     )
 
 
+def test_random_rounding_is_counted_on_the_device_so_that_it_can_be_captured(tmp_path: Path):
+    run(
+        tmp_path,
+        """
+a, cpu = make(AdamW, "cpu", state_bits=8, seed=5)
+b, gpu = make(AdamW, "cuda", state_bits=8, seed=5)
+captures = []
+torch.cuda.is_current_stream_capturing = lambda: bool(captures)
+captures.append(1)
+give_grads(b, 0)
+before = [p.clone() for p in b]
+try:
+    gpu.step()
+    raise SystemExit("no error")
+except RuntimeError as error:
+    assert "a step outside the capture first" in str(error)
+assert all(torch.equal(p, q) for p, q in zip(before, b, strict=True)) and gpu._rounding_counter is None
+captures.clear()
+for step in range(6):
+    if step == 2:
+        captures.append(1)  # from here on as in a graph: only the device's counter tells the steps apart
+    for params, opt in ((a, cpu), (b, gpu)):
+        give_grads(params, step, nonfinite=step == 3)
+        opt.step()
+    equal(a, b, cpu, gpu)
+counter = gpu._rounding_counter
+assert counter.device.type == "cuda" and counter.dtype == torch.int64
+assert gpu.state_dict()["perfopt"] == cpu.state_dict()["perfopt"] == {"seed": 5, "rounding_step": 6}
+assert gpu.__getstate__()["_rounding_step"] == 6
+counter.fill_(2**30 - 1)
+give_grads(b, 7)
+gpu.step()
+assert int(counter) == 0
+captures.clear()
+move = torch.Tensor.to
+torch.Tensor.to = lambda self, *args: move(self, device=args[0]) if isinstance(args[0], torch.device) else move(self, *args)
+gpu.load_state_dict(copy.deepcopy(cpu.state_dict()))
+assert gpu._rounding_counter is counter and int(counter) == 6  # where a graph reads it
+with torch.no_grad():
+    for p, q in zip(b, a, strict=True):
+        p.copy_(q)
+give_grads(a, 8), give_grads(b, 8)
+cpu.step(), gpu.step()
+equal(a, b, cpu, gpu)
+for bad in (torch.zeros(2, dtype=torch.int64).as_subclass(Cuda), torch.zeros(()).as_subclass(Cuda), "7", 1.5):
+    try:
+        gpu._plan.step(gpu.param_groups, gpu.state, None, True, 0x70, rounding_step=bad)
+        raise SystemExit("no error")
+    except TypeError as error:
+        assert str(error).startswith("rounding_step=") and "accepted: a whole number, or a tensor of one int64" in str(error)
+try:
+    gpu._plan.step(gpu.param_groups, gpu.state, None, True, 0x70, rounding_step=torch.zeros(1, dtype=torch.int64))
+    raise SystemExit("no error")
+except ValueError as error:
+    assert str(error).startswith("rounding_step[0]") and "accepted: on the CUDA device of params[0]" in str(error)
+""",
+    )
+
+
 # Whatever asks a tensor on the device for its value waits for it.
 NO_WAITING = """
 from perfopt.amp import GradScaler

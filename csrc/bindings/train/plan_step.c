@@ -393,6 +393,19 @@ read_device_number(plan_object *self, PyObject *object, const char *name, const 
     return 0;
 }
 
+/* A tensor of one int64 on the plan's CUDA device, likewise. */
+static int
+read_device_counter(plan_object *self, PyObject *object, const char *name, const int64_t **number)
+{
+    pfo_tensor_arg arg;
+    if (pfo_tensor_arg_int64(self->module_state, object, name, &arg) < 0 ||
+        pfo_plan_object_check_device(self, object, name, 0, &arg) < 0) {
+        return -1;
+    }
+    *number = arg.data;
+    return 0;
+}
+
 /* What the caller asks of one step. */
 typedef struct step_arguments {
     pfo_step_request request;
@@ -441,6 +454,9 @@ read_keyword(plan_object *self, PyObject *name, PyObject *value, step_arguments 
         return read_counter(value, "seed", UINT64_MAX, &request->seed);
     }
     if (PyUnicode_Compare(name, state->string.rounding_step) == 0) {
+        if (self->run != NULL && !PyLong_Check(value)) {
+            return read_device_counter(self, value, "rounding_step", &arguments->slots.rounding_step);
+        }
         return read_counter(value, "rounding_step", ((uint64_t)1 << 30) - 1, &request->rounding_step);
     }
     PyErr_Format(PyExc_TypeError, "step() got an unexpected keyword argument %R", name);
@@ -482,8 +498,8 @@ const char pfo_plan_object_step_doc[] =
     "averages kept under 'ema' (None: 0, the average becomes the weight). zero_grads: gradients are zero afterwards, "
     "also\n"
     "when the step was skipped. stochastic_rounding: what is stored below 32 bits is rounded at random, by bits that\n"
-    "depend on seed, rounding_step (the number of this step, below 2**30) and place alone; state in 8 bits always "
-    "is.\n\n"
+    "depend on seed, rounding_step (the number of this step, below 2**30; on a CUDA device also a tensor of one int64\n"
+    "there, which a captured step reads at each replay) and place alone; state in 8 bits always is.\n\n"
     "On a CUDA device the step is only enqueued and (nan, False, nan) returned: see read(). Returns ``(norm, skipped,\n"
     "clip_factor)``, or None when the containers hold other tensors than those the plan was made from (nothing has "
     "changed\n"
@@ -547,7 +563,8 @@ pfo_plan_object_step(PyObject *op, PyObject *const *args, Py_ssize_t count, PyOb
 const char pfo_plan_object_written_doc[] =
     "written($self, /)\n--\n\n"
     "Tuple of the large tensors the last step wrote (each parameter that had a gradient, its state, master weight and\n"
-    "average), for whoever keeps version counters: of views of one tensor, which have its counter, that tensor once.";
+    "average), for whoever keeps version counters: of views of one tensor, which have its counter, that tensor once.\n"
+    "Gradients that zero_grads made zero are not in it: the plan lets them go when the step ends.";
 
 static int
 is_large_output(plan_part part)

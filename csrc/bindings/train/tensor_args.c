@@ -538,3 +538,37 @@ pfo_tensor_arg_from_tensor(pfo_train_state *state, PyObject *object, const char 
     }
     return 0;
 }
+
+/* 1 if str(object.dtype) is that name, 0 if not, -1 with an exception. */
+static int
+has_dtype(const pfo_train_state *state, PyObject *object, const char *name)
+{
+    PyObject *value = PyObject_GetAttr(object, state->string.dtype);
+    PyObject *written = value != NULL ? PyObject_Str(value) : NULL;
+    Py_XDECREF(value);
+    const int answer = written == NULL ? -1 : PyUnicode_CompareWithASCIIString(written, name) == 0;
+    Py_XDECREF(written);
+    return answer;
+}
+
+int
+pfo_tensor_arg_int64(const pfo_train_state *state, PyObject *object, const char *list, pfo_tensor_arg *arg)
+{
+    const int is_int64 = has_dtype(state, object, "torch.int64");
+    const int device_known = is_int64 > 0 ? read_device(object, state->string.device, arg) : 0;
+    PyObject *shape = device_known > 0 ? PyObject_GetAttr(object, state->string.shape) : NULL;
+    PyObject *pointer = shape != NULL ? PyObject_CallMethodNoArgs(object, state->string.data_ptr) : NULL;
+    int status = -1;
+    if (pointer != NULL) {
+        arg->ndim = read_numbers(shape, arg->shape);
+        arg->data = PyLong_AsVoidPtr(pointer);
+        status = arg->ndim >= 0 && !PyErr_Occurred() && count_elements(arg) && arg->count == 1 ? 0 : -1;
+    }
+    Py_XDECREF(pointer);
+    Py_XDECREF(shape);
+    if (status < 0) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_TypeError, "%s=%R; accepted: a whole number, or a tensor of one int64", list, object);
+    }
+    return status;
+}

@@ -47,6 +47,9 @@ int pfo_tensor_arg_from_codes(PyObject *object, PyObject *codes, const char *lis
 int pfo_tensor_arg_from_tensor(pfo_train_state *state, PyObject *object, const char *list, Py_ssize_t index,
                                unsigned accepted, pfo_tensor_arg *arg);
 
+/* A torch tensor of one int64: its data and device. list names it in messages. 0, or -1 with an exception. */
+int pfo_tensor_arg_int64(const pfo_train_state *state, PyObject *object, const char *list, pfo_tensor_arg *arg);
+
 /* 1 if the tensor is flagged as negated: its value is minus what lies in its memory (torch makes such views of imaginary
  * parts). 0 if not, also for objects that know no such flag; -1 with an exception. */
 int pfo_tensor_arg_is_negated(pfo_train_state *state, PyObject *object);
