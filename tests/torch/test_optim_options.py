@@ -345,3 +345,31 @@ def test_a_copy_of_the_options_is_not_shared_between_groups() -> None:
     optimizer = optim.SGD([group], lr=0.1, state_bits=8)
     assert "state_bits" not in copy.copy(group)
     assert optimizer.param_groups[0]["state_bits"] == 8
+
+
+@pytest.mark.parametrize("outcome", ["taken", "skipped by the step", "skipped by the scaler", "refused"])
+def test_autograd_sees_that_gradients_were_zeroed(outcome: str) -> None:
+    params = make_params(sizes=[4, 300])
+    optimizer = optim.SGD(params, lr=0.1, zero_grads=True)
+    give_grads(params, seed=0)
+    weight = torch.ones(4, requires_grad=True)
+    loss = (params[0].grad * weight).sum()  # saves the gradient for backward
+    if outcome == "skipped by the step":
+        params[1].grad[-1] = torch.nan
+    if outcome == "skipped by the scaler":
+        optimizer.found_inf = torch.ones(())
+    if outcome == "refused":
+        params[1].grad = torch.empty(600)[::2].copy_(params[1].grad)
+    versions = [param.grad._version for param in params]
+    if outcome == "refused":
+        with pytest.raises(ValueError, match=r"grads\[1\].*densely"):
+            optimizer.step()
+        assert [param.grad._version for param in params] == versions
+        loss.backward()
+        assert torch.equal(weight.grad, params[0].grad)
+        return
+    optimizer.step()
+    assert all(not param.grad.any() for param in params)
+    assert [param.grad._version for param in params] == [version + 1 for version in versions]
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
