@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfopt import _train
-from perfopt._kernels_arguments import check_flag, check_number, check_whole
+from perfopt._arguments import check_flag, check_number, check_whole
 
 CAST_DTYPES = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
 RAW = {"bfloat16": np.uint16, "float8_e4m3fn": np.uint8, "float8_e5m2": np.uint8}

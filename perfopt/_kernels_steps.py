@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfopt import _train
-from perfopt._kernels_arguments import check_flag, check_number, check_whole
+from perfopt._arguments import check_betas, check_flag, check_number, check_whole
 from perfopt._kernels_cast import empty_like_values, name_of_dtype
 
 if TYPE_CHECKING:
@@ -68,14 +68,6 @@ _STATE = {
 }
 
 
-def _check_betas(betas: Any) -> tuple[float, float]:
-    try:
-        first, second = betas
-    except (TypeError, ValueError):
-        raise TypeError(f"betas={betas!r}; accepted: two numbers >= 0 and < 1") from None
-    return check_number("betas[0]", first, below=1.0), check_number("betas[1]", second, below=1.0)
-
-
 def _run(
     operation: str, lists: tuple[Any, ...], options: dict[str, Any], given: Any, *, step: int = 1, first: bool = False
 ) -> StepResult:
@@ -108,7 +100,7 @@ def _adam_options(
 ) -> dict[str, Any]:
     return {
         "lr": check_number("lr", lr),
-        "betas": _check_betas(betas),
+        "betas": check_betas(betas),
         "eps": check_number("eps", eps),
         "weight_decay": check_number("weight_decay", weight_decay),
         "maximize": check_flag("maximize", maximize),
@@ -258,7 +250,7 @@ def lion_step(
     """
     chosen = {
         "lr": check_number("lr", lr),
-        "betas": _check_betas(betas),
+        "betas": check_betas(betas),
         "weight_decay": check_number("weight_decay", weight_decay),
         "maximize": check_flag("maximize", maximize),
     }

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from perfopt import _train
+from perfopt._arguments import check_number
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "found_nonfinite"]
 
@@ -77,12 +78,15 @@ def clip_grad_norm_(
         The norm before clipping, a float32 tensor without dimensions on the CPU (where torch does the work: as torch has it).
 
     Raises:
+        TypeError: ``max_norm`` or ``norm_type`` is no number.
         RuntimeError: the norm is not finite and ``error_if_nonfinite`` is set.
     """
+    bound = check_number("max_norm", max_norm, least=None)
+    order = math.inf if norm_type == "inf" else check_number("norm_type", norm_type, least=None)  # torch takes the word
     listed, grads = _gradients_of(parameters)
-    if float(norm_type) == 2.0 and for_kernels(grads):
+    if order == 2.0 and for_kernels(grads):
         try:
-            norm, nonfinite, written = _train.clip_grads_norm(grads, float(max_norm), error_if_nonfinite)
+            norm, nonfinite, written = _train.clip_grads_norm(grads, bound, error_if_nonfinite)
         except (TypeError, ValueError):
             return torch.nn.utils.clip_grad_norm_(listed, max_norm, norm_type, error_if_nonfinite, foreach)
         if nonfinite and error_if_nonfinite:
@@ -104,9 +108,12 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
         parameters: tensors whose gradients are clamped in place to [-clip_value, clip_value], or one. NaN stays NaN.
         clip_value: largest magnitude.
         foreach: passed on to torch where torch does the work.
+
+    Raises:
+        TypeError: ``clip_value`` is no number.
     """
+    limit = check_number("clip_value", clip_value, least=None)
     listed, grads = _gradients_of(parameters, warn=False)
-    limit = float(clip_value)
     if not grads:
         return
     if for_kernels(grads) and _can_hold(grads, limit):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.amp.grad_scaler import OptState
 
+from perfopt._arguments import check_number, check_whole
 from perfopt.amp.clip import scale_in_place
 from perfopt.amp.scale_rule import LARGEST_SCALE, SMALLEST_SCALE, Counts, ScaleRule, float32
 
@@ -59,7 +60,8 @@ class GradScaler(torch.amp.GradScaler):
 
     Raises:
         AssertionError: factors out of range (as torch).
-        ValueError: ``hysteresis``, ``min_scale``, ``max_scale`` or ``init_scale`` out of range.
+        TypeError: no number where one belongs.
+        ValueError: ``growth_interval``, ``hysteresis``, ``min_scale``, ``max_scale`` or ``init_scale`` out of range.
     """
 
     def __init__(
@@ -75,9 +77,12 @@ class GradScaler(torch.amp.GradScaler):
         min_scale: float | None = None,
         max_scale: float | None = None,
     ) -> None:
+        check_number("init_scale", init_scale, least=None)
+        check_number("growth_factor", growth_factor, least=None)
+        check_number("backoff_factor", backoff_factor, least=None)
+        check_whole("growth_interval", growth_interval, 1)
+        check_whole("hysteresis", hysteresis, 1)
         super().__init__(device, init_scale, growth_factor, backoff_factor, growth_interval, enabled)
-        if not (isinstance(hysteresis, int) and hysteresis >= 1):
-            raise ValueError(f"hysteresis={hysteresis!r}; accepted: a whole number >= 1")
         self._hysteresis = hysteresis
         self._floor_is_given = min_scale is not None
         self._min_scale = _bound("min_scale", min_scale, SMALLEST_SCALE)
@@ -310,8 +315,8 @@ def _bound(name: str, value: float | None, default: float) -> float:
 
 
 def _checked_scale(name: str, value: float) -> float:
-    """The float32 a scale becomes. ValueError unless it is finite and a normal number above 0."""
-    number = float32(float(value))
+    """The float32 a scale becomes. TypeError for no number, ValueError unless it is finite and a normal number above 0."""
+    number = float32(check_number(name, value, least=None))
     if not (math.isfinite(number) and number >= SMALLEST_SCALE):
         raise ValueError(f"{name}={value!r}; accepted: a finite number from 2**-126")
     return number

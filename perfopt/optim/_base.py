@@ -19,6 +19,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from perfopt._arguments import check_betas, check_number
 from perfopt._train import OptimizerPlan
 from perfopt.optim._layout import GROUP_OPTIONS, Entry, StateLayout
 from perfopt.optim._loss_scale import LossScale
@@ -90,6 +91,18 @@ def _checked(**options: Any) -> dict[str, Any]:
         raise ValueError(f"ema={ema!r}; accepted: None or a number from 0 to 1")
     _check_group(chosen)
     return chosen
+
+
+def check_numbers(*, betas: Any = None, alpha: Any = None, dampening: Any = None, **at_least_0: Any) -> None:
+    """Options of a torch twin, before its constructor has words of its own; TypeError or ValueError names what is wrong."""
+    for name, value in at_least_0.items():
+        check_number(name, value)
+    if betas is not None:
+        check_betas(betas)
+    if alpha is not None:
+        check_number("alpha", alpha, below=1.0)
+    if dampening is not None:
+        check_number("dampening", dampening, least=None, finite=True)
 
 
 def _check_group(options: dict[str, Any]) -> None:

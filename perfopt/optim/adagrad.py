@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from perfopt.optim._adopted import AdoptingOptimizer
-from perfopt.optim._base import StepOptions
+from perfopt.optim._base import StepOptions, check_numbers
 from perfopt.optim._layout import StateKey, StateLayout
 from perfopt.optim._small_state import StateBuffers
 
@@ -56,6 +56,13 @@ class Adagrad(AdoptingOptimizer, torch.optim.Adagrad):
         maximize: bool = False,
         **options: Unpack[StepOptions],
     ) -> None:
+        check_numbers(
+            lr=lr,
+            lr_decay=lr_decay,
+            weight_decay=weight_decay,
+            initial_accumulator_value=initial_accumulator_value,
+            eps=eps,
+        )
         self._start(options)
         torch.optim.Adagrad.__init__(
             self, params, lr, lr_decay, weight_decay, initial_accumulator_value, eps, maximize=maximize

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from perfopt.optim._adopted import AdoptingOptimizer
-from perfopt.optim._base import StepOptions
+from perfopt.optim._base import StepOptions, check_numbers
 from perfopt.optim._layout import StateKey, StateLayout
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Adam(AdoptingOptimizer, torch.optim.Adam):
         decoupled_weight_decay: bool = False,
         **options: Unpack[StepOptions],
     ) -> None:
+        check_numbers(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         self._start(options)
         torch.optim.Adam.__init__(
             self,

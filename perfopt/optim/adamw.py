@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from perfopt.optim._adopted import AdoptingOptimizer
-from perfopt.optim._base import StepOptions
+from perfopt.optim._base import StepOptions, check_numbers
 from perfopt.optim.adam import ADAM_LAYOUT
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class AdamW(AdoptingOptimizer, torch.optim.AdamW):
         capturable: bool = False,
         **options: Unpack[StepOptions],
     ) -> None:
+        check_numbers(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         self._start(options)
         torch.optim.AdamW.__init__(
             self, params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, capturable=capturable

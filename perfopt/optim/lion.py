@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from perfopt.optim._base import PlannedOptimizer, StepOptions
+from perfopt.optim._base import PlannedOptimizer, StepOptions, check_numbers
 from perfopt.optim._layout import StateKey, StateLayout
 
 if TYPE_CHECKING:
@@ -49,14 +49,7 @@ class Lion(PlannedOptimizer):
         maximize: bool = False,
         **options: Unpack[StepOptions],
     ) -> None:
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError(f"lr has {lr.numel()} elements; accepted: a number or a tensor of one element")
-        if not lr >= 0:
-            raise ValueError(f"lr={lr!r}; accepted: a number >= 0")
-        if not weight_decay >= 0:
-            raise ValueError(f"weight_decay={weight_decay!r}; accepted: a number >= 0")
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas={betas!r}; accepted: two numbers in [0, 1)")
+        check_numbers(lr=lr, betas=betas, weight_decay=weight_decay)
         self._start(options)
         defaults: dict[str, Any] = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
         torch.optim.Optimizer.__init__(self, params, defaults)

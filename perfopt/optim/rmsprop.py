@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from perfopt.optim._adopted import AdoptingOptimizer
-from perfopt.optim._base import StepOptions
+from perfopt.optim._base import StepOptions, check_numbers
 from perfopt.optim._layout import StateKey, StateLayout
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ class RMSprop(AdoptingOptimizer, torch.optim.RMSprop):
         maximize: bool = False,
         **options: Unpack[StepOptions],
     ) -> None:
-        if not alpha < 1:
-            raise ValueError(f"alpha={alpha!r}; accepted: a number in [0, 1)")
+        check_numbers(lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
         self._start(options)
         torch.optim.RMSprop.__init__(
             self, params, lr, alpha, eps, weight_decay, momentum, centered, capturable, maximize=maximize

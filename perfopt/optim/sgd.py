@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from perfopt.optim._adopted import AdoptingOptimizer
-from perfopt.optim._base import StepOptions
+from perfopt.optim._base import StepOptions, check_numbers
 from perfopt.optim._layout import StateKey, StateLayout
 
 if TYPE_CHECKING:
@@ -54,5 +54,6 @@ class SGD(AdoptingOptimizer, torch.optim.SGD):
         maximize: bool = False,
         **options: Unpack[StepOptions],
     ) -> None:
+        check_numbers(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay)
         self._start(options)
         torch.optim.SGD.__init__(self, params, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)

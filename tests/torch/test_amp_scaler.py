@@ -564,7 +564,6 @@ def test_a_refused_update_counts_nothing() -> None:
     ("options", "text"),
     [
         ({"hysteresis": 0}, "hysteresis=0; accepted"),
-        ({"hysteresis": 1.5}, "hysteresis=1.5; accepted"),
         ({"min_scale": 0.0}, "min_scale=0.0; accepted"),
         ({"max_scale": math.inf}, "max_scale=inf; accepted"),
         ({"min_scale": 4.0, "max_scale": 2.0}, "min_scale=4.0 is above max_scale=2.0"),

@@ -296,8 +296,7 @@ def test_options_out_of_range_are_named(case: Case, options: Any, exception: Any
     ("options", "text"),
     [
         ({"lr": -1.0}, "lr=-1.0; accepted: a number >= 0"),
-        ({"lr": torch.ones(2)}, "lr has 2 elements"),
-        ({"betas": (0.9, 1.0)}, r"betas=\(0.9, 1.0\); accepted"),
+        ({"betas": (0.9, 1.0)}, r"betas\[1\]=1.0; accepted"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),
     ],
 )

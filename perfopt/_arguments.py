@@ -1,4 +1,4 @@
-"""Checks of numbers and flags of ``perfopt.kernels``: each error names the argument, what it was and what is accepted."""
+"""Checks of numbers and flags of the training kernels: each error names the argument, what it was and what is accepted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_number(
         accepted += f" and < {below:g}"
     try:
         number = float(value) if hasattr(type(value), "__float__") else None
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last is torch's, for tensors of several elements
         number = None
     if number is None:
         raise TypeError(f"{name}={value!r}; accepted: {accepted}")
@@ -65,3 +65,12 @@ def check_flag(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}={value!r}; accepted: True or False")
     return bool(value)
+
+
+def check_betas(betas: Any) -> tuple[float, float]:
+    """Two decay rates in [0, 1); TypeError for what is no pair of numbers, ValueError out of range."""
+    try:
+        first, second = betas
+    except (TypeError, ValueError):
+        raise TypeError(f"betas={betas!r}; accepted: two numbers >= 0 and < 1") from None
+    return check_number("betas[0]", first, below=1.0), check_number("betas[1]", second, below=1.0)
