@@ -57,7 +57,7 @@ def scale_in_place(grads: list[Tensor], factor: float, dtypes: tuple[torch.dtype
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Tensor],
     max_norm: float,
-    norm_type: float = 2.0,
+    norm_type: float | str = 2.0,
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
 ) -> Tensor:
@@ -70,7 +70,7 @@ def clip_grad_norm_(
     Args:
         parameters: tensors whose gradients are clipped in place, or one.
         max_norm: largest norm of all gradients together.
-        norm_type: 2, or what torch accepts (``inf``, 1, ...); others than 2 go to torch.
+        norm_type: 2, or what torch accepts (``inf``, also as a word, 1, ...); others than 2 go to torch.
         error_if_nonfinite: raise when a gradient has an inf or NaN; nothing is written then.
         foreach: passed on to torch where torch does the work.
 
