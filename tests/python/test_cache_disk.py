@@ -312,23 +312,28 @@ def test_closing_while_others_read(tmp_path: pathlib.Path) -> None:
 
 
 def test_statistics_while_it_is_closed(tmp_path: pathlib.Path) -> None:
-    """A memory error if the tier went while get_stats() was in it: the ASan lane sees it."""
+    """A memory error if the tier went while get_stats() was in it: the ASan lane sees it. Every reader gets its statistics."""
     for _ in range(20):
         cache = PerformanceCache(cache_dir=tmp_path)
+        cache.set("key", 1)
         begun = threading.Event()
+        sizes: list[int] = []
 
-        def read(cache: PerformanceCache = cache, begun: threading.Event = begun) -> None:
+        def read(cache: PerformanceCache = cache, begun: threading.Event = begun, sizes: list[int] = sizes) -> None:
             while not cache.closed:
-                cache.get_stats()
+                sizes.append(cache.get_stats()["memory_cache_size"])
                 begun.set()
+            sizes.append(-1)  # not reached when get_stats() raises
 
         threads = [threading.Thread(target=read) for _ in range(4)]
         for thread in threads:
             thread.start()
-        begun.wait()
+        assert begun.wait(60)
         cache.close()
         for thread in threads:
             thread.join()
+        assert sizes.count(-1) == 4
+        assert sizes[0] == 1
 
 
 def test_a_directory_that_cannot_be_written_to(tmp_path: pathlib.Path) -> None:

@@ -222,7 +222,7 @@ def test_a_method_whose_value_dies_with_its_instance() -> None:
 
 
 def test_the_cache_may_go_before_the_instance() -> None:
-    def scope() -> Thing:
+    def scope() -> tuple[Thing, list[weakref.ref[Any]]]:
         class Local:
             @cache_result
             def method(self, x: int) -> int:
@@ -233,12 +233,14 @@ def test_the_cache_may_go_before_the_instance() -> None:
         function, _ = counted()
         thing = Thing()
         function(thing)
-        return thing
+        return thing, [weakref.ref(Local), weakref.ref(local), weakref.ref(thing)]
 
-    thing = scope()
+    thing, gone = scope()
     gc.collect()
+    assert [reference() for reference in gone] == [None, None, thing]
     del thing
     gc.collect()
+    assert gone[2]() is None
 
 
 @pytest.mark.parametrize(
