@@ -48,7 +48,7 @@ array_over(PyObject *capsule, const dl_tensor *tensor, int type)
 }
 
 PyObject *
-pfo_array_from_dlpack(const pfo_train_state *state, PyObject *object, const char *name, pfo_dtype *dtype)
+pfo_array_from_dlpack(pfo_train_state *state, PyObject *object, const char *name, pfo_dtype *dtype)
 {
     const int negated = pfo_tensor_arg_is_negated(state, object); /* DLPack knows no such flag */
     if (negated != 0) {
@@ -99,7 +99,7 @@ pfo_array_items(PyObject *sequence, const char *name)
 }
 
 int
-pfo_array_arg(const pfo_train_state *state, PyObject *borrowed, PyObject *item, const char *list, Py_ssize_t index,
+pfo_array_arg(pfo_train_state *state, PyObject *borrowed, PyObject *item, const char *list, Py_ssize_t index,
               unsigned accepted, int writable, pfo_tensor_arg *arg)
 {
     if (PyArray_Check(item) || !PyObject_HasAttrString((PyObject *)Py_TYPE(item), "__dlpack__")) {

@@ -10,14 +10,14 @@
 
 /* A new NumPy array over the memory of an object with __dlpack__, on the CPU, and what its elements are: float32 and float16 as they are,
  * bfloat16 and the 8-bit floats as uint16 and uint8. It keeps the memory. NULL with TypeError or ValueError that calls it `name`. */
-PyObject *pfo_array_from_dlpack(const pfo_train_state *state, PyObject *object, const char *name, pfo_dtype *dtype);
+PyObject *pfo_array_from_dlpack(pfo_train_state *state, PyObject *object, const char *name, pfo_dtype *dtype);
 
 /* A new tuple of the caller's items; NULL with a TypeError that names the argument. */
 PyObject *pfo_array_items(PyObject *sequence, const char *name);
 
 /* Reads an item: a NumPy array, or an object with __dlpack__, whose array is appended to the list `borrowed`. As
  * pfo_tensor_arg_from_array(). */
-int pfo_array_arg(const pfo_train_state *state, PyObject *borrowed, PyObject *item, const char *list, Py_ssize_t index,
+int pfo_array_arg(pfo_train_state *state, PyObject *borrowed, PyObject *item, const char *list, Py_ssize_t index,
                   unsigned accepted, int writable, pfo_tensor_arg *arg);
 
 #endif

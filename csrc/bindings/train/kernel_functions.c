@@ -33,7 +33,7 @@ grad_norm(PyObject *module, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:grad_norm", names, &grads)) {
         return NULL;
     }
-    const pfo_train_state *state = pfo_train_state_of(module);
+    pfo_train_state *state = pfo_train_state_of(module);
     PyObject *items = pfo_array_items(grads, "grads");
     if (items == NULL) {
         return NULL;
@@ -125,7 +125,7 @@ hold_lists(array_lists *lists, PyObject *given, const pfo_options *options)
 
 /* Reads the lists, item by item, into entries. 0, or -1 with an exception. */
 static int
-read_entries(const pfo_train_state *state, const array_lists *lists, int first, pfo_plan_entry *entries)
+read_entries(pfo_train_state *state, const array_lists *lists, int first, pfo_plan_entry *entries)
 {
     const Py_ssize_t count = PyTuple_GET_SIZE(lists->items[PFO_ROLE_WEIGHT]);
     for (Py_ssize_t i = 0; i < count; i++) {
@@ -156,7 +156,7 @@ read_entries(const pfo_train_state *state, const array_lists *lists, int first, 
 }
 
 static PyObject *
-run_step(const pfo_train_state *state, const array_lists *lists, int first, const pfo_options *options,
+run_step(pfo_train_state *state, const array_lists *lists, int first, const pfo_options *options,
          const pfo_step_request *request)
 {
     PyObject *answer = NULL;
@@ -198,7 +198,7 @@ PyDoc_STRVAR(
 static PyObject *
 step_arrays(PyObject *module, PyObject *args)
 {
-    const pfo_train_state *state = pfo_train_state_of(module);
+    pfo_train_state *state = pfo_train_state_of(module);
     PyObject *operation, *given, *dict;
     int first, coupled;
     pfo_options options = { .adamw = { 0.0 } };
