@@ -408,7 +408,7 @@ try:
     gpu.step()
     raise SystemExit("no error")
 except RuntimeError as error:
-    assert "repeat its random bits" in str(error)
+    assert "a step outside the capture first" in str(error)
 assert not gpu.state
 """,
     )
