@@ -86,7 +86,7 @@ explain(const pfo_kept *series, const pfo_leak *leak, const changes *change)
         (leak->model == PFO_LEAK_MODEL_ENDED || leak->model == PFO_LEAK_MODEL_SLOWING)) {
         return PFO_LEAK_PLATEAU;
     }
-    if (change->range >= leak->minimum) {
+    if (change->range >= fmax(leak->minimum, change->own_growth)) { /* more than the curve beside them adds */
         return PFO_LEAK_STEP;
     }
     if (leak->teeth >= PFO_KEPT_SAW) {
@@ -211,7 +211,9 @@ pfo_leak_judge(const double *seconds, const double *values, int64_t count, pfo_l
     leak->windows = series.count;
     leak->warm_up = series.cut > 0 ? series.x[0] * leak->span : 0.0;
     if (series.count < 2 * PFO_LEVELS_SHORTEST) {
-        leak->verdict = PFO_LEAK_SAWTOOTH; /* too few teeth to see whether their feet rise */
+        /* Too few teeth to judge how their feet rise; whether they do can be said. */
+        const double risen = series.y[series.count - 1] - series.y[0];
+        leak->verdict = risen >= series.minimum ? PFO_LEAK_INSUFFICIENT : PFO_LEAK_SAWTOOTH;
         return PFO_OK;
     }
     return judge(&series, leak, err);

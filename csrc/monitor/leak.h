@@ -13,7 +13,8 @@
  *     curve that no shape follows looks like a walk there) or a warm-up was cut (a tail alone does not show that growth slows
  *     down), there are no large falls (three or more), and it is no worse than the best of the others with steps.
  * So growth that the other models explain about as well is never called a leak: it is `plateau`, `step` or `sawtooth` where
- * these explain it, and `insufficient` where more samples must decide.
+ * these explain it, and `insufficient` where more samples must decide: also where steps add less than the curve beside them, and
+ * where the feet of too few teeth for a contest rise.
  * Cost: some milliseconds, and a sort of the samples (half a second for a million); 100 KB scratch and the samples once more.
  * Threads: no globals.
  */

@@ -63,9 +63,24 @@ rising_teeth(double share)
     return 60.0 * fmod(share * 40.0, 1.0) + 60.0 * share;
 }
 static double
+few_rising_teeth(double share)
+{
+    return 60.0 * fmod(share * 10.0, 1.0) + 60.0 * share;
+}
+static double
 late(double share)
 {
     return share > 0.8 ? 60.0 * (share - 0.8) : 0.0;
+}
+static double
+late_at_a_quarter(double share)
+{
+    return 360.0 * fmax(share - 0.25, 0.0);
+}
+static double
+three_times_as_fast(double share)
+{
+    return 200.0 * share + 400.0 * fmax(share - 0.5, 0.0);
 }
 
 static pfo_leak
@@ -93,6 +108,15 @@ each_kind_is_told(void)
     CHECK(judged(rising_teeth).verdict == PFO_LEAK_LEAK);
     CHECK(judged(late).verdict == PFO_LEAK_INSUFFICIENT);
     CHECK(judged(falling).verdict == PFO_LEAK_STABLE);
+}
+
+static void
+growth_is_left_open_rather_than_called_something_without_growth(void)
+{
+    CHECK(judged(few_rising_teeth).verdict == PFO_LEAK_INSUFFICIENT);
+    const pfo_leak began = judged(late_at_a_quarter);
+    CHECK(began.verdict == PFO_LEAK_INSUFFICIENT && began.model == PFO_LEAK_MODEL_LATE && began.steps > 0);
+    CHECK(judged(three_times_as_fast).verdict == PFO_LEAK_INSUFFICIENT);
 }
 
 static void
@@ -172,6 +196,7 @@ int
 main(void)
 {
     RUN(each_kind_is_told);
+    RUN(growth_is_left_open_rather_than_called_something_without_growth);
     RUN(the_slope_is_the_planted_one);
     RUN(too_little_is_insufficient);
     RUN(hostile_series_get_a_verdict_or_an_error);
