@@ -12,6 +12,7 @@ from perfopt import _core
 __all__ = ["leak_verdict"]
 
 _HOUR = 3600.0
+_LARGEST = 1e100  # as a figure may be: its quotient by any slope is finite, too
 
 
 def _checked_limit(limit: object) -> float | None:
@@ -23,8 +24,8 @@ def _checked_limit(limit: object) -> float | None:
         value = float(limit)
     except OverflowError:  # an int beyond the range of float
         value = math.inf
-    if not (math.isfinite(value) and value > 0.0):
-        raise ValueError(f"limit is {limit!r}; accepted: a finite number of bytes above 0, or None")
+    if not 0.0 < value <= _LARGEST:
+        raise ValueError(f"limit is {limit!r}; accepted: a finite number of bytes above 0, at most 1e100, or None")
     return value
 
 
@@ -39,8 +40,9 @@ def leak_verdict(seconds: Sequence[float], bytes: Sequence[float], limit: float 
     Returns a dict that ``json.dumps`` takes as it is:
         ``verdict``: ``leak`` (grows at a steady rate, and no other explanation is about as good), ``stable``, ``plateau``
         (growth that has ended or slows down: a warm-up, a cache that fills, fragmentation), ``step`` (levels that
-        change at single moments), ``sawtooth`` (rises and falls back at least three times), ``insufficient`` (fewer
-        than 24 samples, less than 30 seconds, or growth that more samples must judge).
+        change at single moments), ``sawtooth`` (rises and falls back at least three times, and its feet are not
+        seen to rise), ``insufficient`` (fewer than 24 samples, less than 30 seconds, growth that began late or that more
+        samples must judge).
         ``slope_per_hour``: bytes an hour as of now, beside steps; after a plateau that of its last third.
         ``interval``: its 95 % interval, widened for autocorrelation, a list of two.
         ``seconds_to_limit``: for a leak and a limit, how long it takes from the last sample at that slope (0.0 if it is
@@ -52,7 +54,7 @@ def leak_verdict(seconds: Sequence[float], bytes: Sequence[float], limit: float 
         ``warm_up_seconds`` (cut at the start), ``seconds``, ``samples``, ``windows``.
 
     Raises ValueError for lengths that differ, numbers that are not finite or beyond 1e100, times that decrease and a
-    limit that is not above 0; TypeError for what is not a sequence of numbers.
+    limit that is not above 0 or is beyond 1e100; TypeError for what is not a sequence of numbers.
 
     Source: Theil-Sen slope within segments (Sen 1968; Hirsch, Slack and Smith 1982), Potts segmentation (Auger and Lawrence
     1989), model choice by the Bayesian information criterion (Schwarz 1978); ``docs/memory.md`` has the error rates.

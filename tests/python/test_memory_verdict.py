@@ -182,7 +182,7 @@ def test_too_little_is_insufficient(count: int, interval: float) -> None:
         (([1, 2], [math.inf, 2]), ValueError, "point 0"),
         ((5, [1]), TypeError, "seconds must be a sequence of numbers, not int"),
         (([1], None), TypeError, "bytes must be a sequence of numbers, not NoneType"),
-        (([], [], 0), ValueError, "limit is 0; accepted: a finite number of bytes above 0, or None"),
+        (([], [], 0), ValueError, "limit is 0; accepted: a finite number of bytes above 0, at most 1e100, or None"),
         (([], [], math.inf), ValueError, "limit is inf"),
         (([], [], "8 GB"), TypeError, "limit must be a number of bytes or None, not str"),
         (([], [], True), TypeError, "limit must be"),
@@ -221,6 +221,14 @@ def test_the_distance_to_the_limit_is_from_the_last_figure_read() -> None:
     assert found["seconds_to_limit"] == pytest.approx(600.0, rel=1e-3)
 
 
-def test_a_limit_beyond_float_is_refused() -> None:
+@pytest.mark.parametrize("limit", [10**400, 1.1e100, math.inf, math.nan])
+def test_a_limit_no_memory_can_have_is_refused(limit: float) -> None:
     with pytest.raises(ValueError, match="accepted: a finite number of bytes"):
-        leak_verdict([], [], limit=10**400)
+        leak_verdict([], [], limit=limit)
+
+
+def test_the_time_to_the_largest_limit_is_a_number_whatever_the_clock() -> None:
+    times = [1e90 * i for i in range(600)]
+    found = leak_verdict(times, [1e9 + 1e5 * i for i in range(600)], limit=1e100)
+    assert found["verdict"] == "leak"
+    json.dumps(found, allow_nan=False)
