@@ -81,6 +81,7 @@ class MemoryOptimizer:
         self.threshold = threshold
         self._sampler = _core.MemorySampler(interval, capacity)
         self._gpu_history: deque[tuple[int, int, int, int]] = deque(maxlen=_GPU_HISTORY)
+        self._gpu_history_pid = os.getpid()
 
     def __repr__(self) -> str:
         """Show the threshold and whether the sampler runs."""
@@ -189,7 +190,8 @@ class MemoryOptimizer:
         :meth:`get_memory_usage` and :meth:`get_memory_trends` adds one, as does each look of :meth:`on_pressure`. The
         newest 4096 are kept.
         """
-        rows = list(self._gpu_history)
+        with _monitor_lock:
+            rows = list(self._own_gpu_history())
         names = ("time_ns", "allocated", "reserved", "total")
         return {name: [row[column] for row in rows] for column, name in enumerate(names)}
 
@@ -308,5 +310,12 @@ class MemoryOptimizer:
             allocated, reserved, total = (sum(figures) for figures in zip(*devices, strict=True))
             with _monitor_lock:  # or a thread that read the clock earlier could append later
                 noted_ns = self._sampler.note_cuda(allocated, reserved, total)
-                self._gpu_history.append((noted_ns, allocated, reserved, total))
+                self._own_gpu_history().append((noted_ns, allocated, reserved, total))
         return devices
+
+    def _own_gpu_history(self) -> deque[tuple[int, int, int, int]]:
+        """Without what a parent noted before it forked this process, as the sampler has it. Called with the lock."""
+        if self._gpu_history_pid != os.getpid():
+            self._gpu_history.clear()
+            self._gpu_history_pid = os.getpid()
+        return self._gpu_history

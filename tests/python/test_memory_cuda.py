@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -81,6 +82,21 @@ def test_a_cuda_that_breaks_inside_a_decorator_with_a_threshold_hides_no_error(m
     install(monkeypatch, cuda)
     with pytest.raises(RuntimeError, match="device-side assert"):
         breaks(None)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork() here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_no_cuda_samples_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FakeCuda())
+    optimizer = MemoryOptimizer()
+    optimizer.pressure()
+    child = os.fork()
+    if child == 0:
+        inherited = len(optimizer.cuda_samples()["time_ns"])
+        optimizer.pressure()
+        os._exit(inherited * 2 + (len(optimizer.cuda_samples()["time_ns"]) != 1))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(optimizer.cuda_samples()["time_ns"]) == 1
 
 
 def test_torch_is_never_imported_from_here() -> None:
