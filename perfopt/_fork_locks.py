@@ -38,9 +38,10 @@ def lock_of(owner: object, attribute: str, make: Callable[[], _L]) -> _L:
 
 
 def _renew() -> None:
-    """In a forked child."""
+    """In a forked child. An owner's own ``__setattr__`` is not run: it may raise or take the very lock, and leave all later ones
+    shut."""
     for (_, attribute, make), owner in list(_owners.items()):
-        setattr(owner, attribute, make())
+        object.__setattr__(owner, attribute, make())
 
 
 if hasattr(os, "register_at_fork"):

@@ -171,6 +171,32 @@ def test_two_locks_of_one_owner_are_both_renewed_and_the_parents_stay() -> None:
     assert (owner.first, owner.second) == before
 
 
+def test_an_owner_that_guards_its_attributes_is_renewed_and_keeps_no_other_from_it() -> None:
+    class Guarded(Figures):
+        def __setattr__(self, name: str, value: object) -> None:
+            if "_by_name" in self.__dict__:  # it is made
+                raise AttributeError(f"{name} cannot be set")
+            super().__setattr__(name, value)
+
+    guarded, later = Guarded(), Figures()
+
+    def use_both() -> None:
+        use_figures(later)
+        with guarded._lock:
+            pass
+
+    class Both:
+        def __enter__(self) -> None:
+            guarded._lock.acquire()
+            later._lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            guarded._lock.release()
+            later._lock.release()
+
+    assert fork_while_held(Both(), use_both) == 0
+
+
 def test_owners_are_not_kept() -> None:
     class Owner:
         pass
