@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "check.h"
+#include "monitor/kept.h"
 
 #include <math.h>
 #include <string.h>
@@ -68,6 +69,27 @@ few_rising_teeth(double share)
     return 60.0 * fmod(share * 10.0, 1.0) + 60.0 * share;
 }
 static double
+many_level_teeth(double share)
+{
+    return 60.0 * fmod(share * 40.0, 1.0);
+}
+static double
+teeth_within_windows(double share)
+{
+    return 60.0 * fmod(share * 170.0, 1.0);
+}
+/* 300 MB in 60 blocks, each at a random moment. */
+static double
+random_blocks(double share)
+{
+    unsigned long long state = 5;
+    double sum = 0.0;
+    for (int k = 0; k < 60; k++) {
+        sum += share > (double)(check_random(&state) % 10000) / 10000.0 ? 5.0 : 0.0;
+    }
+    return sum;
+}
+static double
 late(double share)
 {
     return share > 0.8 ? 60.0 * (share - 0.8) : 0.0;
@@ -104,6 +126,10 @@ each_kind_is_told(void)
     CHECK(judged(logarithm).verdict == PFO_LEAK_PLATEAU);
     CHECK(judged(one_step).verdict == PFO_LEAK_STEP);
     CHECK(judged(teeth).verdict == PFO_LEAK_SAWTOOTH);
+    const pfo_leak saw = judged(many_level_teeth);
+    CHECK(saw.verdict == PFO_LEAK_SAWTOOTH && saw.releases >= PFO_KEPT_SAW);
+    const pfo_leak fine_saw = judged(teeth_within_windows);
+    CHECK(fine_saw.verdict == PFO_LEAK_SAWTOOTH && fine_saw.teeth >= PFO_KEPT_SAW && fine_saw.releases == 0);
     CHECK(judged(line).verdict == PFO_LEAK_LEAK);
     CHECK(judged(rising_teeth).verdict == PFO_LEAK_LEAK);
     CHECK(judged(late).verdict == PFO_LEAK_INSUFFICIENT);
@@ -131,6 +157,17 @@ the_slope_is_the_planted_one(void)
     CHECK(judged(falling).slope < 0.0);
     const pfo_leak ended = judged(hinge);
     CHECK(fabs(ended.slope) < 0.1 * planted);
+}
+
+static void
+a_leak_in_random_blocks_has_the_slope_of_their_walk(void)
+{
+    const double planted = 300.0 * mb / (COUNT - 1.0);
+    const pfo_leak found = judged(random_blocks);
+    CHECK(found.verdict == PFO_LEAK_LEAK && found.model == PFO_LEAK_MODEL_BLOCKS && found.steps == 0);
+    CHECK(found.low > 0.0 && found.low <= planted && planted <= found.high && found.margin >= 12.0);
+    CHECK(fabs(found.slope * found.span - found.growth) <
+          0.02 * found.growth); /* windows' middles span a little less */
 }
 
 static void
@@ -169,9 +206,9 @@ hostile_series_get_a_verdict_or_an_error(void)
 }
 
 static void
-running_out_of_memory_is_said(void)
+fail_each_allocation_of(growth kind)
 {
-    (void)judged(line);
+    (void)judged(kind);
     pfo_status status = PFO_NO_MEMORY;
     int failures = 0;
     for (long n = 1; status == PFO_NO_MEMORY && n < 20; n++) {
@@ -182,6 +219,13 @@ running_out_of_memory_is_said(void)
         failures += status == PFO_NO_MEMORY;
     }
     CHECK(status == PFO_OK && failures == 3);
+}
+
+static void
+running_out_of_memory_is_said(void)
+{
+    fail_each_allocation_of(line);
+    fail_each_allocation_of(hinge);
 }
 
 static void
@@ -198,6 +242,7 @@ main(void)
     RUN(each_kind_is_told);
     RUN(growth_is_left_open_rather_than_called_something_without_growth);
     RUN(the_slope_is_the_planted_one);
+    RUN(a_leak_in_random_blocks_has_the_slope_of_their_walk);
     RUN(too_little_is_insufficient);
     RUN(hostile_series_get_a_verdict_or_an_error);
     RUN(running_out_of_memory_is_said);
