@@ -13,8 +13,7 @@
  *   the 8-bit floats saturate where saturate == 1. (torch 2.13 saturates float8_e4m3fn, and only that.)
  * - Random bits are counter-based (Philox4x32-7; Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC
  *   2011): a function of seed, stream and the element's index alone, whatever the threads, the tile or the variant.
- * - Second moments in 8 bits (UBLOCK8) want stochastic rounding: to nearest, what changes by a thousandth a step
- *   stands still. First moments and momentum (BLOCK8) do best to nearest (docs/kernels.md, "8-bit state").
+ * - Steps store 8-bit state by stochastic rounding, two states by one draw (rounding_math.h).
  * - BLOCK8 and UBLOCK8 also read or write scales[], one float32 per PFO_SCALE_BLOCK elements, whose bits are part of
  *   the code (copy them, do no arithmetic with them); the first element given is the first of a block.
  * Threads: tables are constant; functions are pure over the caller's memory. Nothing here allocates or fails.

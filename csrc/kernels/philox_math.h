@@ -1,9 +1,9 @@
 /* philox_math.h: counter-based random bits for stochastic rounding; compiles as C and as CUDA.
  *
  * Philox4x32-7 of Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011): seven
- * rounds, the fewest that pass all of BigCrush, turn a counter of 128 bits and a key of 64 into 128 random bits. Here the key is the run's seed, the upper
- * half of the counter the stream (one for each tensor and step), the lower half counts groups of elements; so what
- * an element gets depends on its index alone.
+ * rounds, the fewest that pass all of BigCrush, turn a counter of 128 bits and a key of 64 into 128 random bits. Here
+ * the key is the run's seed, the upper half of the counter the stream (rounding_math.h), the lower half counts groups
+ * of elements; so what an element gets depends on its index alone.
  *
  * One call serves eight elements with 16 bits each, dealt out so that sixteen lanes make their own elements' bits
  * without a shuffle: element i uses counter (i / 128) * 16 + i % 16, and of its four words the half number (i / 16)
