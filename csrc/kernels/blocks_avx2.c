@@ -174,7 +174,8 @@ judge_block8(const float *from, int64_t count)
     return pfo_block_scale(PFO_BLOCK8_MAX_CODE, width, largest);
 }
 
-/* *all_positive: every element is. Blocks with a zero, a sign or what is not finite are rare, and looked at once more. */
+/* *all_positive: every element is. Blocks with a zero, a sign or what is not finite are rare, as are short ones, which are
+ * padded with zeros; these are looked at once more. */
 ALWAYS_INLINE float
 judge_ublock8(const float *from, int64_t count, int *all_positive)
 {
@@ -183,8 +184,7 @@ judge_ublock8(const float *from, int64_t count, int *all_positive)
     for (int64_t i = 0; i < count; i += LANES) {
         const __m256i x = bits_at(from, i, count);
         most = _mm256_max_epu32(most, x);
-        least = _mm256_min_epu32(
-            least, count == PFO_SCALE_BLOCK ? x : _mm256_or_si256(x, _mm256_xor_si256(first_lanes(count - i), ones)));
+        least = _mm256_min_epu32(least, x);
     }
     uint32_t largest = largest_lane(most), smallest = smallest_lane(least);
     *all_positive = smallest > 0 && largest < PFO_FLOAT_INFINITY;

@@ -148,7 +148,8 @@ judge_block8(const float *from, int64_t count)
     return pfo_block_scale(PFO_BLOCK8_MAX_CODE, width, largest);
 }
 
-/* *all_positive: every element is. Blocks with a zero, a sign or what is not finite are rare, and looked at once more. */
+/* *all_positive: every element is. Blocks with a zero, a sign or what is not finite are rare, as are short ones, which are
+ * padded with zeros; these are looked at once more. */
 ALWAYS_INLINE float
 judge_ublock8(const float *from, int64_t count, int *all_positive)
 {
@@ -156,8 +157,7 @@ judge_ublock8(const float *from, int64_t count, int *all_positive)
     for (int64_t i = 0; i < count; i += LANES) {
         const __m512i x = bits_at(from, i, count);
         most = _mm512_max_epu32(most, x);
-        least = count == PFO_SCALE_BLOCK ? _mm512_min_epu32(least, x)
-                                         : _mm512_mask_min_epu32(least, first_lanes(count - i), least, x);
+        least = _mm512_min_epu32(least, x);
     }
     uint32_t largest = _mm512_reduce_max_epu32(most), smallest = _mm512_reduce_min_epu32(least);
     *all_positive = smallest > 0 && largest < PFO_FLOAT_INFINITY;

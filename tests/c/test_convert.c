@@ -542,6 +542,57 @@ blocks_take_the_width_their_numbers_need(void)
     }
 }
 
+/* A block of ones whose first elements have other bits: the width each variant stores it with must be this. */
+static void
+check_width(pfo_dtype dtype, int count, uint32_t width)
+{
+    for (int level = 0; level < PFO_CPU_LEVEL_COUNT; level++) {
+        const pfo_convert_table *table = pfo_converters_for((pfo_cpu_level)level);
+        if (table != NULL) {
+            table->store[dtype](block_in, block_code, block_scales, count, &nearest, 0);
+            CHECK(pfo_block_width(block_scales[0]) == width);
+        }
+    }
+}
+
+static void
+fill_block(int begin, int end, uint32_t bits)
+{
+    for (int i = begin; i < end; i++) {
+        block_in[i] = pfo_float_from_bits(bits);
+    }
+}
+
+/* At one small element more than a sixteenth; at the last bit of a magnitude. */
+static void
+the_width_of_a_block_changes_where_the_rule_says(void)
+{
+    const uint32_t one = pfo_float_bits(1.0f);
+    for (int run = 0; run < 8; run++) {
+        const int zeros = run % 2 * 16, count = run / 2 % 2 ? 192 : 256, few = (count - zeros) / 16;
+        const uint32_t limit = one - (run / 4 ? PFO_BLOCK8_TINY : PFO_BLOCK8_SMALL), coarse = run / 4 ? 3 : 4;
+        fill_block(0, count - zeros, one);
+        fill_block(count - zeros, count, 0);
+        fill_block(0, few + 1, limit);
+        check_width(PFO_DTYPE_BLOCK8, count, coarse + 1);
+        fill_block(0, few, limit - 1);
+        check_width(PFO_DTYPE_BLOCK8, count, coarse + 1);
+        fill_block(0, few + 1, limit - 1);
+        check_width(PFO_DTYPE_BLOCK8, count, coarse);
+    }
+    static const uint32_t last[] = { 11, 19, 33 }; /* half octaves that widths 6, 5 and 4 reach over */
+    for (int run = 0; run < 12; run++) {
+        const int count = run % 2 ? 77 : 256;
+        const uint32_t beyond = one - ((last[run / 4] + 1) << 22), width = 6 - (uint32_t)run / 4;
+        fill_block(0, count, one);
+        block_in[count - 1] = run / 2 % 2 ? 0.0f : 1.0f;
+        fill_block(5, 6, beyond + 1);
+        check_width(PFO_DTYPE_UBLOCK8, count, width);
+        fill_block(5, 6, beyond);
+        check_width(PFO_DTYPE_UBLOCK8, count, width - 1);
+    }
+}
+
 static void
 a_positive_second_moment_never_becomes_zero(void)
 {
@@ -634,6 +685,7 @@ main(void)
     RUN(streams_seeds_and_places_draw_apart);
     RUN(blocks_keep_their_error_bound);
     RUN(blocks_take_the_width_their_numbers_need);
+    RUN(the_width_of_a_block_changes_where_the_rule_says);
     RUN(a_positive_second_moment_never_becomes_zero);
     RUN(edges_of_blocks_are_defined);
     RUN(a_block_that_did_not_change_is_stored_as_it_was);
