@@ -258,6 +258,39 @@ def test_dlpack_arrays_are_stepped_where_they_lie(case: Case) -> None:
     assert kernels.grad_norm([OnlyDLPack(grad) for grad in grads]) == kernels.grad_norm(grads)
 
 
+def test_memory_that_its_exporter_calls_read_only_is_read_and_not_written() -> None:
+    case = next(case for case in CASES if case.operation == "rmsprop" and len(case.state) == 2)
+    for name in arguments_of(case):
+        arguments = arguments_of(case)
+        if not isinstance(arguments[name], list):
+            continue
+        array = arguments[name][1].copy()
+        array.flags.writeable = False
+        arguments[name][1] = OnlyDLPack(array)
+        if name == "grads":
+            assert not case.step(**arguments).skipped
+            assert kernels.grad_norm(arguments["grads"])[0] > 0
+        else:
+            refuse(case, arguments, ValueError, rf"{name}\[1\] .*: it is read-only and a step writes it")
+
+
+def test_exporters_from_before_version_1_are_taken_and_those_of_later_ones_named() -> None:
+    class Old(OnlyDLPack):
+        def __dlpack__(self, stream: Any = None) -> Any:  # type: ignore[override]
+            return self.array.__dlpack__()
+
+    params, grads = [np.ones(3, np.float32)], [np.ones(3, np.float32)]
+    kernels.sgd_step([Old(params[0])], [Old(grads[0])], lr=0.5)
+    np.testing.assert_array_equal(params[0], np.float32(0.5))
+
+    class Wrong(OnlyDLPack):
+        def __dlpack__(self, **options: Any) -> Any:
+            raise TypeError("of its own")
+
+    with pytest.raises(TypeError, match="of its own"):
+        kernels.sgd_step([Wrong(params[0])], grads, lr=0.5)
+
+
 # ---- new_state -----------------------------------------------------------------------------------
 
 

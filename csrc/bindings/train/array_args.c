@@ -20,9 +20,47 @@ static const struct {
                  { 12, 8, NPY_UINT8, PFO_DTYPE_FLOAT8_E5M2 } };
 enum { DL_TYPES = sizeof dl_types / sizeof dl_types[0] };
 
+/* What object.__dlpack__() gives, versioned if it knows of versions; NULL with its exception. */
+static PyObject *
+export_capsule(const pfo_train_state *state, PyObject *object)
+{
+    PyObject *options = Py_BuildValue("{O(ii)}", state->string.max_version, DL_VERSION, 0);
+    PyObject *method = options != NULL ? PyObject_GetAttr(object, state->string.dlpack) : NULL;
+    PyObject *nothing = method != NULL ? PyTuple_New(0) : NULL;
+    PyObject *capsule = nothing != NULL ? PyObject_Call(method, nothing, options) : NULL;
+    if (capsule == NULL && nothing != NULL && PyErr_ExceptionMatches(PyExc_TypeError)) { /* from before version 1 */
+        PyErr_Clear();
+        capsule = PyObject_CallNoArgs(method);
+    }
+    Py_XDECREF(nothing);
+    Py_XDECREF(method);
+    Py_XDECREF(options);
+    return capsule;
+}
+
+/* The tensor of a capsule of either kind, and whether a change of its memory is allowed and reaches the exporter: a capsule without
+ * version does not say, and is said to be. NULL without an exception for anything else. */
+static const dl_tensor *
+tensor_of_capsule(PyObject *capsule, int *writable)
+{
+    *writable = 1;
+    if (PyCapsule_IsValid(capsule, "dltensor")) {
+        return PyCapsule_GetPointer(capsule, "dltensor");
+    }
+    if (!PyCapsule_IsValid(capsule, "dltensor_versioned")) {
+        return NULL;
+    }
+    const dl_managed_versioned *managed = PyCapsule_GetPointer(capsule, "dltensor_versioned");
+    if (managed->version.major != DL_VERSION) {
+        return NULL;
+    }
+    *writable = (managed->flags & (DL_FLAG_READ_ONLY | DL_FLAG_IS_COPIED)) == 0;
+    return &managed->tensor;
+}
+
 /* An array over the tensor's memory that keeps the capsule. Takes over the reference to capsule. */
 static PyObject *
-array_over(PyObject *capsule, const dl_tensor *tensor, int type)
+array_over(PyObject *capsule, const dl_tensor *tensor, int type, int writable)
 {
     npy_intp shape[NPY_MAXDIMS], strides[NPY_MAXDIMS];
     const npy_intp item = tensor->dtype.bits / 8;
@@ -35,7 +73,7 @@ array_over(PyObject *capsule, const dl_tensor *tensor, int type)
     char *data = tensor->data != NULL ? (char *)tensor->data + tensor->byte_offset : NULL;
     PyObject *array = data == NULL ? PyArray_SimpleNew(tensor->ndim, shape, type) /* no elements */
                                    : PyArray_New(&PyArray_Type, tensor->ndim, shape, type, strides, data, 0,
-                                                 NPY_ARRAY_WRITEABLE | NPY_ARRAY_ALIGNED, NULL);
+                                                 NPY_ARRAY_ALIGNED | (writable ? NPY_ARRAY_WRITEABLE : 0), NULL);
     if (array == NULL) {
         Py_DECREF(capsule);
         return NULL;
@@ -56,13 +94,16 @@ pfo_array_from_dlpack(pfo_train_state *state, PyObject *object, const char *name
                            : PyErr_Format(PyExc_ValueError,
                                           "%s is a negated view; accepted: what its resolve_neg() gives", name);
     }
-    PyObject *capsule = PyObject_CallMethod(object, "__dlpack__", NULL);
+    PyObject *capsule = export_capsule(state, object);
     if (capsule == NULL) {
         return NULL;
     }
-    const dl_tensor *tensor = PyCapsule_CheckExact(capsule) ? PyCapsule_GetPointer(capsule, "dltensor") : NULL;
+    int writable;
+    const dl_tensor *tensor = tensor_of_capsule(capsule, &writable);
     if (tensor == NULL) {
-        PyErr_Format(PyExc_TypeError, "%s: its __dlpack__() gives no capsule \"dltensor\"", name);
+        PyErr_Format(PyExc_TypeError,
+                     "%s: its __dlpack__() gives no capsule \"dltensor\" or \"dltensor_versioned\" of version %d", name,
+                     DL_VERSION);
         Py_DECREF(capsule);
         return NULL;
     }
@@ -79,7 +120,7 @@ pfo_array_from_dlpack(pfo_train_state *state, PyObject *object, const char *name
         return NULL;
     }
     *dtype = dl_types[k].dtype;
-    return array_over(capsule, tensor, dl_types[k].type);
+    return array_over(capsule, tensor, dl_types[k].type, writable);
 }
 
 PyObject *

@@ -9,7 +9,8 @@
 #include "bindings/train/tensor_args.h"
 
 /* A new NumPy array over the memory of an object with __dlpack__, on the CPU, and what its elements are: float32 and float16 as they are,
- * bfloat16 and the 8-bit floats as uint16 and uint8. It keeps the memory. NULL with TypeError or ValueError that calls it `name`. */
+ * bfloat16 and the 8-bit floats as uint16 and uint8. It keeps the memory; it is read-only where the
+ * exporter says that its memory is, or that this is a copy of it. NULL with TypeError or ValueError that calls it `name`. */
 PyObject *pfo_array_from_dlpack(pfo_train_state *state, PyObject *object, const char *name, pfo_dtype *dtype);
 
 /* A new tuple of the caller's items; NULL with a TypeError that names the argument. */

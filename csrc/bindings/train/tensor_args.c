@@ -27,8 +27,6 @@ typedef struct dl_exchange_api {
     void *current_work_stream;
 } dl_exchange_api;
 
-enum { DL_VERSION = 1 };
-
 int
 pfo_tensor_arg_fail(PyObject *exception, PyObject *object, const char *list, Py_ssize_t index, const char *problem)
 {

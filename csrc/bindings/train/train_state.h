@@ -31,6 +31,7 @@
     X(detach, "detach")                                                                                                \
     X(device, "device")                                                                                                \
     X(differentiable, "differentiable")                                                                                \
+    X(dlpack, "__dlpack__")                                                                                            \
     X(dtype, "dtype")                                                                                                  \
     X(ema_decay, "ema_decay")                                                                                          \
     X(eps, "eps")                                                                                                      \
@@ -41,6 +42,7 @@
     X(is_neg, "is_neg")                                                                                                \
     X(lr, "lr")                                                                                                        \
     X(lr_decay, "lr_decay")                                                                                            \
+    X(max_version, "max_version")                                                                                      \
     X(maximize, "maximize")                                                                                            \
     X(momentum, "momentum")                                                                                            \
     X(nesterov, "nesterov")                                                                                            \
