@@ -139,6 +139,8 @@ class PlannedOptimizer(torch.optim.Optimizer):
         self._copies = WeightCopies()
         self._plan: OptimizerPlan | None = None  # before `state` is there for the first time
         self._workspace: Tensor | None = None  # of a plan on a CUDA device
+        # Parameters whose new momentum buffer no step had filled when the plan was made, and the buffer's id().
+        self._fresh: dict[Tensor, int] = {}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; ``master_weights``, ``low_precision_copy`` and ``state_bits`` may be given for the group."""
@@ -328,6 +330,7 @@ class PlannedOptimizer(torch.optim.Optimizer):
         return result
 
     def _make_plan(self, fresh: set[Tensor] | None = None) -> OptimizerPlan:
+        fresh = {*(fresh or ()), *self._still_fresh()}
         plan = OptimizerPlan(self._operation, self.param_groups, self.state, fresh)
         self._refuse_cut_storage()
         workspace: Tensor | None = None
@@ -336,7 +339,21 @@ class PlannedOptimizer(torch.optim.Optimizer):
             plan.start(workspace, torch.cuda.current_stream(plan.device).cuda_stream)
         self._drop_plan()
         self._plan, self._workspace = plan, workspace
+        self._fresh = {param: id(self.state[param]["momentum_buffer"]) for param in fresh}
         return plan
+
+    def _still_fresh(self) -> dict[Tensor, int]:
+        """Which of ``_fresh`` still are: on a device a skipped step leaves them so, on the CPU it takes its state back."""
+        if self._plan is not None:
+            on_device = self._read_device() if self._fresh else None
+            if on_device is None or on_device[3] > 0:
+                return {}
+        kept = {param: self.state.get(param) for param in self._fresh}
+        return {
+            param: self._fresh[param]
+            for param, entry in kept.items()
+            if isinstance(entry, dict) and id(entry.get("momentum_buffer")) == self._fresh[param]
+        }
 
     def _refuse_cut_storage(self) -> None:
         """A storage that was resized below its tensors leaves their addresses and sizes as they were."""
@@ -364,6 +381,7 @@ class PlannedOptimizer(torch.optim.Optimizer):
 
     def _drop_plan(self) -> None:
         """Lets the plan go and keeps what it has counted."""
+        self._fresh = self._still_fresh()
         if self._plan is not None and self._plan.device >= 0:
             self._skipped_steps, self._last_grad_norm = self.skipped_steps, self.last_grad_norm
         self._plan, self._workspace = None, None
@@ -634,4 +652,5 @@ class PlannedOptimizer(torch.optim.Optimizer):
         if given is not None:
             self._load_given(given, state)
         self._drop_plan()
+        self._fresh = {}
         super().__setstate__(state)

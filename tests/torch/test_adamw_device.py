@@ -115,6 +115,50 @@ assert gpu.skipped_steps == 2 and float(gpu.param_groups[2]["params"][0][0]) < 1
     )
 
 
+def test_a_momentum_buffer_is_fresh_until_a_step_is_taken_whatever_plan_it_is_in(tmp_path: Path):
+    run(
+        tmp_path,
+        """
+from perfopt.optim import SGD
+for attempts in range(4):
+    params = {kind: torch.ones(300).as_subclass(Cuda) if kind == "cuda" else torch.ones(300) for kind in ("cpu", "cuda")}
+    options = {kind: SGD([p], lr=0.1, momentum=0.9, dampening=0.5) for kind, p in params.items()}
+    late = {kind: p * 2 for kind, p in params.items()}
+    for kind, opt in options.items():
+        def step(value):
+            for group in opt.param_groups:
+                for p in group["params"]:
+                    p.grad = torch.full((300,), value).as_subclass(type(p))
+            opt.step()
+        if attempts != 3:
+            step(math.nan)  # skipped: on a device the new buffer stays
+        if attempts == 1:  # a plan that is never made
+            bad, good = torch.ones(3, dtype=torch.float64), torch.ones(3)
+            bad, good = (p.as_subclass(type(params[kind])) for p in (bad, good))
+            opt.add_param_group({"params": [good, bad]})
+            for p in (good, bad):
+                p.grad = torch.ones_like(p)
+            try:
+                opt.step()
+                raise SystemExit("no error")
+            except (TypeError, ValueError):
+                opt.param_groups.pop()
+        if attempts == 2:  # what the user puts there is no fresh buffer
+            opt.state[params[kind]]["momentum_buffer"] = torch.full((300,), 3.0).as_subclass(type(params[kind]))
+        opt.add_param_group({"params": [late[kind]]})
+        if attempts == 0:
+            step(math.inf)
+            opt.param_groups[1]["lr"] = 0.2
+        step(1.0)
+        opt.add_param_group({"params": [torch.zeros(300).as_subclass(type(params[kind]))]})
+        step(2.0)  # and not once it has stepped
+    for p, q in (params.values(), late.values()):
+        assert torch.equal(p, q.as_subclass(torch.Tensor)), (attempts, p[0], q[0])
+    assert options["cpu"].skipped_steps == options["cuda"].skipped_steps == (2, 1, 1, 0)[attempts]
+""",
+    )
+
+
 def test_checkpoints_go_both_ways(tmp_path: Path):
     run(
         tmp_path,
