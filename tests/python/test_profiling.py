@@ -8,6 +8,7 @@ import gc
 import importlib.util
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from waiting import until
 
 from perfopt.profiling import (
     CodeProfiler,
+    IOTraffic,
     ProfilerConfig,
     Thresholds,
     VideoOpusClipProfiler,
@@ -508,6 +510,31 @@ def test_traffic_between_start_and_stop(tmp_path: Path) -> None:
     path.read_bytes()
     assert profiler.io_profiler.get_stats() == stats
     assert {"network_received", "network_sent"} <= stats.keys()
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the kernel does not count here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_counts_its_own_traffic_from_zero(tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(bytes(3_000_000))  # the parent's counters are ahead of any child's
+    traffic = IOTraffic()
+    traffic.start()
+    (tmp_path / "before").write_bytes(bytes(500_000))
+    before = traffic.get_stats()
+    child = os.fork()
+    if child == 0:
+        try:
+            (tmp_path / "child").write_bytes(bytes(200_000))
+            first = traffic.get_stats()
+            (tmp_path / "child").write_bytes(bytes(100_000))
+            (tmp_path / "figures").write_text(json.dumps([first, traffic.get_stats()]))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    first, second = json.loads((tmp_path / "figures").read_text())
+    assert 200_000 <= first["written"] - before["written"] < 300_000
+    assert 100_000 <= second["written"] - first["written"] < 200_000
+    assert all(before[name] <= first[name] <= second[name] for name in before)
+    assert 300_000 <= traffic.get_stats()["written"] - before["written"] < 500_000  # the child's once it was waited for
 
 
 def test_reset_forgets_and_goes_on(detailed: CodeProfiler) -> None:
