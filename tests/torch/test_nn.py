@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("torch.optim")  # not "torch", which without PyTorch is this folder
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from perfopt.nn import FusedLinear, FusedMLP, _device, _ops, linear
 
@@ -90,6 +91,26 @@ def test_under_autocast(make):
         ours_found, theirs_found = run(ours, x), run(theirs, x)
     assert ours_found[0].dtype is torch.bfloat16
     assert_same_bits(ours_found, theirs_found)
+
+
+@pytest.mark.parametrize("make", [twins, mlp_twins])
+def test_autocast_casts_a_weight_once_in_a_region_as_torch_does(make):
+    class CountCasts(TorchDispatchMode):
+        casts = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.casts += function is torch.ops.aten._to_copy.default
+            return function(*args, **(kwargs or {}))
+
+    counts = []
+    for module in make():
+        x = torch.randn(5, 16)
+        with torch.autocast("cpu", dtype=torch.bfloat16), CountCasts() as counter:
+            for _ in range(5):
+                module(x)
+        counts.append(counter.casts)
+        assert counts[-1] == 5 + len(list(module.parameters()))
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize("make", [twins, mlp_twins])
