@@ -291,6 +291,15 @@ def test_exporters_from_before_version_1_are_taken_and_those_of_later_ones_named
         kernels.sgd_step([Wrong(params[0])], grads, lr=0.5)
 
 
+def test_what_a_list_raises_while_it_is_read_is_not_swallowed() -> None:
+    def fail() -> Any:
+        yield np.ones(3, np.float32)
+        raise TypeError("of the generator")
+
+    with pytest.raises(TypeError, match=r"^of the generator$"):
+        kernels.grad_norm(fail())
+
+
 # ---- new_state -----------------------------------------------------------------------------------
 
 

@@ -20,9 +20,22 @@ static const struct {
                  { 12, 8, NPY_UINT8, PFO_DTYPE_FLOAT8_E5M2 } };
 enum { DL_TYPES = sizeof dl_types / sizeof dl_types[0] };
 
-/* What object.__dlpack__() gives, versioned if it knows of versions; NULL with its exception. */
+/* In place of the BufferError that is set, by which an exporter refuses: a ValueError that says of which argument. */
+static void
+name_refusal(const char *name)
+{
+    PyObject *type, *refusal, *traceback;
+    PyErr_Fetch(&type, &refusal, &traceback);
+    PyErr_NormalizeException(&type, &refusal, &traceback);
+    PyErr_Format(PyExc_ValueError, "%s: its __dlpack__() refuses: %S", name, refusal);
+    Py_XDECREF(type);
+    Py_XDECREF(refusal);
+    Py_XDECREF(traceback);
+}
+
+/* What object.__dlpack__() gives, versioned if it knows of versions; NULL with an exception. */
 static PyObject *
-export_capsule(const pfo_train_state *state, PyObject *object)
+export_capsule(const pfo_train_state *state, PyObject *object, const char *name)
 {
     PyObject *options = Py_BuildValue("{O(ii)}", state->string.max_version, DL_VERSION, 0);
     PyObject *method = options != NULL ? PyObject_GetAttr(object, state->string.dlpack) : NULL;
@@ -31,6 +44,9 @@ export_capsule(const pfo_train_state *state, PyObject *object)
     if (capsule == NULL && nothing != NULL && PyErr_ExceptionMatches(PyExc_TypeError)) { /* from before version 1 */
         PyErr_Clear();
         capsule = PyObject_CallNoArgs(method);
+    }
+    if (capsule == NULL && PyErr_ExceptionMatches(PyExc_BufferError)) {
+        name_refusal(name);
     }
     Py_XDECREF(nothing);
     Py_XDECREF(method);
@@ -94,7 +110,7 @@ pfo_array_from_dlpack(pfo_train_state *state, PyObject *object, const char *name
                            : PyErr_Format(PyExc_ValueError,
                                           "%s is a negated view; accepted: what its resolve_neg() gives", name);
     }
-    PyObject *capsule = export_capsule(state, object);
+    PyObject *capsule = export_capsule(state, object, name);
     if (capsule == NULL) {
         return NULL;
     }
@@ -126,11 +142,13 @@ pfo_array_from_dlpack(pfo_train_state *state, PyObject *object, const char *name
 PyObject *
 pfo_array_items(PyObject *sequence, const char *name)
 {
-    PyObject *items = NULL;
     if (!PyArray_Check(sequence) && !PyUnicode_Check(sequence) &&
         !PyObject_HasAttrString((PyObject *)Py_TYPE(sequence), "__dlpack__")) {
-        items = PySequence_Tuple(sequence);
-        if (items != NULL || !PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyObject *iterator = PyObject_GetIter(sequence);
+        PyObject *items = iterator != NULL ? PySequence_Tuple(iterator) : NULL;
+        const int can_iterate = iterator != NULL;
+        Py_XDECREF(iterator);
+        if (can_iterate || !PyErr_ExceptionMatches(PyExc_TypeError)) {
             return items;
         }
     }
