@@ -18,7 +18,7 @@ def check_number(
     positive: bool = False,
     finite: bool = False,
 ) -> float:
-    """``value`` as a float in its range: a number, or anything with ``__float__`` such as a one-element array.
+    """``value`` as a float in its range: a number, or anything with ``__float__`` such as a 0-d array or a one-element tensor.
 
     Raises:
         TypeError: it is no number.
