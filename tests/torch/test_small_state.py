@@ -294,6 +294,26 @@ def test_an_option_that_takes_the_state_while_it_is_read_breaks_the_seal() -> No
     assert optimizer.state[params[7]]["exp_avg"].data_ptr() == new.data_ptr()
 
 
+def test_state_that_is_taken_while_it_is_being_sealed_is_not_sealed() -> None:
+    optimizer = stepped(parameters(MANY, 16))
+    plan = optimizer._plan
+    taken = []
+
+    class Reader(torch.overrides.TorchFunctionMode):
+        """What another thread does when a call of torch lets it in."""
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is torch.Tensor.detach:
+                taken.append(len(optimizer.state))
+            return function(*args, **(kwargs or {}))
+
+    with Reader():
+        assert not any(sealed(optimizer) for _ in range(4))
+    assert MANY in taken
+    assert optimizer._plan is plan
+    assert any(sealed(optimizer) for _ in range(64))
+
+
 def test_sealing_leaves_no_references() -> None:
     params = parameters(MANY, 16)
     optimizer = stepped(params)

@@ -74,11 +74,10 @@ is_ours_alone(const plan_object *self, const plan_slot *slot)
 
 /* ---- Witnesses ------------------------------------------------------------------------------- */
 
-/* The witness over the buffer `base`, or NULL (perhaps with an exception). */
-static const plan_witness *
-add_witness(plan_object *self, PyObject *base)
+/* Appends an empty witness, or NULL. */
+static plan_witness *
+grow_witnesses(plan_object *self)
 {
-    pfo_tensor_peek now;
     if (self->witness_count == self->witness_capacity) {
         const Py_ssize_t capacity = self->witness_capacity * 2 + 16;
         plan_witness *grown = pfo_realloc_array(self->witnesses, (size_t)capacity, sizeof *grown);
@@ -88,14 +87,24 @@ add_witness(plan_object *self, PyObject *base)
         self->witnesses = grown;
         self->witness_capacity = capacity;
     }
+    return &self->witnesses[self->witness_count++];
+}
+
+/* The witness over the buffer `base`, or NULL (perhaps with an exception). detach() may let another thread or user code in, and that
+ * break the seal: so the table is looked at only after it. */
+static const plan_witness *
+add_witness(plan_object *self, PyObject *base)
+{
+    pfo_tensor_peek now;
     PyObject *tensor = PyObject_CallMethodNoArgs(base, self->module_state->string.detach);
-    if (tensor == NULL || !pfo_tensor_peek_at(self->module_state, tensor, &now) || now.ndim != 1 ||
-        now.strides[0] != 1 || now.dtype == PFO_DTYPE_COUNT || now.data == NULL || now.device != self->device ||
-        now.device_index != self->device_index) {
+    const int is_buffer = tensor != NULL && pfo_tensor_peek_at(self->module_state, tensor, &now) && now.ndim == 1 &&
+                          now.strides[0] == 1 && now.dtype != PFO_DTYPE_COUNT && now.data != NULL &&
+                          now.device == self->device && now.device_index == self->device_index;
+    plan_witness *witness = is_buffer ? grow_witnesses(self) : NULL;
+    if (witness == NULL) {
         Py_XDECREF(tensor);
         return NULL;
     }
-    plan_witness *witness = &self->witnesses[self->witness_count++];
     *witness = (plan_witness){ .base = Py_NewRef(base), .tensor = tensor, .begin = now.data };
     witness->end = witness->begin + (size_t)now.shape[0] * pfo_dtype_bytes(now.dtype);
     return witness;
