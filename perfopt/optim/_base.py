@@ -401,15 +401,15 @@ class PlannedOptimizer(torch.optim.Optimizer):
 
         The plan does not look at state that nobody has a reference to, so it is told of every one that is given.
         """
-        plan = self.__dict__.get("_plan")
-        if plan is not None:
-            plan.unseal()
         try:
             kept: defaultdict[Tensor, Any] = self.__dict__["state"]
         except KeyError:
             raise AttributeError(
                 f"{type(self).__name__!r} object has no attribute 'state'", name="state", obj=self
             ) from None
+        plan = self.__dict__.get("_plan")
+        if plan is not None:
+            plan.unseal()  # with a reference held: from here on steps of other threads cannot seal it again
         return kept
 
     @state.setter

@@ -314,6 +314,27 @@ def test_state_that_is_taken_while_it_is_being_sealed_is_not_sealed() -> None:
     assert any(sealed(optimizer) for _ in range(64))
 
 
+def test_state_is_not_sealed_between_the_word_to_the_plan_and_its_handing_out() -> None:
+    optimizer = stepped(parameters(MANY, 16))
+    assert sealed(optimizer)
+    plan = vars(optimizer)["_plan"]
+    answers = []
+
+    class Meanwhile:
+        """The plan, and a thread that makes two steps before the one that asks for the state goes on."""
+
+        def unseal(self) -> None:
+            plan.unseal()
+            answers.extend(plan.seal(vars(optimizer)) for _ in range(2))
+
+    vars(optimizer)["_plan"] = Meanwhile()
+    held = optimizer.state
+    vars(optimizer)["_plan"] = plan
+    assert answers == [False, False]
+    assert not any(sealed(optimizer) for _ in range(40))
+    del held
+
+
 def test_sealing_leaves_no_references() -> None:
     params = parameters(MANY, 16)
     optimizer = stepped(params)
