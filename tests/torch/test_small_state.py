@@ -335,6 +335,22 @@ def test_state_is_not_sealed_between_the_word_to_the_plan_and_its_handing_out() 
     del held
 
 
+def test_state_that_has_become_a_negated_view_is_refused_also_after_a_step_that_failed_early() -> None:
+    params = parameters(MANY, 16)
+    optimizer = stepped(params)
+    assert sealed(optimizer)
+    state = optimizer.state[params[7]]["exp_avg"]
+    state.data = torch._neg_view(state.data)
+    del state
+    optimizer.max_grad_norm = -1.0
+    with pytest.raises(ValueError, match="max_grad_norm"):
+        optimizer.step()
+    optimizer.max_grad_norm = None
+    for _ in range(3):
+        with pytest.raises(ValueError, match=r"exp_avgs\[7\].*negated"):
+            optimizer.step()
+
+
 def test_sealing_leaves_no_references() -> None:
     params = parameters(MANY, 16)
     optimizer = stepped(params)

@@ -123,14 +123,15 @@ witness_of(plan_object *self, PyObject *base)
     return add_witness(self, base);
 }
 
-/* 1 if the tensor is where the plan thinks, a view within a witness. */
+/* 1 if the tensor is where the plan thinks and as it needs it, a view within a witness. The last look at it for long. */
 static int
 is_covered(plan_object *self, const plan_item *item, Py_ssize_t index, const pfo_tensor_arg *param)
 {
     const pfo_tensor_type *type = pfo_tensor_type_of(self->module_state, item->value);
     pfo_tensor_arg arg;
     if (type == NULL || type->base == NULL || pfo_plan_object_read_item(self, item, index, param, &arg) < 0 ||
-        arg.data != item->data || arg.dtype != item->dtype) {
+        arg.data != item->data || arg.dtype != item->dtype ||
+        pfo_tensor_arg_is_negated(self->module_state, item->value) != 0) {
         return 0;
     }
     PyObject *base = type->base->get(item->value, type->base->closure);
