@@ -32,7 +32,7 @@ class WeightCopies:
 
     def __init__(self) -> None:
         self._copies: dict[Tensor, Tensor] = {}
-        self._marks: dict[Tensor, tuple[int, int]] = {}  # of each parameter, when its copy was right
+        self._marks: dict[Tensor, tuple[int, int] | None] = {}  # of each parameter, when its copy was right
 
     def held(self, param: Tensor, group: dict[str, Any]) -> Tensor | None:
         """The parameter's copy; None where there is none, or not of the form that is wanted now."""
@@ -61,7 +61,8 @@ class WeightCopies:
 
     def is_right(self, param: Tensor) -> bool:
         """Whether steps alone have written to parameter and copy since the copy was right."""
-        return self._marks[param] == _mark(param, self._copies[param])
+        mark = self._marks[param]
+        return mark is not None and mark == _mark(param, self._copies[param])
 
     def forget_all_but(self, params: Iterable[Tensor]) -> None:
         """Lets go of parameters that the optimizer no longer has."""
@@ -69,5 +70,6 @@ class WeightCopies:
         self._marks = {param: self._marks[param] for param in self._copies}
 
 
-def _mark(param: Tensor, copy: Tensor) -> tuple[int, int]:
-    return param._version - copy._version, param.data_ptr()
+def _mark(param: Tensor, copy: Tensor) -> tuple[int, int] | None:
+    """None where nobody can tell: a parameter made under ``torch.inference_mode()`` has no version counter."""
+    return None if param.is_inference() else (param._version - copy._version, param.data_ptr())

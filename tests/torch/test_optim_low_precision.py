@@ -249,6 +249,21 @@ def test_copies_can_be_asked_for_in_inference_mode() -> None:
     assert_right(copies, params)
 
 
+def test_parameters_made_in_inference_mode_have_copies() -> None:
+    with torch.inference_mode():
+        params = make_params(sizes=FEW)
+    optimizer = optim.AdamW(params, lr=0.1, low_precision_copy=torch.bfloat16)
+    copies = copies_of(optimizer)
+    for step in range(2):
+        give_grads(params, seed=step)
+        optimizer.step()
+        assert_right(copies, params)
+    with torch.inference_mode():
+        params[0].mul_(2.0)
+    assert all(a is b for a, b in zip(copies_of(optimizer), copies, strict=True))
+    assert_right(copies, params)
+
+
 @every_case
 def test_checkpoints_have_no_copies_and_loading_makes_them_right(case: Case) -> None:
     ours, plain = make_params(sizes=FEW), make_params(sizes=FEW)
