@@ -250,3 +250,28 @@ def test_operations_and_sets_of_the_wrong_kind_are_named() -> None:
         OptimizerPlan("adammax", [], {})
     with pytest.raises(TypeError, match="fresh is a list; accepted: a set or None"):
         OptimizerPlan("sgd", [], {}, [])  # type: ignore[arg-type]
+
+
+def test_a_gradient_that_moves_other_tensors_while_it_is_read_is_seen() -> None:
+    old, new = torch.zeros(5), torch.zeros(5)
+
+    class Reading(torch.nn.Parameter):  # type: ignore[misc]
+        """Has a gradient that moves the parameter before it."""
+
+        @property
+        def grad(self) -> Any:
+            first.data = new
+            return torch.ones(3)
+
+        @grad.setter
+        def grad(self, _: Any) -> None: ...
+
+    first, second = torch.nn.Parameter(old), Reading(torch.zeros(3))
+    first.grad = torch.ones(5)
+    groups = [{"params": [first, second], "lr": 1.0, "momentum": 0, "dampening": 0, "weight_decay": 0}]
+    plan = OptimizerPlan("sgd", groups, {})
+    assert plan.step(groups, {}, None, True) is None
+    assert not old.any()
+    assert OptimizerPlan("sgd", groups, {}).step(groups, {}, None, True) is not None
+    assert torch.equal(new, -torch.ones(5))
+    assert torch.equal(second.detach(), -torch.ones(3))

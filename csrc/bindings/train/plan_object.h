@@ -99,6 +99,7 @@ typedef struct plan_object {
     int *keeps;           /* [group_count]: bit k: tensors keep state k; as it was when the plan was made */
     int32_t group_count;
     int running;
+    int grad_by_user_code;  /* of this step: a gradient was not read by torch's own getter */
     PyObject *sealed_state; /* strong: the optimizer's state dict while sealed, else NULL */
     plan_witness *witnesses;
     Py_ssize_t witness_count;

@@ -228,11 +228,14 @@ take_gradient(plan_object *self, plan_slot *slot, Py_ssize_t index, const pfo_te
 }
 
 static PyObject *
-read_grad(pfo_train_state *state, PyObject *param)
+read_grad(plan_object *self, PyObject *param)
 {
-    const pfo_tensor_type *type = pfo_tensor_type_of(state, param);
-    return type != NULL && type->grad != NULL ? type->grad->get(param, type->grad->closure)
-                                              : PyObject_GetAttr(param, state->string.grad);
+    const pfo_tensor_type *type = pfo_tensor_type_of(self->module_state, param);
+    if (type != NULL && type->grad != NULL) {
+        return type->grad->get(param, type->grad->closure);
+    }
+    self->grad_by_user_code = 1;
+    return PyObject_GetAttr(param, self->module_state->string.grad);
 }
 
 /* Compares a slot's tensors with the plan and hands the plan its gradient. 1 fine, 0 out of date, -1 exception. */
@@ -241,7 +244,9 @@ refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index, int zero_grad
 {
     const plan_item *items = &self->items[slot->first_item];
     const int look_at_state = self->sealed_state == NULL || !slot->covered;
-    slot->grad = read_grad(self->module_state, items[0].value);
+    if (slot->grad == NULL) {
+        slot->grad = read_grad(self, items[0].value);
+    }
     if (slot->grad == NULL) {
         return -1;
     }
@@ -268,8 +273,27 @@ refresh_slot(plan_object *self, plan_slot *slot, Py_ssize_t index, int zero_grad
     return take_gradient(self, slot, index, &param, zero_grads) < 0 ? -1 : 1;
 }
 
+static void
+check_seal(plan_object *self, PyObject *state)
+{
+    if (self->sealed_state != NULL && !pfo_plan_object_is_sealed(self, state)) {
+        pfo_plan_object_break_seal(self);
+    }
+}
+
+static int
+refresh_slots(plan_object *self, int zero_grads)
+{
+    int answer = 1;
+    for (Py_ssize_t i = 0; i < self->slot_count && answer > 0; i++) {
+        answer = refresh_slot(self, &self->slots[i], i, zero_grads);
+    }
+    return answer;
+}
+
 /* 1 all slots are ready, 0 out of date, -1 exception. Options come first: reading them may run user code, the comparison after
- * it then sees what that code did. */
+ * it then sees what that code did. A gradient that is a subclass's property may move what was looked at before it: then all is looked at
+ * once more, with the gradients at hand. */
 static int
 prepare(plan_object *self, PyObject *param_groups, PyObject *state, int zero_grads)
 {
@@ -278,12 +302,15 @@ prepare(plan_object *self, PyObject *param_groups, PyObject *state, int zero_gra
     if (answer > 0) {
         answer = pfo_plan_object_read_options(self, param_groups);
     }
-    if (self->sealed_state != NULL && !pfo_plan_object_is_sealed(self, state)) {
-        pfo_plan_object_break_seal(self);
-    }
+    check_seal(self, state);
     const int sealed = self->sealed_state != NULL;
-    for (Py_ssize_t i = 0; i < self->slot_count && answer > 0; i++) {
-        answer = refresh_slot(self, &self->slots[i], i, zero_grads);
+    self->grad_by_user_code = 0;
+    if (answer > 0) {
+        answer = refresh_slots(self, zero_grads);
+    }
+    if (answer > 0 && self->grad_by_user_code) {
+        check_seal(self, state);
+        answer = refresh_slots(self, zero_grads);
     }
     if (sealed && self->sealed_state == NULL) { /* user code has had the state while this looked elsewhere */
         return answer < 0 ? -1 : 0;
