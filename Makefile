@@ -120,8 +120,9 @@ $(eval $(call c_lane,neon,-O2 -g,$(NEON)-gcc,,-m%))
 .SECONDARY: $(foreach lane,plain asan tsan neon,$(patsubst %.c,$(BUILD)/c-$(lane)/%.o,$(wildcard tests/c/test_*.c)))
 
 # Over-large requests are part of the tests: the sanitizers' allocators shall refuse them as malloc does.
-run_c = @set -e; export ASAN_OPTIONS=allocator_may_return_null=1 TSAN_OPTIONS=allocator_may_return_null=1; \
-	for t in $(1); do echo "$$t $(2)"; $$t $(2); done
+# As many at a time as there are processors; what one prints stays together.
+run_c = @export ASAN_OPTIONS=allocator_may_return_null=1 TSAN_OPTIONS=allocator_may_return_null=1; printf '%s\n' $(1) | \
+	xargs -P "$$(nproc)" -I{} sh -c 'said=$$({} $(2) 2>&1); rc=$$?; printf "%s\n" "{} $(2)" "$$said"; exit $$rc'
 
 test-c: $(C_TESTS:%=$(BUILD)/c-plain/%) test-emulated-plain
 	$(call run_c,$(filter $(BUILD)/%,$^))

@@ -19,6 +19,10 @@ from perfopt._kernels_cast import empty_like_values, name_of_dtype
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+# What float32 rounds neither to zero nor to inf: either would turn all gradients, and so the parameters, into nonsense.
+LEAST_FLOAT32 = 2.0**-149
+BEYOND_FLOAT32 = 2.0**128 - 2.0**103
+
 Arrays = Sequence[Any]
 """Float32, float16 or bfloat16 arrays: ``numpy.ndarray``, or anything on the CPU with ``__dlpack__``."""
 
@@ -86,7 +90,7 @@ def _run(
         check_whole("step", step, 1, 2**53),
         check_flag("first", first),
         -1.0 if bound is None else check_number("max_grad_norm", bound),
-        check_number("inv_scale", given.get("inv_scale", 1.0), positive=True, finite=True),
+        check_number("inv_scale", given.get("inv_scale", 1.0), least=LEAST_FLOAT32, below=BEYOND_FLOAT32),
         found_inf,
         looks,
         0 if threads is None else min(check_whole("threads", threads, 1), 2**31 - 1),

@@ -6,6 +6,7 @@ python=${1:-python3}
 missing=()
 
 command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+command -v g++ >/dev/null || missing+=(g++) # for the emulated device of the tests
 if ! command -v "$python" >/dev/null; then
     missing+=(python3 python3-venv python3-dev)
 else

@@ -466,7 +466,7 @@ NUMBERS: dict[str, tuple[tuple[Any, ...], str]] = {
     "alpha": ((-0.1, 1.0, float("nan")), "a number >= 0 and < 1"),
     "dampening": ((float("inf"), float("nan")), "a finite number"),
     "max_grad_norm": (AT_LEAST_0, "a number >= 0"),
-    "inv_scale": ((0.0, -1.0, float("inf"), float("nan")), "a finite number > 0"),
+    "inv_scale": ((0.0, -1.0, 1e-46, 1e39, float("inf"), float("nan")), "a number >= 1.4013e-45 and < 3.40282e+38"),
     "found_inf": ((), "a number"),
 }
 WHOLE = {"step": ((0, -1, 2**53 + 1), "a whole number from 1 to"), "threads": ((0, -3), "a whole number >= 1")}
