@@ -131,8 +131,11 @@ def test_wrong_arguments_are_refused(profiler: CodeProfiler) -> None:
 
 
 def test_keys_sort_pause_and_quit_on_a_terminal(profiler: CodeProfiler, own_folder: Path) -> None:
-    with publish(profiler):
+    try:
         controller, terminal = pty.openpty()
+    except OSError as error:
+        pytest.skip(f"no pseudo-terminal here: {error}")
+    with publish(profiler):
         watching = subprocess.Popen(
             [sys.executable, "-c", "from perfopt.cli import main; main()", "top", str(os.getpid()), "--every", "0.1"],
             stdin=terminal,
