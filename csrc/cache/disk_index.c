@@ -372,7 +372,7 @@ pfo_index_find(const pfo_index *index, const pfo_digest *key, pfo_slot *slot, ui
             }
         }
     }
-    for (int choice = 0; choice < 2; choice++) { /* its slot may be one that did not show its key, or was being changed */
+    for (int choice = 0; choice < 2; choice++) { /* its slot may have been torn, or hide its key */
         for (uint32_t step = 0; step < PFO_DISK_BUCKET; step++) {
             const uint32_t at = bucket[choice] + step;
             const pfo_found found = pfo_index_at(index, at, slot);
