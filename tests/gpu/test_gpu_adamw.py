@@ -255,21 +255,27 @@ def test_on_a_stream_of_its_own_and_without_waiting():
     assert_same(ours, theirs, optimizer, reference)
 
 
+def capture_after_one_step(optimizer):
+    """A graph of one step, captured on a stream of its own, after a first one that was taken there."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        optimizer.step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        optimizer.step()
+    return graph
+
+
 def test_graph_replay_equals_eager_with_a_changing_rate():
     ours, eager = tensors(SIZES, 0), tensors(SIZES, 0)
     lr, eager_lr = torch.tensor(1e-3, device="cuda"), torch.tensor(1e-3, device="cuda")
     optimizer, reference = AdamW(ours, lr=lr, max_grad_norm=1.0), AdamW(eager, lr=eager_lr, max_grad_norm=1.0)
     give_grads(ours, 1), give_grads(eager, 1)
     grads = [p.grad for p in ours]
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        optimizer.step()
-    torch.cuda.current_stream().wait_stream(stream)
+    graph = capture_after_one_step(optimizer)
     reference.step()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        optimizer.step()
     for step in range(50):
         fresh = tensors(SIZES, step + 2)
         for grad, param, value in zip(grads, eager, fresh, strict=True):
@@ -293,15 +299,8 @@ def test_graph_replay_rounds_at_random_as_eager_steps_do():
     optimizer, reference = (AdamW(params, lr=1e-3, state_bits=8, seed=7) for params in (ours, eager))
     give_grads(ours, 1), give_grads(eager, 1)
     grads = [p.grad for p in ours]
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        optimizer.step()
-    torch.cuda.current_stream().wait_stream(stream)
+    graph = capture_after_one_step(optimizer)
     reference.step()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        optimizer.step()
     for step in range(10):
         for grad, param, value in zip(grads, eager, tensors(SIZES, step + 2), strict=True):
             grad.copy_(value)
